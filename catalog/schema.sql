@@ -1,0 +1,97 @@
+-- The whole schema of the catalog, as the newest migration leaves it. A test proves that the migrations lead here.
+-- The catalog is a cache of the repository's logs and pack directories: deleted, it is rebuilt.
+
+CREATE TABLE meta (
+    name  TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) STRICT;
+
+-- One row for each writer of the repository, ours among them.
+CREATE TABLE writer (
+    id   INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE
+) STRICT;
+
+-- Commits that were read (or seen by name only, where this host cannot open them: readable = 0).
+CREATE TABLE log_commit (
+    id          INTEGER PRIMARY KEY,
+    writer      INTEGER NOT NULL REFERENCES writer(id),
+    sequence    INTEGER NOT NULL,
+    digest      BLOB NOT NULL UNIQUE,
+    readable    INTEGER NOT NULL,
+    time        INTEGER NOT NULL, -- microseconds since 1970, by the writer's clock
+    first_frame INTEGER NOT NULL,
+    frames      INTEGER NOT NULL
+) STRICT;
+CREATE INDEX log_commit_place ON log_commit (writer, sequence);
+
+CREATE TABLE commit_parent (
+    child  INTEGER NOT NULL REFERENCES log_commit(id),
+    parent BLOB NOT NULL,
+    PRIMARY KEY (child, parent)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE pack (
+    id               INTEGER PRIMARY KEY,
+    writer           INTEGER NOT NULL REFERENCES writer(id),
+    log_commit       INTEGER NOT NULL REFERENCES log_commit(id),
+    name             BLOB NOT NULL UNIQUE,
+    size             INTEGER NOT NULL,
+    kind             TEXT NOT NULL,
+    recipients       BLOB NOT NULL,
+    directory_at     INTEGER NOT NULL,
+    directory_length INTEGER NOT NULL,
+    chunks_known     INTEGER NOT NULL, -- 1 when its directory's chunk ids are in frame_chunks and chunk
+    state            INTEGER NOT NULL, -- 0 good, 1 missing in the store, 2 damaged in the store
+    seen             INTEGER NOT NULL  -- seconds since 1970: when it was put or listed with its right length
+) STRICT;
+CREATE INDEX pack_writer ON pack (writer);
+
+-- Frames, in the order of the log. `key` is the first 8 bytes of `name`.
+CREATE TABLE frame (
+    id     INTEGER PRIMARY KEY,
+    writer INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    key    INTEGER NOT NULL,
+    name   BLOB NOT NULL,
+    pack   INTEGER NOT NULL REFERENCES pack(id),
+    at     INTEGER NOT NULL,
+    stored INTEGER NOT NULL,
+    plain  INTEGER NOT NULL,
+    state  INTEGER NOT NULL -- 0 good, 2 damaged in the store
+) STRICT;
+CREATE INDEX frame_key ON frame (key);
+CREATE INDEX frame_number ON frame (writer, number);
+CREATE INDEX frame_pack ON frame (pack);
+
+-- Chunk ids of a frame as its pack's directory has them: rows of length (u32, little-endian) and id (32 bytes).
+CREATE TABLE frame_chunks (
+    frame  INTEGER PRIMARY KEY REFERENCES frame(id),
+    chunks BLOB NOT NULL
+) STRICT;
+
+-- The deduplication index: first 8 bytes of a chunk id, and a frame that holds it. A hit loads the frame's ids.
+CREATE TABLE chunk (
+    key   INTEGER NOT NULL,
+    frame INTEGER NOT NULL,
+    PRIMARY KEY (key, frame)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE snapshot (
+    id         TEXT PRIMARY KEY,
+    writer     INTEGER NOT NULL REFERENCES writer(id),
+    log_commit INTEGER NOT NULL REFERENCES log_commit(id),
+    source     TEXT NOT NULL,
+    ended      INTEGER NOT NULL, -- microseconds since 1970
+    complete   INTEGER NOT NULL,
+    record     TEXT NOT NULL     -- the record as JSON; `uses` in this catalog's frame ids
+) STRICT;
+CREATE INDEX snapshot_source ON snapshot (source, ended);
+
+-- How much of a frame the newest snapshot of a source still uses, where that is little: the next backup rewrites those.
+CREATE TABLE sparse (
+    source TEXT NOT NULL,
+    frame  INTEGER NOT NULL,
+    used   INTEGER NOT NULL,
+    PRIMARY KEY (source, frame)
+) STRICT, WITHOUT ROWID;

@@ -1,0 +1,322 @@
+//! The local SQLite index of a repository: a cache of its logs and pack directories.
+//!
+//! Invariants: nothing is in it that is not in the store, so that it may be deleted at any time or be a month old; every
+//! change is one transaction; two processes may use one file. It decides nothing and talks to no store. SQL lives in
+//! `catalog/` at the top of the project; here are the statements that read and write it.
+
+mod ingest;
+mod lookup;
+mod packs;
+mod snapshots;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
+
+pub use ingest::{ChunkTables, CommitAt, Ingested};
+pub use lookup::{FrameRow, FrameState};
+pub use packs::{PackRow, PackState, pack_key};
+pub use snapshots::{SnapshotRow, SparseRow};
+
+use crate::model::CommitId;
+
+/// Each migration with its number; the last one leads to `catalog/schema.sql`.
+const MIGRATIONS: &[(i64, &str)] = &[(1, include_str!("../../catalog/0001-first.sql"))];
+
+/// The whole schema, for the test that proves that the migrations meet it.
+pub const SCHEMA: &str = include_str!("../../catalog/schema.sql");
+
+/// What went wrong with the catalog.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// SQLite says no.
+    #[error("could not {doing} the catalog `{}`", path.display())]
+    Sqlite {
+        /// `open`, `read` or `write`.
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// SQLite's words.
+        source: rusqlite::Error,
+    },
+    /// The file was made by a later version.
+    #[error("the catalog `{}` has schema {found}, newer than this lifeboat's {known}", path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its schema.
+        found: i64,
+        /// The newest known here.
+        known: i64,
+    },
+    /// Its content contradicts itself.
+    #[error("the catalog `{}` contradicts itself: {why}", path.display())]
+    Inconsistent {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        why: String,
+    },
+    /// A commit refers to what its log does not hold.
+    #[error("commit {sequence} of writer `{writer}` does not fit its log: {why}")]
+    BadCommit {
+        /// The writer.
+        writer: String,
+        /// The commit's place.
+        sequence: u64,
+        /// What does not fit.
+        why: String,
+    },
+}
+
+/// An open catalog. One connection, one thread; other processes may have their own.
+#[derive(Debug)]
+pub struct Catalog {
+    db: Connection,
+    path: PathBuf,
+}
+
+/// A row number of the table `writer`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WriterRow(i64);
+
+/// A commit's place in a writer's log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Head {
+    /// From 1.
+    pub sequence: u64,
+    /// Its name.
+    pub digest: CommitId,
+}
+
+impl Catalog {
+    /// Opens the file, makes it where there is none, and migrates it up. A newer schema is refused by name.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let fail = |source| Error::Sqlite { doing: "open", path: path.to_owned(), source };
+        let db = Connection::open(path).map_err(fail)?;
+        Self::prepare(db, path)
+    }
+
+    /// A catalog that lives as long as the process: for readers on a bare machine, and for tests.
+    pub fn in_memory() -> Result<Self, Error> {
+        let path = Path::new(":memory:");
+        let db = Connection::open_in_memory();
+        Self::prepare(db.map_err(|source| Error::Sqlite { doing: "open", path: path.to_owned(), source })?, path)
+    }
+
+    fn prepare(db: Connection, path: &Path) -> Result<Self, Error> {
+        let mut catalog = Self { db, path: path.to_owned() };
+        let fail = |source| Error::Sqlite { doing: "open", path: path.to_owned(), source };
+        catalog.db.busy_timeout(Duration::from_secs(60)).map_err(fail)?;
+        // WAL lets readers go on while a backup commits. synchronous=NORMAL may lose the last transaction in a power
+        // cut, which the log in the store still has: the next run reads it from there.
+        catalog
+            .db
+            .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -16000;")
+            .map_err(fail)?;
+        catalog.db.set_prepared_statement_cache_capacity(64);
+        catalog.migrate()?;
+        Ok(catalog)
+    }
+
+    fn migrate(&mut self) -> Result<(), Error> {
+        let path = self.path.clone();
+        let fail = |source| Error::Sqlite { doing: "open", path: path.clone(), source };
+        let version = |db: &Connection| db.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0));
+        let newest = MIGRATIONS.last().map_or(0, |(number, _)| *number);
+        let found = version(&self.db).map_err(fail)?;
+        if found > newest {
+            return Err(Error::Newer { path, found, known: newest });
+        }
+        if found == newest {
+            return Ok(());
+        }
+        // Asked again inside the transaction: another process may have migrated meanwhile.
+        let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fail)?;
+        let found = version(&transaction).map_err(fail)?;
+        for (number, sql) in MIGRATIONS.iter().filter(|(number, _)| *number > found) {
+            transaction.execute_batch(sql).map_err(fail)?;
+            transaction.pragma_update(None, "user_version", number).map_err(fail)?;
+        }
+        transaction.commit().map_err(fail)
+    }
+
+    fn read<T>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, Error> {
+        query(&self.db).map_err(|source| Error::Sqlite { doing: "read", path: self.path.clone(), source })
+    }
+
+    fn write<T>(&mut self, change: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, Error> {
+        let fail = |source| Error::Sqlite { doing: "write", path: self.path.clone(), source };
+        let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fail)?;
+        let value = change(&transaction).map_err(fail)?;
+        transaction.commit().map_err(fail)?;
+        Ok(value)
+    }
+
+    fn inconsistent(&self, why: impl Into<String>) -> Error {
+        Error::Inconsistent { path: self.path.clone(), why: why.into() }
+    }
+
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A remembered fact.
+    pub fn fact(&self, name: &str) -> Result<Option<String>, Error> {
+        self.read(|db| {
+            db.prepare_cached("SELECT value FROM meta WHERE name = ?1")?.query_row([name], |row| row.get(0)).optional()
+        })
+    }
+
+    /// Remembers a fact.
+    pub fn set_fact(&mut self, name: &str, value: &str) -> Result<(), Error> {
+        self.write(|db| {
+            db.execute("INSERT OR REPLACE INTO meta (name, value) VALUES (?1, ?2)", [name, value]).map(|_| ())
+        })
+    }
+
+    /// The row of a writer, made where there is none.
+    pub fn writer(&mut self, name: &str) -> Result<WriterRow, Error> {
+        let find = |db: &Connection| {
+            db.query_row("SELECT id FROM writer WHERE name = ?1", [name], |row| row.get(0)).map(WriterRow).optional()
+        };
+        if let Some(found) = self.read(find)? {
+            return Ok(found);
+        }
+        self.write(|db| {
+            db.execute("INSERT OR IGNORE INTO writer (name) VALUES (?1)", [name])?;
+            find(db)?.ok_or(rusqlite::Error::QueryReturnedNoRows)
+        })
+    }
+
+    /// Every writer that was seen, by name.
+    pub fn writers(&self) -> Result<Vec<(WriterRow, String)>, Error> {
+        self.read(|db| {
+            let mut rows = db.prepare_cached("SELECT id, name FROM writer ORDER BY name")?;
+            rows.query_map([], |row| Ok((WriterRow(row.get(0)?), row.get(1)?)))?.collect()
+        })
+    }
+
+    /// The newest commits of a writer's branches: one, or more after a fork, or none.
+    pub fn heads(&self, writer: WriterRow) -> Result<Vec<Head>, Error> {
+        self.read(|db| {
+            let mut rows = db.prepare_cached(
+                "SELECT sequence, digest FROM log_commit c WHERE writer = ?1
+                 AND NOT EXISTS (SELECT 1 FROM commit_parent p WHERE p.parent = c.digest) ORDER BY sequence, digest",
+            )?;
+            rows.query_map([writer.0], read_head)?.collect()
+        })
+    }
+
+    /// The commit with the highest place, whether readable or not.
+    pub fn newest(&self, writer: WriterRow) -> Result<Option<Head>, Error> {
+        self.read(|db| {
+            let sql = "SELECT sequence, digest FROM log_commit WHERE writer = ?1 ORDER BY sequence DESC, digest LIMIT 1";
+            db.prepare_cached(sql)?.query_row([writer.0], read_head).optional()
+        })
+    }
+
+    /// Every commit of a writer, in the order of the log.
+    pub fn commits(&self, writer: WriterRow) -> Result<Vec<Head>, Error> {
+        self.read(|db| {
+            let sql = "SELECT sequence, digest FROM log_commit WHERE writer = ?1 ORDER BY sequence, digest";
+            db.prepare_cached(sql)?.query_map([writer.0], read_head)?.collect()
+        })
+    }
+
+    /// Forgets all, to be read anew from the store.
+    pub fn clear(&mut self) -> Result<(), Error> {
+        self.write(|db| {
+            db.execute_batch(
+                "DELETE FROM sparse; DELETE FROM snapshot; DELETE FROM chunk; DELETE FROM frame_chunks;
+                 DELETE FROM frame; DELETE FROM pack; DELETE FROM commit_parent; DELETE FROM log_commit;
+                 DELETE FROM writer; DELETE FROM meta;",
+            )
+        })
+    }
+
+    /// Every row of every table as text, row numbers apart: what two catalogs of one repository must agree on.
+    pub fn dump(&self) -> Result<Vec<String>, Error> {
+        const QUERIES: &[&str] = &[
+            "SELECT 'commit', w.name, c.sequence, hex(c.digest), c.readable, c.time, c.first_frame, c.frames
+             FROM log_commit c JOIN writer w ON w.id = c.writer",
+            "SELECT 'parent', hex(c.digest), hex(p.parent), '', '', '', '', ''
+             FROM commit_parent p JOIN log_commit c ON c.id = p.child",
+            "SELECT 'pack', hex(name), size, kind, directory_at, directory_length, chunks_known, state FROM pack",
+            "SELECT 'frame', hex(f.name), f.number, hex(p.name), f.at, f.stored, f.plain, hex(c.chunks)
+             FROM frame f JOIN pack p ON p.id = f.pack LEFT JOIN frame_chunks c ON c.frame = f.id",
+            "SELECT 'chunk', c.key, hex(f.name), '', '', '', '', '' FROM chunk c JOIN frame f ON f.id = c.frame",
+            "SELECT 'snapshot', s.id, w.name, s.source, s.ended, s.complete, s.record, ''
+             FROM snapshot s JOIN writer w ON w.id = s.writer",
+            "SELECT 'sparse', s.source, hex(f.name), s.used, '', '', '', ''
+             FROM sparse s JOIN frame f ON f.id = s.frame",
+        ];
+        let mut all = Vec::new();
+        for query in QUERIES {
+            let rows: Vec<String> = self.read(|db| {
+                let mut statement = db.prepare(query)?;
+                let rows = statement.query_map([], |row| {
+                    let texts: rusqlite::Result<Vec<String>> = (0..8)
+                        .map(|n| {
+                            Ok(match row.get_ref(n)? {
+                                rusqlite::types::ValueRef::Integer(number) => number.to_string(),
+                                rusqlite::types::ValueRef::Text(text) => String::from_utf8_lossy(text).into_owned(),
+                                _ => String::new(),
+                            })
+                        })
+                        .collect();
+                    texts.map(|texts| texts.join("|"))
+                })?;
+                rows.collect()
+            })?;
+            all.extend(rows);
+        }
+        all.sort();
+        Ok(all)
+    }
+}
+
+fn read_head(row: &rusqlite::Row<'_>) -> rusqlite::Result<Head> {
+    Ok(Head { sequence: row.get::<_, i64>(0)? as u64, digest: CommitId::new(row.get(1)?) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn objects(db: &Connection) -> Vec<String> {
+        let mut rows = db.prepare("SELECT type || ' ' || name || ' ' || coalesce(sql, '') FROM sqlite_schema").unwrap();
+        let mut all: Vec<String> = rows.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+        all.sort();
+        all
+    }
+
+    #[test]
+    fn the_migrations_lead_to_the_schema() {
+        let migrated = Catalog::in_memory().unwrap();
+        let whole = Connection::open_in_memory().unwrap();
+        whole.execute_batch(SCHEMA).unwrap();
+        assert_eq!(objects(&migrated.db), objects(&whole));
+    }
+
+    #[test]
+    fn a_newer_catalog_is_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("catalog.db");
+        Catalog::open(&path).unwrap().db.pragma_update(None, "user_version", 99).unwrap();
+        let error = Catalog::open(&path).unwrap_err().to_string();
+        assert!(error.contains("schema 99") && error.contains("catalog.db"), "{error}");
+    }
+
+    #[test]
+    fn facts_are_remembered() {
+        let mut catalog = Catalog::in_memory().unwrap();
+        assert_eq!(catalog.fact("x").unwrap(), None);
+        catalog.set_fact("x", "1").unwrap();
+        catalog.set_fact("x", "2").unwrap();
+        assert_eq!(catalog.fact("x").unwrap().as_deref(), Some("2"));
+    }
+}

@@ -1,0 +1,128 @@
+//! Packs: what is known of each, and what the store was found to hold.
+
+use rusqlite::params;
+
+use super::{Catalog, Error, WriterRow};
+use crate::model::{Digest, PackId};
+
+/// What the store was found to hold of a pack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PackState {
+    /// Nothing bad is known.
+    Good,
+    /// It is not in the store, or has another length there.
+    Missing,
+    /// Its bytes do not match its name.
+    Damaged,
+}
+
+/// A pack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackRow {
+    /// The catalog's own number.
+    pub row: i64,
+    /// Whose it is.
+    pub writer: WriterRow,
+    /// Its name.
+    pub id: PackId,
+    /// Stored bytes.
+    pub size: u64,
+    /// First byte of its directory.
+    pub directory_at: u64,
+    /// Sealed bytes of its directory.
+    pub directory_length: u64,
+    /// The list of recipients that its frames are sealed to.
+    pub recipients: Digest,
+    /// Whether its chunk ids are in the catalog.
+    pub chunks_known: bool,
+    /// What is known of it.
+    pub state: PackState,
+    /// When it was put or listed, in seconds since 1970.
+    pub seen: i64,
+}
+
+impl PackRow {
+    /// Its key in the store.
+    pub fn key(&self, writer: &str) -> String {
+        pack_key(writer, &self.id)
+    }
+}
+
+/// The key of a pack.
+pub fn pack_key(writer: &str, id: &PackId) -> String {
+    let name = id.to_string();
+    format!("writers/{writer}/packs/{}/{name}", &name[..2])
+}
+
+fn read_pack(row: &rusqlite::Row<'_>) -> rusqlite::Result<PackRow> {
+    Ok(PackRow {
+        row: row.get(0)?,
+        writer: WriterRow(row.get(1)?),
+        id: PackId::new(row.get(2)?),
+        size: row.get::<_, i64>(3)? as u64,
+        directory_at: row.get::<_, i64>(4)? as u64,
+        directory_length: row.get::<_, i64>(5)? as u64,
+        recipients: Digest::new(row.get(6)?),
+        chunks_known: row.get(7)?,
+        state: match row.get::<_, i64>(8)? {
+            0 => PackState::Good,
+            1 => PackState::Missing,
+            _ => PackState::Damaged,
+        },
+        seen: row.get(9)?,
+    })
+}
+
+const COLUMNS: &str =
+    "id, writer, name, size, directory_at, directory_length, recipients, chunks_known, state, seen";
+
+impl Catalog {
+    /// Every pack of a writer, in the order of its log.
+    pub fn packs(&self, writer: WriterRow) -> Result<Vec<PackRow>, Error> {
+        self.read(|db| {
+            let sql = format!("SELECT {COLUMNS} FROM pack WHERE writer = ?1 ORDER BY id");
+            db.prepare_cached(&sql)?.query_map([writer.0], read_pack)?.collect()
+        })
+    }
+
+    /// The pack of a row.
+    pub fn pack(&self, row: i64) -> Result<PackRow, Error> {
+        self.read(|db| {
+            let sql = format!("SELECT {COLUMNS} FROM pack WHERE id = ?1");
+            db.prepare_cached(&sql)?.query_row([row], read_pack)
+        })
+    }
+
+    /// The pack of a name.
+    pub fn find_pack(&self, id: &PackId) -> Result<Option<PackRow>, Error> {
+        use rusqlite::OptionalExtension;
+        self.read(|db| {
+            let sql = format!("SELECT {COLUMNS} FROM pack WHERE name = ?1");
+            db.prepare_cached(&sql)?.query_row([id.as_bytes()], read_pack).optional()
+        })
+    }
+
+    /// Records what a listing or a reading of packs found. A pack that is good again is good.
+    pub fn set_pack_states(&mut self, states: &[(i64, PackState)], now: i64) -> Result<(), Error> {
+        self.write(|db| {
+            let mut update = db.prepare_cached(
+                "UPDATE pack SET state = ?2, seen = CASE WHEN ?2 = 0 THEN ?3 ELSE seen END WHERE id = ?1",
+            )?;
+            for (row, state) in states {
+                update.execute(params![row, *state as i64, now])?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Records that frames were found damaged (or in order again).
+    pub fn set_frames_damaged(&mut self, frames: &[i64], damaged: bool) -> Result<(), Error> {
+        self.write(|db| {
+            let mut update = db.prepare_cached("UPDATE frame SET state = ?2 WHERE id = ?1")?;
+            for row in frames {
+                update.execute(params![row, if damaged { 2 } else { 0 }])?;
+            }
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,443 @@
+//! A directory: files, links, nodes and their metadata, placed below one root and never outside it.
+//!
+//! Every step goes through the open descriptor of the parent, and parents are opened one component at a time without
+//! following links: neither a hostile manifest nor a link that stood in the destination before leads out. Files are made
+//! new (an old one is unlinked, so that its other names keep their content); content first, owner, attributes, mode and
+//! times after it.
+
+use std::collections::HashMap;
+use std::ffi::{CString, OsStr};
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use rustix::fs::{self, AtFlags, CWD, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::io::Errno;
+
+use super::Error;
+use crate::model::{Entry, EntryKind, RelPath, Stamp};
+
+/// Open directories that are kept at hand.
+const OPEN_DIRS: usize = 128;
+
+/// What stands at a path before a restore.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Existing {
+    /// Whether it is a regular file.
+    pub is_file: bool,
+    /// Whether it is a directory.
+    pub is_dir: bool,
+    /// Bytes.
+    pub size: u64,
+    /// When its content changed last.
+    pub mtime: Stamp,
+    /// How many names it has.
+    pub links: u64,
+}
+
+/// A directory that a restore fills.
+pub struct Directory {
+    path: PathBuf,
+    root: Arc<OwnedFd>,
+    open: Mutex<HashMap<RelPath, Arc<OwnedFd>>>,
+    is_root_user: bool,
+    trouble: Mutex<Vec<(String, String)>>,
+}
+
+fn name(bytes: &[u8]) -> &OsStr {
+    OsStr::from_bytes(bytes)
+}
+
+impl Directory {
+    /// Opens a directory; with `create` it is made where there is none.
+    pub fn open(path: &Path, create: bool) -> Result<Self, Error> {
+        let io = |doing, source: std::io::Error| Error::Io { doing, path: path.to_owned(), source };
+        if create {
+            std::fs::create_dir_all(path).map_err(|e| io("make", e))?;
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = fs::openat(CWD, path, flags, Mode::empty()).map_err(|e| io("open", e.into()))?;
+        let path = std::fs::canonicalize(path).map_err(|e| io("open", e))?;
+        Ok(Self {
+            path,
+            root: Arc::new(root),
+            open: Mutex::default(),
+            is_root_user: rustix::process::geteuid().is_root(),
+            trouble: Mutex::default(),
+        })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether nothing is in it, `besides` apart.
+    pub fn is_empty(&self, besides: &str) -> Result<bool, Error> {
+        let io = |source| Error::Io { doing: "list", path: self.path.clone(), source };
+        for entry in std::fs::read_dir(&self.path).map_err(io)? {
+            if entry.map_err(io)?.file_name() != besides {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Bytes that an ordinary user may still write.
+    pub fn free(&self) -> Result<u64, Error> {
+        let stat = fs::fstatvfs(&self.root).map_err(|e| self.io("ask", &RelPath::root(), e))?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn io(&self, doing: &'static str, path: &RelPath, errno: impl Into<std::io::Error>) -> Error {
+        Error::Io { doing, path: self.absolute(path), source: errno.into() }
+    }
+
+    fn absolute(&self, path: &RelPath) -> PathBuf {
+        if path.is_root() { self.path.clone() } else { self.path.join(name(path.as_bytes())) }
+    }
+
+    /// The open descriptor of a directory below the root, each component opened without following links.
+    fn directory(&self, path: &RelPath) -> Result<Arc<OwnedFd>, Error> {
+        if path.is_root() {
+            return Ok(Arc::clone(&self.root));
+        }
+        let lock = || self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(found) = lock().get(path) {
+            return Ok(Arc::clone(found));
+        }
+        let parent = self.directory(&path.parent().unwrap_or_default())?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = fs::openat(&parent, name(path.name()), flags, Mode::empty()).map_err(|e| match e {
+            Errno::NOTDIR | Errno::LOOP => Error::InTheWay(self.absolute(path)),
+            e => self.io("open", path, e),
+        })?;
+        let opened = Arc::new(opened);
+        let mut all = lock();
+        if all.len() >= OPEN_DIRS {
+            all.clear();
+        }
+        all.insert(path.clone(), Arc::clone(&opened));
+        Ok(opened)
+    }
+
+    fn parent(&self, path: &RelPath) -> Result<Arc<OwnedFd>, Error> {
+        self.directory(&path.parent().unwrap_or_default())
+    }
+
+    /// What stands at a path; nothing when it, or a directory above it, is not there.
+    pub fn existing(&self, path: &RelPath) -> Result<Option<Existing>, Error> {
+        let parent = match self.parent(path) {
+            Ok(parent) => parent,
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let stat = match fs::statat(&parent, name(path.name()), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(e) => return Err(self.io("look at", path, e)),
+        };
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        Ok(Some(Existing {
+            is_file: kind == FileType::RegularFile,
+            is_dir: kind == FileType::Directory,
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+            mtime: Stamp(stat.st_mtime as i64, stat.st_mtime_nsec as u32),
+            links: stat.st_nlink as u64,
+        }))
+    }
+
+    /// Makes a directory, or finds one there. What else stands there is removed.
+    pub fn make_dir(&self, path: &RelPath) -> Result<(), Error> {
+        if path.is_root() {
+            return Ok(());
+        }
+        let parent = self.parent(path)?;
+        for _ in 0..2 {
+            match fs::mkdirat(&parent, name(path.name()), Mode::from_raw_mode(0o700)) {
+                Ok(()) => return Ok(()),
+                Err(Errno::EXIST) => {}
+                Err(e) => return Err(self.io("make", path, e)),
+            }
+            match self.existing(path)? {
+                Some(found) if found.is_dir => return Ok(()),
+                _ => self.unlink(path)?,
+            }
+        }
+        Err(Error::InTheWay(self.absolute(path)))
+    }
+
+    /// Removes what stands at a path, whatever it is; nothing there is fine.
+    pub fn unlink(&self, path: &RelPath) -> Result<(), Error> {
+        let parent = self.parent(path)?;
+        match fs::unlinkat(&parent, name(path.name()), AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(Errno::ISDIR | Errno::PERM) => self.remove_tree(path),
+            Err(e) => Err(self.io("remove", path, e)),
+        }
+    }
+
+    fn remove_tree(&self, path: &RelPath) -> Result<(), Error> {
+        let directory = self.directory(path)?;
+        let listing = fs::Dir::read_from(&directory).map_err(|e| self.io("list", path, e))?;
+        for entry in listing {
+            let entry = entry.map_err(|e| self.io("list", path, e))?;
+            let entry_name = entry.file_name().to_bytes();
+            if entry_name != b"." && entry_name != b".." {
+                if let Ok(below) = path.join(entry_name) {
+                    self.unlink(&below)?;
+                }
+            }
+        }
+        self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(path);
+        let parent = self.parent(path)?;
+        fs::unlinkat(&parent, name(path.name()), AtFlags::REMOVEDIR).map_err(|e| self.io("remove", path, e))
+    }
+
+    /// A new, empty file for writing and reading. What stood there is unlinked.
+    pub fn create_file(&self, path: &RelPath) -> Result<File, Error> {
+        let parent = self.parent(path)?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let open = || fs::openat(&parent, name(path.name()), flags, Mode::from_raw_mode(0o600));
+        match open() {
+            Ok(file) => Ok(file.into()),
+            Err(Errno::EXIST) => {
+                self.unlink(path)?;
+                open().map(File::from).map_err(|e| self.io("make", path, e))
+            }
+            Err(e) => Err(self.io("make", path, e)),
+        }
+    }
+
+    /// A regular file that is there, for writing and reading.
+    pub fn open_file(&self, path: &RelPath) -> Result<File, Error> {
+        let parent = self.parent(path)?;
+        let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let open = |how: OFlags| fs::openat(&parent, name(path.name()), flags | how, Mode::empty());
+        let opened = match open(OFlags::RDWR) {
+            // Ours, but read-only: it is made writable while it is being mended.
+            Err(Errno::ACCESS) => {
+                let _ = fs::chmodat(&parent, name(path.name()), Mode::from_raw_mode(0o600), AtFlags::empty());
+                open(OFlags::RDWR)
+            }
+            other => other,
+        };
+        opened.map(File::from).map_err(|e| self.io("open", path, e))
+    }
+
+    /// A regular file that is there, for reading.
+    pub fn read_file(&self, path: &RelPath) -> Result<File, Error> {
+        let parent = self.parent(path)?;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let opened = fs::openat(&parent, name(path.name()), flags, Mode::empty());
+        opened.map(File::from).map_err(|e| self.io("open", path, e))
+    }
+
+    /// Gives a finished file its owner, attributes, mode and times.
+    pub fn finish_file(&self, file: &File, entry: &Entry) -> Result<(), Error> {
+        self.finish_fd(file, entry, &entry.path)
+    }
+
+    /// The same for a directory, once nothing is placed in it any more.
+    pub fn finish_dir(&self, entry: &Entry) -> Result<(), Error> {
+        let directory = self.directory(&entry.path)?;
+        self.finish_fd(&directory, entry, &entry.path)
+    }
+
+    fn finish_fd(&self, fd: impl AsFd, entry: &Entry, path: &RelPath) -> Result<(), Error> {
+        if self.is_root_user {
+            let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
+            if let Err(e) = fs::fchown(&fd, Some(uid), Some(gid)) {
+                self.note(path, "owner", e);
+            }
+        }
+        for (attribute, value) in &entry.xattrs {
+            let Ok(key) = CString::new(attribute.as_bytes()) else { continue };
+            if let Err(e) = fs::fsetxattr(&fd, key.as_c_str(), value.as_bytes(), XattrFlags::empty()) {
+                self.note(path, attribute, e);
+            }
+        }
+        fs::fchmod(&fd, Mode::from_raw_mode(entry.mode)).map_err(|e| self.io("set the mode of", path, e))?;
+        fs::futimens(&fd, &times(entry.mtime)).map_err(|e| self.io("set the times of", path, e))
+    }
+
+    /// Remembers metadata that this user or this file system does not allow: told at the end, not an error.
+    fn note(&self, path: &RelPath, what: &str, errno: Errno) {
+        let mut trouble = self.trouble.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if trouble.len() < 1000 {
+            trouble.push((path.to_string(), format!("its {what} could not be set: {errno}")));
+        }
+    }
+
+    /// Metadata that could not be set.
+    pub fn take_trouble(&self) -> Vec<(String, String)> {
+        std::mem::take(&mut *self.trouble.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    /// Places what is neither file nor directory. What stood there is removed. A socket is left out: whoever listens on it
+    /// makes it.
+    pub fn place(&self, entry: &Entry) -> Result<(), Error> {
+        let path = &entry.path;
+        if matches!(entry.kind, EntryKind::Socket) {
+            return Ok(());
+        }
+        self.unlink(path)?;
+        let parent = self.parent(path)?;
+        let last = name(path.name());
+        match &entry.kind {
+            EntryKind::Symlink { target } => fs::symlinkat(name(target.as_bytes()), &parent, last),
+            EntryKind::Hardlink { target } => {
+                let from = self.parent(target)?;
+                fs::linkat(&from, name(target.name()), &parent, last, AtFlags::empty())
+                    .map_err(|e| self.io("link", path, e))?;
+                return Ok(());
+            }
+            EntryKind::Fifo => fs::mknodat(&parent, last, FileType::Fifo, Mode::from_raw_mode(0o600), 0),
+            EntryKind::Char { device } | EntryKind::Block { device } => {
+                let kind = match entry.kind {
+                    EntryKind::Char { .. } => FileType::CharacterDevice,
+                    _ => FileType::BlockDevice,
+                };
+                let device = fs::makedev(device.0, device.1);
+                match fs::mknodat(&parent, last, kind, Mode::from_raw_mode(0o600), device) {
+                    Err(e @ Errno::PERM) => {
+                        self.note(path, "device node", e);
+                        return Ok(());
+                    }
+                    other => other,
+                }
+            }
+            EntryKind::File(_) | EntryKind::Dir | EntryKind::Socket => Ok(()),
+        }
+        .map_err(|e| self.io("make", path, e))?;
+        self.finish_node(&parent, last, entry)
+    }
+
+    fn finish_node(&self, parent: &OwnedFd, last: &OsStr, entry: &Entry) -> Result<(), Error> {
+        let path = &entry.path;
+        if self.is_root_user {
+            let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
+            if let Err(e) = fs::chownat(parent, last, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW) {
+                self.note(path, "owner", e);
+            }
+        }
+        if !matches!(entry.kind, EntryKind::Symlink { .. }) {
+            fs::chmodat(parent, last, Mode::from_raw_mode(entry.mode), AtFlags::empty())
+                .map_err(|e| self.io("set the mode of", path, e))?;
+        }
+        for (attribute, value) in &entry.xattrs {
+            // There is no call for a name below a descriptor; the parent was opened without following links.
+            let full = self.absolute(path);
+            if let Err(e) = fs::lsetxattr(&full, attribute.as_str(), value.as_bytes(), XattrFlags::empty()) {
+                self.note(path, attribute, e);
+            }
+        }
+        fs::utimensat(parent, last, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|e| self.io("set the times of", path, e))
+    }
+
+    /// Gives a file that could not be restored whole a name that says so.
+    pub fn mark_incomplete(&self, path: &RelPath) -> Result<(), Error> {
+        let parent = self.parent(path)?;
+        let marked = [path.name(), b".lifeboat-incomplete"].concat();
+        match fs::renameat(&parent, name(path.name()), &parent, name(&marked)) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(e) => Err(self.io("rename", path, e)),
+        }
+    }
+
+    /// Every path below the root, in path order.
+    pub fn list(&self) -> Result<Vec<RelPath>, Error> {
+        let (mut all, mut open) = (Vec::new(), vec![RelPath::root()]);
+        while let Some(path) = open.pop() {
+            let directory = self.directory(&path)?;
+            let listing = fs::Dir::read_from(&directory).map_err(|e| self.io("list", &path, e))?;
+            for entry in listing {
+                let entry = entry.map_err(|e| self.io("list", &path, e))?;
+                let bytes = entry.file_name().to_bytes();
+                if bytes == b"." || bytes == b".." {
+                    continue;
+                }
+                let Ok(below) = path.join(bytes) else { continue };
+                if self.existing(&below)?.is_some_and(|found| found.is_dir) {
+                    open.push(below.clone());
+                }
+                all.push(below);
+            }
+        }
+        all.sort();
+        Ok(all)
+    }
+
+    /// Everything on disk, by one call for the whole file system.
+    pub fn sync(&self) -> Result<(), Error> {
+        fs::syncfs(&self.root).map_err(|e| self.io("sync", &RelPath::root(), e))
+    }
+}
+
+fn times(mtime: Stamp) -> Timestamps {
+    let time = Timespec { tv_sec: mtime.0, tv_nsec: mtime.1.min(999_999_999).into() };
+    Timestamps { last_access: time, last_modification: time }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::RawText;
+
+    fn path(text: &str) -> RelPath {
+        RelPath::new(text).unwrap()
+    }
+
+    #[test]
+    fn a_link_in_the_destination_leads_nowhere() {
+        let (outside, inside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::os::unix::fs::symlink(outside.path(), inside.path().join("a")).unwrap();
+        let directory = Directory::open(inside.path(), false).unwrap();
+        assert!(matches!(directory.create_file(&path("a/b")), Err(Error::InTheWay(_))));
+        assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
+        directory.make_dir(&path("a")).unwrap();
+        directory.create_file(&path("a/b")).unwrap();
+        assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
+        assert!(inside.path().join("a/b").is_file());
+    }
+
+    #[test]
+    fn a_new_file_does_not_change_the_other_names_of_the_old_one() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a"), "old").unwrap();
+        std::fs::hard_link(folder.path().join("a"), folder.path().join("b")).unwrap();
+        let directory = Directory::open(folder.path(), false).unwrap();
+        std::io::Write::write_all(&mut directory.create_file(&path("a")).unwrap(), b"new").unwrap();
+        assert_eq!(std::fs::read(folder.path().join("b")).unwrap(), b"old");
+        assert_eq!(std::fs::read(folder.path().join("a")).unwrap(), b"new");
+    }
+
+    #[test]
+    fn trees_are_removed_and_links_in_them_not_followed() {
+        let (outside, inside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::write(outside.path().join("keep"), "x").unwrap();
+        std::fs::create_dir_all(inside.path().join("d/e")).unwrap();
+        std::os::unix::fs::symlink(outside.path(), inside.path().join("d/e/link")).unwrap();
+        let directory = Directory::open(inside.path(), false).unwrap();
+        assert_eq!(directory.list().unwrap(), [path("d"), path("d/e"), path("d/e/link")]);
+        directory.unlink(&path("d")).unwrap();
+        assert!(directory.is_empty("").unwrap() && outside.path().join("keep").exists());
+    }
+
+    #[test]
+    fn symlinks_keep_their_text_and_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = Directory::open(folder.path(), false).unwrap();
+        let kind = EntryKind::Symlink { target: RawText(b"../no\xffwhere".to_vec()) };
+        let mut entry = Entry::bare(path("l"), kind);
+        entry.mtime = Stamp(1_000_000_000, 123_456_789);
+        directory.place(&entry).unwrap();
+        let found = directory.existing(&path("l")).unwrap().unwrap();
+        assert_eq!(found.mtime, entry.mtime);
+        let target = std::fs::read_link(folder.path().join("l")).unwrap();
+        assert_eq!(target.as_os_str().as_bytes(), b"../no\xffwhere");
+    }
+}

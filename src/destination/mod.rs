@@ -1,0 +1,43 @@
+//! Where restores land: a directory, or a stream of tar.
+//!
+//! Not here: which entries, and where their bytes come from.
+
+mod directory;
+mod tar;
+
+use std::path::PathBuf;
+
+pub use directory::{Directory, Existing};
+pub use tar::TarStream;
+
+/// Why something could not be placed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A call of the system failed.
+    #[error("could not {doing} `{}`", path.display())]
+    Io {
+        /// What.
+        doing: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Something is there already.
+    #[error("`{}` is not empty", .0.display())]
+    NotEmpty(PathBuf),
+    /// It does not fit.
+    #[error("`{}` has {free} bytes free, and {needed} are needed", path.display())]
+    NoSpace {
+        /// Where.
+        path: PathBuf,
+        /// Bytes free.
+        free: u64,
+        /// Bytes needed.
+        needed: u64,
+    },
+    /// A part of a path is no directory of ours: a link, or a file.
+    #[error("`{}` is in the way: a directory was expected there", .0.display())]
+    InTheWay(PathBuf),
+}

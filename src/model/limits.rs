@@ -1,0 +1,42 @@
+//! Every limit on one page; their relations are checked by the compiler. Sizes are bytes.
+
+/// Plain bytes at which a frame is closed.
+pub const FRAME_TARGET: usize = 2 << 20;
+/// Plain bytes that a frame may hold at most; a reader refuses more.
+pub const FRAME_MAX: usize = 8 << 20;
+/// Stored bytes at which a pack is closed.
+pub const PACK_TARGET: usize = 32 << 20;
+/// Stored bytes that a pack may hold at most; a reader refuses more.
+pub const PACK_MAX: u64 = 256 << 20;
+/// Plain bytes of a pack's directory at most.
+pub const DIRECTORY_MAX: usize = 64 << 20;
+/// Plain bytes of a commit at most.
+pub const COMMIT_MAX: usize = 256 << 20;
+/// Bytes of small JSON objects (`lifeboat.json`, keys, writers) at most.
+pub const SMALL_MAX: usize = 1 << 20;
+/// One line of a manifest at most: some 6 million extents, 12 TiB of one unfragmented file. A larger file is refused by
+/// name, rather than written as a line that no reader takes.
+pub const MANIFEST_LINE_MAX: usize = 512 << 20;
+/// The longest chunk of any cutting.
+pub const CHUNK_MAX: usize = 1 << 20;
+/// A file up to this size is read whole by one thread and kept in one buffer.
+pub const SMALL_FILE_MAX: u64 = 1 << 20;
+/// Block in which large files are read.
+pub const READ_BLOCK: usize = 1 << 20;
+/// What sealing may add to a frame: age's header for up to 20 recipients and 16 bytes for each 64 KiB.
+pub const SEAL_OVERHEAD: usize = 16 << 10;
+/// Two ranges of a pack closer than this are fetched by one request.
+pub const FETCH_GAP: u64 = 256 << 10;
+/// One fetch at most.
+pub const FETCH_MAX: u64 = 16 << 20;
+/// Entries of a manifest that a restore holds at once.
+pub const RESTORE_WINDOW_ENTRIES: usize = 200_000;
+/// Plain bytes that one window of a restore writes at most.
+pub const RESTORE_WINDOW_BYTES: u64 = 64 << 30;
+/// Symbolic links, names and xattr values at most, as Linux has them.
+pub const XATTR_MAX: usize = 64 << 10;
+
+const _: () = assert!(FRAME_TARGET + CHUNK_MAX <= FRAME_MAX);
+const _: () = assert!(PACK_TARGET + FRAME_MAX + SEAL_OVERHEAD < PACK_MAX as usize);
+const _: () = assert!(SMALL_FILE_MAX as usize <= CHUNK_MAX);
+const _: () = assert!(FETCH_MAX as usize > FRAME_MAX + SEAL_OVERHEAD);

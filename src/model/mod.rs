@@ -1,0 +1,23 @@
+//! The words of lifeboat as types: ids, paths, entries, snapshots, limits.
+//!
+//! Invariants: everything here is a plain value. A [`RelPath`] that exists is safe to join below a directory; an id
+//! that exists has its full length. Not here: I/O, a clock, randomness.
+
+pub mod commit;
+pub mod entry;
+pub mod id;
+pub mod limits;
+pub mod noise;
+pub mod path;
+pub mod policy;
+pub mod snapshot;
+
+pub use commit::{Commit, CommitFrame, CommitHeader, CommitLine, DirectoryPlace, PackKind, PackLine, Renumber, Seen};
+pub use entry::{Entry, EntryKind, Extent, FileContent, Stamp};
+pub use id::{ChunkId, CommitId, Digest, FrameId, PackId, RepositoryId, SnapshotId};
+pub use path::{RawText, RelPath};
+pub use policy::{Bounds, Chunking, Cutting};
+pub use snapshot::{ManifestPlace, SnapshotRecord, Uses};
+
+/// An instant, always UTC; zones are the command line's business.
+pub type Moment = chrono::DateTime<chrono::Utc>;

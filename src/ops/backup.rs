@@ -1,0 +1,432 @@
+//! One backup: the source is walked and merged with the manifest before; unchanged files are taken over unread, others
+//! are read by several threads; chunks are deduplicated in the order of the walk; the commit comes last.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::BufReader;
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::Error;
+use super::readers::{Budget, Job, LARGE_CHARGE, PIECES, Piece, Reading};
+use crate::model::{Entry, EntryKind, FileContent, Moment, RelPath, SnapshotId, SnapshotRecord, Stamp, limits};
+use crate::plan::rewrite::{SparseFrame, choose};
+use crate::progress::{Event, Progress};
+use crate::repository::{
+    self, Counts, Draft, ManifestReader, Problem, Repository, Session, SnapshotDraft, Trust, read_local_manifest,
+};
+use crate::source::{Found, FoundEntry, Source};
+
+/// Bytes of files under way at most, beside the frames and packs of the session.
+const UNDER_WAY: u64 = 40 << 20;
+/// Threads that read files: more than there are cores, because a cold disk answers several at a time.
+const READERS: usize = 8;
+/// Things skipped that a report names; the count is exact beyond.
+const NAMED: usize = 1000;
+
+/// How a source is backed up.
+#[derive(Debug, Clone, Default)]
+pub struct BackupOptions {
+    /// Reads every file, unchanged or not.
+    pub force: bool,
+    /// Labels of the snapshot.
+    pub tags: Vec<String>,
+    /// Waits for another run of the same source instead of giving up.
+    pub wait: bool,
+}
+
+/// Time and chance, which come from above.
+#[derive(Clone)]
+pub struct World {
+    /// The clock.
+    pub clock: Arc<dyn Fn() -> Moment + Send + Sync>,
+    /// Ten random bytes for the snapshot's name.
+    pub random: [u8; 10],
+    /// The host's name.
+    pub host: String,
+}
+
+/// What a backup did.
+#[derive(Debug, Clone)]
+pub struct BackupReport {
+    /// The snapshot.
+    pub record: SnapshotRecord,
+    /// Chunks, bytes, packs.
+    pub counts: Counts,
+    /// Files that were not in the snapshot before.
+    pub files_new: u64,
+    /// Files that were read because something about them had changed.
+    pub files_changed: u64,
+    /// Files that were taken over unread.
+    pub files_unmodified: u64,
+    /// Bytes that were read.
+    pub bytes_read: u64,
+    /// The first of what was skipped: path and reason.
+    pub skipped: Vec<(String, String)>,
+    /// What the logs said on the way.
+    pub problems: Vec<Problem>,
+}
+
+enum Item {
+    Keep(Box<Entry>),
+    Plain(Box<Entry>),
+    File(Box<Entry>, Receiver<Piece>, u64, bool),
+    Skipped(RelPath, String),
+    Broken(Error),
+}
+
+type OldManifest = ManifestReader<zstd::stream::read::Decoder<'static, BufReader<File>>>;
+
+/// Backs a source up under a name.
+pub fn backup(
+    source: &dyn Source,
+    name: &str,
+    repository: &mut Repository,
+    options: &BackupOptions,
+    world: &World,
+    progress: &Arc<dyn Progress>,
+) -> Result<BackupReport, Error> {
+    let lock = repository.folder().source_lock(name, options.wait)?;
+    let _lock = lock.ok_or_else(|| Error::Busy(name.to_owned()))?;
+    let began = (world.clock)();
+    repository.prepare_run(name, began, &**progress)?;
+    let previous = newest(repository, name)?;
+    let old = previous.as_ref().and_then(|record| {
+        read_local_manifest(&repository.folder().manifest(name), &record.id.to_string())
+    });
+    if let (Some(record), None) = (&previous, &old) {
+        tracing::info!(snapshot = %record.id, "its manifest is not on this host: everything is read once");
+    }
+    let marked = Arc::new(sparse_frames(repository, previous.as_ref())?);
+    progress.event(Event::Stage("backing up"));
+    if let Some(record) = &previous {
+        progress.event(Event::Expect { items: record.files, bytes: record.bytes });
+    }
+    let walk_trust = repository.trust(Arc::clone(&marked))?;
+    let reading =
+        Reading { source, cutter: repository.cutter(), content: repository.content_key().clone() };
+    let id = SnapshotId::new(began.timestamp_millis().max(0) as u64, world.random);
+    let clock = Arc::clone(&world.clock);
+    let mut session = Session::begin(repository, id, name, marked, clock, Arc::clone(progress))?;
+    let merge = Merge {
+        old: old.filter(|_| !options.force),
+        head: None,
+        trust: walk_trust,
+        safe_until: previous.as_ref().map(|record| record.began - chrono::TimeDelta::seconds(2)),
+    };
+    let mut tally = Tally::default();
+    let collected = collect(&mut session, &reading, merge, &mut tally, &**progress);
+    let ended = (world.clock)();
+    if let Err(error) = collected.and_then(|()| Ok(source.finish()?)) {
+        // What is stored stays known, so that the next run need not store it again; the first error is told.
+        let _ = session.abandon();
+        return Err(error);
+    }
+    let draft = SnapshotDraft {
+        id,
+        source: name.to_owned(),
+        kind: source.kind().to_owned(),
+        host: world.host.clone(),
+        root: source.root(),
+        began,
+        ended,
+        skipped: tally.skipped_count,
+        complete: tally.skipped_count == 0,
+        tags: options.tags.clone(),
+    };
+    progress.event(Event::Stage("committing"));
+    let end = session.finish(draft)?;
+    repository.run_ended(name)?;
+    Ok(BackupReport {
+        record: end.record,
+        counts: end.counts,
+        files_new: tally.new,
+        files_changed: tally.changed,
+        files_unmodified: tally.unmodified,
+        bytes_read: tally.bytes_read,
+        skipped: tally.skipped,
+        problems: end.problems,
+    })
+}
+
+fn newest(repository: &mut Repository, name: &str) -> Result<Option<SnapshotRecord>, Error> {
+    let row = repository.host_row()?;
+    let all = repository.catalog().snapshots()?;
+    Ok(all.into_iter().rev().find(|s| s.writer == row && s.record.source == name).map(|s| s.record))
+}
+
+/// Frames that this run stores anew: at most a twentieth of the source, or 64 MiB where that is more.
+fn sparse_frames(
+    repository: &mut Repository,
+    previous: Option<&SnapshotRecord>,
+) -> Result<std::collections::HashSet<i64>, Error> {
+    let rows = repository.catalog().sparse()?;
+    if rows.is_empty() {
+        return Ok(std::collections::HashSet::new());
+    }
+    let own = repository.host_row()?;
+    let mut newest: HashMap<String, SnapshotRecord> = HashMap::new();
+    for snapshot in repository.catalog().snapshots()?.into_iter().filter(|s| s.writer == own) {
+        newest.insert(snapshot.record.source.clone(), snapshot.record);
+    }
+    let uses: Vec<_> = newest.into_values().map(|record| record.uses).collect();
+    let frames: Vec<SparseFrame> = rows
+        .into_iter()
+        .map(|(frame, sources, used)| SparseFrame { frame: frame as u64, sources, used })
+        .collect();
+    let budget = previous.map_or(0, |record| record.bytes / 20).max(64 << 20);
+    Ok(choose(&frames, &uses, budget))
+}
+
+#[derive(Default)]
+struct Tally {
+    new: u64,
+    changed: u64,
+    unmodified: u64,
+    bytes_read: u64,
+    skipped: Vec<(String, String)>,
+    skipped_count: u64,
+}
+
+impl Tally {
+    fn skip(&mut self, path: &RelPath, why: &str, progress: &dyn Progress) {
+        let what = path.to_string();
+        progress.event(Event::Skipped { what: &what, why });
+        self.skipped_count += 1;
+        if self.skipped.len() < NAMED {
+            self.skipped.push((what, why.to_owned()));
+        }
+    }
+}
+
+fn collect(
+    session: &mut Session<'_>,
+    reading: &Reading<'_>,
+    merge: Merge,
+    tally: &mut Tally,
+    progress: &dyn Progress,
+) -> Result<(), Error> {
+    let budget = Budget::new(UNDER_WAY);
+    let (items_in, items) = bounded(512);
+    let (jobs_in, jobs) = bounded(READERS * 4);
+    std::thread::scope(|scope| {
+        for _ in 0..READERS {
+            let jobs = jobs.clone();
+            scope.spawn(move || reading.work(&jobs));
+        }
+        drop(jobs);
+        let budget = &budget;
+        scope.spawn(move || {
+            let source = reading.source;
+            let mut planner = Planner { merge, items: items_in, jobs: jobs_in, budget, source, progress };
+            if let Err(e) = reading.source.walk(&mut |found| planner.found(found)) {
+                let _ = planner.items.send(Item::Broken(e.into()));
+            }
+        });
+        let result = items.iter().try_for_each(|item| take(session, item, budget, tally, reading.source, progress));
+        // Whoever still waits for us must not wait for ever: the channels close as they drop, the budget is told.
+        budget.close();
+        drop(items);
+        result
+    })
+}
+
+fn take(
+    session: &mut Session<'_>,
+    item: Item,
+    budget: &Budget,
+    tally: &mut Tally,
+    source: &dyn Source,
+    progress: &dyn Progress,
+) -> Result<(), Error> {
+    if progress.cancelled() {
+        return Err(repository::Error::Cancelled.into());
+    }
+    match item {
+        Item::Broken(e) => return Err(e),
+        Item::Skipped(path, why) => {
+            if path.is_root() || source.all_or_nothing() {
+                return Err(Error::Unreadable { what: source.root(), why });
+            }
+            tally.skip(&path, &why, progress);
+        }
+        Item::Plain(entry) => session.entry(*entry, None)?,
+        Item::Keep(entry) => {
+            if let Some(content) = entry.content() {
+                tally.unmodified += 1;
+                progress.event(Event::Done { items: 1, bytes: content.size });
+            }
+            session.unchanged(*entry)?;
+        }
+        Item::File(entry, pieces, charge, known) => {
+            let result = take_file(session, *entry, &pieces, tally, known, source, progress);
+            budget.free(charge);
+            result?;
+        }
+    }
+    Ok(())
+}
+
+fn take_file(
+    session: &mut Session<'_>,
+    mut entry: Entry,
+    pieces: &Receiver<Piece>,
+    tally: &mut Tally,
+    known: bool,
+    source: &dyn Source,
+    progress: &dyn Progress,
+) -> Result<(), Error> {
+    let mut draft = Draft::default();
+    for piece in pieces {
+        match piece {
+            Piece::Bytes(bytes, chunks) => {
+                let mut start = 0;
+                for (id, length) in chunks {
+                    let end = start + length as usize;
+                    session.chunk(&mut draft, id, &bytes[start..end])?;
+                    start = end;
+                }
+                tally.bytes_read += bytes.len() as u64;
+                progress.event(Event::Done { items: 0, bytes: bytes.len() as u64 });
+                if progress.cancelled() {
+                    return Err(repository::Error::Cancelled.into());
+                }
+            }
+            Piece::Hole(length) => draft.hole(length),
+            Piece::Failed(why) => {
+                if source.all_or_nothing() {
+                    return Err(Error::Unreadable { what: source.root(), why });
+                }
+                tally.skip(&entry.path, &why, progress);
+                return Ok(());
+            }
+            Piece::End(end) => {
+                if let Some(why) = &end.changed {
+                    tally.skip(&entry.path, why, progress);
+                }
+                entry.xattrs = end.xattrs;
+                entry.kind =
+                    EntryKind::File(FileContent { size: end.size, digest: end.digest, extents: Vec::new() });
+                if known { tally.changed += 1 } else { tally.new += 1 }
+                progress.event(Event::Done { items: 1, bytes: 0 });
+                return Ok(session.entry(entry, Some(draft))?);
+            }
+        }
+    }
+    Err(repository::Error::Pipeline.into())
+}
+
+/// The manifest before, read along with the walk.
+struct Merge {
+    old: Option<OldManifest>,
+    head: Option<Entry>,
+    trust: Trust,
+    /// A file whose inode changed after this may have changed again within one tick of its clock.
+    safe_until: Option<Moment>,
+}
+
+impl Merge {
+    /// The old entry of a path, if there is one.
+    fn advance(&mut self, path: &RelPath) -> Option<Entry> {
+        loop {
+            if self.head.is_none() {
+                let next = self.old.as_mut()?.next_entry();
+                match next {
+                    Ok(Some(entry)) => self.head = Some(entry),
+                    Ok(None) => self.old = None,
+                    Err(e) => {
+                        // A damaged copy costs reading, not correctness.
+                        tracing::warn!(%e, "the host's copy of the manifest before is damaged; files are read anew");
+                        self.old = None;
+                    }
+                }
+            }
+            match self.head.as_ref()?.path.cmp(path) {
+                std::cmp::Ordering::Less => self.head = None,
+                std::cmp::Ordering::Equal => return self.head.take(),
+                std::cmp::Ordering::Greater => return None,
+            }
+        }
+    }
+
+    fn is_unchanged(&mut self, old: &Entry, found: &FoundEntry) -> Result<bool, repository::Error> {
+        let new = &found.entry;
+        let Some(content) = old.content() else { return Ok(false) };
+        let same = content.size == found.size
+            && old.mtime == new.mtime
+            && old.ctime == new.ctime
+            && old.inode == new.inode
+            && old.ctime.is_some();
+        let settled = match (self.safe_until, old.ctime) {
+            (Some(until), Some(Stamp(seconds, _))) => seconds < until.timestamp(),
+            _ => false,
+        };
+        Ok(same && settled && self.trust.all(&content.extents)?)
+    }
+}
+
+struct Planner<'a> {
+    merge: Merge,
+    items: Sender<Item>,
+    jobs: Sender<Job>,
+    budget: &'a Budget,
+    source: &'a dyn Source,
+    progress: &'a dyn Progress,
+}
+
+impl Planner<'_> {
+    /// Sends what was found down the line; false when nobody listens any more.
+    fn found(&mut self, found: Found) -> bool {
+        if self.progress.cancelled() {
+            let _ = self.items.send(Item::Broken(repository::Error::Cancelled.into()));
+            return false;
+        }
+        let mut found = match found {
+            Found::Skipped { path, why } => return self.items.send(Item::Skipped(path, why)).is_ok(),
+            Found::Entry(found) => *found,
+        };
+        let old = self.merge.advance(&found.entry.path);
+        if found.entry.content().is_none() {
+            return self.plain(found.entry, old);
+        }
+        if let Some(old) = &old {
+            match self.merge.is_unchanged(old, &found) {
+                Ok(true) => {
+                    // Owners' names and the rest are as they were; the old line is the new line.
+                    return self.items.send(Item::Keep(Box::new(old.clone()))).is_ok();
+                }
+                Ok(false) => {}
+                Err(e) => {
+                    let _ = self.items.send(Item::Broken(e.into()));
+                    return false;
+                }
+            }
+        }
+        let charge = if found.size <= limits::SMALL_FILE_MAX { found.size } else { LARGE_CHARGE };
+        if !self.budget.spend(charge) {
+            return false;
+        }
+        let (pieces_in, pieces) = bounded(PIECES);
+        let entry = Box::new(std::mem::replace(
+            &mut found.entry,
+            Entry::bare(RelPath::root(), EntryKind::Dir),
+        ));
+        found.entry.path = entry.path.clone();
+        found.entry.inode = entry.inode;
+        let known = old.is_some();
+        self.items.send(Item::File(entry, pieces, charge, known)).is_ok()
+            && self.jobs.send(Job { found, pieces: pieces_in }).is_ok()
+    }
+
+    fn plain(&mut self, mut entry: Entry, old: Option<Entry>) -> bool {
+        let same = old.filter(|old| old.ctime == entry.ctime && old.inode == entry.inode && old.kind == entry.kind);
+        let has_own = !matches!(entry.kind, EntryKind::Hardlink { .. });
+        entry.xattrs = match same {
+            Some(old) => old.xattrs,
+            None if has_own => self.source.xattrs(&entry.path),
+            None => Default::default(),
+        };
+        self.items.send(Item::Plain(Box::new(entry))).is_ok()
+    }
+}

@@ -1,0 +1,108 @@
+//! The deeds: what the verbs of the command line do, without a word printed.
+//!
+//! Inputs left, outputs right, options, then the progress. A drill will call the same functions that an incident calls.
+
+pub mod backup;
+pub mod check;
+pub mod look;
+mod readers;
+pub mod restore;
+
+use std::path::PathBuf;
+
+use crate::plan::restore::NoPlan;
+use crate::{destination, model, repository, source};
+
+/// What a deed could not do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The repository.
+    #[error(transparent)]
+    Repository(#[from] repository::Error),
+    /// The source.
+    #[error(transparent)]
+    Source(#[from] source::Error),
+    /// Where a restore lands.
+    #[error(transparent)]
+    Destination(#[from] destination::Error),
+    /// Nothing restores what was asked for.
+    #[error(transparent)]
+    NoPlan(#[from] NoPlan),
+    /// A part of a stream could not be read.
+    #[error("`{what}` could not be read to its end: {why}")]
+    Unreadable {
+        /// The stream.
+        what: String,
+        /// Why.
+        why: String,
+    },
+    /// Another run works on the source.
+    #[error("another run is backing up `{0}`")]
+    Busy(String),
+    /// The path is not in the snapshot.
+    #[error("`{path}` is not in snapshot {snapshot}")]
+    NoSuchPath {
+        /// The path.
+        path: String,
+        /// The snapshot.
+        snapshot: String,
+    },
+    /// The path is no file.
+    #[error("`{0}` is not a regular file")]
+    NotAFile(String),
+    /// Files could not be restored whole.
+    #[error("{files} of the files were not restored whole; the first: `{first}`: {why}")]
+    Hurt {
+        /// How many.
+        files: u64,
+        /// The first.
+        first: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Bytes could not be written out.
+    #[error("could not write {what}")]
+    Output {
+        /// To where.
+        what: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A pattern is none.
+    #[error("`{pattern}` is no pattern")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// What is wrong.
+        source: ignore::Error,
+    },
+    /// A file of the host's own.
+    #[error("could not {doing} `{}`", path.display())]
+    Io {
+        /// What.
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+impl From<model::path::BadPath> for Error {
+    fn from(bad: model::path::BadPath) -> Self {
+        Self::NoSuchPath { path: bad.to_string(), snapshot: "any".to_owned() }
+    }
+}
+
+impl From<crate::catalog::Error> for Error {
+    fn from(error: crate::catalog::Error) -> Self {
+        Self::Repository(error.into())
+    }
+}
+
+impl From<crate::store::Error> for Error {
+    fn from(error: crate::store::Error) -> Self {
+        Self::Repository(error.into())
+    }
+}

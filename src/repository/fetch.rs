@@ -1,0 +1,222 @@
+//! Reading frames: grouped by pack, neighbours in one request, each fetched once, opened in parallel, and handed on only
+//! after their keyed digest matched.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::{Error, Repository};
+use crate::catalog::{FrameRow, WriterRow, pack_key};
+use crate::model::{FrameId, limits};
+use crate::progress::Progress;
+use crate::seal::{ContentKey, Opener};
+use crate::store::Store;
+
+/// A run of frames of one pack that one request reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetch {
+    /// First byte in the pack.
+    pub start: u64,
+    /// The byte behind the last.
+    pub end: u64,
+    /// The frames, in order.
+    pub frames: Vec<FrameRow>,
+}
+
+/// Bytes at which a request is large enough.
+const REQUEST: u64 = 8 << 20;
+/// Requests under way at a time, each with a thread that opens its frames.
+const PARALLEL: usize = 6;
+
+/// Groups frames into requests: in order of the packs in the log, neighbours together, small gaps read over.
+pub fn plan_fetches(mut frames: Vec<FrameRow>) -> Vec<Fetch> {
+    frames.sort_by_key(|frame| (frame.pack_row, frame.at));
+    frames.dedup_by_key(|frame| frame.row);
+    let mut all: Vec<Fetch> = Vec::new();
+    for frame in frames {
+        let end = frame.at + frame.stored;
+        if let Some(last) = all.last_mut() {
+            let same_pack = last.frames.last().is_some_and(|other| other.pack_row == frame.pack_row);
+            let near = frame.at >= last.end && frame.at - last.end <= limits::FETCH_GAP;
+            if same_pack && near && end - last.start <= REQUEST.max(frame.stored) {
+                last.end = end;
+                last.frames.push(frame);
+                continue;
+            }
+        }
+        all.push(Fetch { start: frame.at, end, frames: vec![frame] });
+    }
+    all
+}
+
+/// Takes frames as they come, in any order, from several threads.
+pub trait Sink: Sync {
+    /// The plain bytes of a frame, or why there are none. An error of its own stops the reading.
+    fn frame(&self, row: &FrameRow, plain: Result<Vec<u8>, Error>) -> Result<(), Error>;
+}
+
+/// Reads and opens frames. Cheap to clone and shared by threads.
+#[derive(Clone)]
+pub struct FrameReader {
+    store: Store,
+    opener: Arc<Opener>,
+    content: ContentKey,
+    writers: Arc<HashMap<WriterRow, String>>,
+}
+
+impl Repository {
+    /// What opens data frames; needs an identity.
+    pub fn frame_reader(&self, what: &'static str) -> Result<FrameReader, Error> {
+        Ok(FrameReader {
+            store: self.store.clone(),
+            opener: Arc::clone(self.data_opener(what)?),
+            content: self.content.clone(),
+            writers: Arc::new(self.writer_names()?),
+        })
+    }
+
+    /// Where a frame lies, or an error that says that no log holds it.
+    pub fn locate(&self, id: &FrameId) -> Result<FrameRow, Error> {
+        self.catalog.find_frame(id)?.ok_or(Error::UnknownFrame(*id))
+    }
+}
+
+impl FrameReader {
+    /// Carries out requests in parallel and hands each frame to `sink`.
+    pub fn read(&self, fetches: &[Fetch], sink: &dyn Sink, progress: &dyn Progress) -> Result<(), Error> {
+        let next = AtomicUsize::new(0);
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        let work = || -> Result<(), Error> {
+            while let Some(fetch) = fetches.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if stop.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
+                if progress.cancelled() {
+                    return Err(Error::Cancelled);
+                }
+                self.read_one(fetch, sink).inspect_err(|_| stop.store(true, Ordering::Relaxed))?;
+            }
+            Ok(())
+        };
+        let threads = PARALLEL.min(fetches.len());
+        if threads <= 1 {
+            return work();
+        }
+        std::thread::scope(|scope| {
+            let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            let results: Vec<_> =
+                handles.into_iter().map(|handle| handle.join().unwrap_or(Err(Error::Pipeline))).collect();
+            results.into_iter().collect()
+        })
+    }
+
+    fn read_one(&self, fetch: &Fetch, sink: &dyn Sink) -> Result<(), Error> {
+        let Some(first) = fetch.frames.first() else { return Ok(()) };
+        let writer = self.writers.get(&first.writer).ok_or(Error::Pipeline)?;
+        let key = pack_key(writer, &first.pack);
+        let body = match self.store.get_range(&key, fetch.start..fetch.end) {
+            Ok(body) => body,
+            // A pack that is gone or cut off costs its own frames; a store that does not answer ends the run.
+            Err(
+                e @ (crate::store::Error::NotFound { .. }
+                | crate::store::Error::Truncated { .. }
+                | crate::store::Error::Unreachable { .. }),
+            ) => return self.read_separately(fetch, &key, sink, e),
+            Err(e) => return Err(e.into()),
+        };
+        for frame in &fetch.frames {
+            let start = (frame.at - fetch.start) as usize;
+            let sealed = body.get(start..start + frame.stored as usize).ok_or(Error::Pipeline)?;
+            sink.frame(frame, self.open(frame, sealed))?;
+        }
+        Ok(())
+    }
+
+    fn read_separately(
+        &self,
+        fetch: &Fetch,
+        key: &str,
+        sink: &dyn Sink,
+        error: crate::store::Error,
+    ) -> Result<(), Error> {
+        let gone = matches!(error, crate::store::Error::NotFound { .. });
+        for frame in &fetch.frames {
+            let why = error.to_string();
+            let damaged = |why: String| Error::Frame { frame: frame.id, pack: frame.pack.to_string(), why };
+            let plain = match self.store.get_range(key, frame.at..frame.at + frame.stored) {
+                _ if gone => Err(damaged(why)),
+                Ok(sealed) => self.open(frame, &sealed),
+                // The size tells a short object from a store that fails.
+                Err(e) => match self.store.size(key) {
+                    Ok(Some(size)) if size < frame.at + frame.stored => Err(damaged(e.to_string())),
+                    Ok(None) => Err(damaged(e.to_string())),
+                    _ => return Err(e.into()),
+                },
+            };
+            sink.frame(frame, plain)?;
+        }
+        Ok(())
+    }
+
+    /// Opens sealed bytes and checks the frame's digest.
+    pub fn open(&self, frame: &FrameRow, sealed: &[u8]) -> Result<Vec<u8>, Error> {
+        let bad = |why: String| Error::Frame { frame: frame.id, pack: frame.pack.to_string(), why };
+        let plain = match self.opener.open_frame(sealed, frame.plain as usize) {
+            Ok(plain) => plain,
+            Err(source @ crate::seal::Error::NoIdentity(_)) => {
+                return Err(Error::Keys { what: format!("frame {}", frame.id.short()), source });
+            }
+            Err(e) => return Err(bad(e.to_string())),
+        };
+        if FrameId::from(self.content.digest(&plain)) != frame.id {
+            return Err(bad("its digest does not match".to_owned()));
+        }
+        Ok(plain)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::FrameState;
+    use crate::model::{Digest, PackId};
+
+    fn frame(row: i64, pack_row: i64, at: u64, stored: u64) -> FrameRow {
+        FrameRow {
+            row,
+            writer: crate::catalog::Catalog::in_memory().unwrap().writer("w").unwrap(),
+            number: 0,
+            id: FrameId::new([0; 32]),
+            pack_row,
+            pack: PackId::new([0; 32]),
+            at,
+            stored,
+            plain: 1,
+            state: FrameState::Good,
+            recipients: Digest::new([0; 32]),
+        }
+    }
+
+    #[test]
+    fn neighbours_are_one_request_and_each_frame_is_fetched_once() {
+        let mb = 1 << 20;
+        let frames = vec![
+            frame(2, 1, mb, mb),
+            frame(1, 1, 0, mb),
+            frame(1, 1, 0, mb),
+            frame(3, 1, 2 * mb + 1000, mb),
+            frame(4, 1, 6 * mb, mb),
+            frame(5, 2, 7 * mb, mb),
+        ];
+        let ranges: Vec<_> = plan_fetches(frames).iter().map(|f| (f.start, f.end, f.frames.len())).collect();
+        assert_eq!(ranges, [(0, 3 * mb + 1000, 3), (6 * mb, 7 * mb, 1), (7 * mb, 8 * mb, 1)]);
+    }
+
+    #[test]
+    fn a_request_stays_below_its_size_unless_one_frame_is_larger() {
+        let mb = 1 << 20;
+        let frames = (0..10).map(|n| frame(n, 1, n as u64 * 3 * mb, 3 * mb)).collect();
+        assert!(plan_fetches(frames).iter().all(|f| f.end - f.start <= REQUEST));
+        assert_eq!(plan_fetches(vec![frame(1, 1, 0, 9 * mb)]).len(), 1);
+    }
+}

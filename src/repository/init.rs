@@ -1,0 +1,328 @@
+//! Making a repository, and joining one as a further writer.
+//!
+//! Order: what explains the repository and its keys first, `lifeboat.json` last, so that a crashed `init` leaves nothing
+//! that opens; the writer's secret before its description; the host's key file once the store has all of it.
+
+use bytes::Bytes;
+use data_encoding::HEXLOWER;
+
+use super::host::{HostFolder, KeyFile};
+use super::layout::{
+    DESCRIPTION, Description, MasterSecret, RECIPIENTS_CONTEXT, RecipientsList, WRITER_CONTEXT, WriterDescription,
+    WriterSecret,
+};
+use super::Error;
+use crate::model::{Chunking, Digest, Moment, RepositoryId, limits};
+use crate::seal::{Opener, Recipient, Sealer, Secret, SigningKey, generate_identity, open_signed, sign_text};
+use crate::store::Store;
+
+const RECOVERY_MD: &str = include_str!("RECOVERY.md");
+const RECOVER_PY: &str = include_str!("recover.py");
+
+/// What `init` is told.
+pub struct InitOptions<'a> {
+    /// Who can read everything: at least one.
+    pub recipients: &'a [Recipient],
+    /// Where the host keeps its part.
+    pub state: &'a std::path::Path,
+    /// The host's name.
+    pub host: &'a str,
+    /// Now.
+    pub now: Moment,
+}
+
+/// What `init` made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Made {
+    /// The repository's number.
+    pub repository: RepositoryId,
+    /// BLAKE3 of `lifeboat.json`: to be written down and pinned.
+    pub fingerprint: Digest,
+    /// BLAKE3 of `recover.py`: to be written down.
+    pub recover_digest: Digest,
+    /// This host's name as a writer.
+    pub writer: String,
+    /// Whether the repository is new; else this host joined it.
+    pub created: bool,
+}
+
+pub(super) fn random<const N: usize>() -> Result<[u8; N], Error> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|_| Error::Randomness)?;
+    Ok(bytes)
+}
+
+fn digest_of(bytes: &[u8]) -> Digest {
+    Digest::new(*blake3::hash(bytes).as_bytes())
+}
+
+fn json_line(value: &impl serde::Serialize, key: &str) -> Result<Vec<u8>, Error> {
+    let mut text = serde_json::to_vec(value)
+        .map_err(|e| Error::BadObject { key: key.to_owned(), why: e.to_string() })?;
+    text.push(b'\n');
+    Ok(text)
+}
+
+/// Makes a repository in an empty store, with this host as its first writer.
+pub fn init(store: &Store, options: &InitOptions<'_>) -> Result<Made, Error> {
+    if store.size(DESCRIPTION)?.is_some() {
+        return Err(Error::Exists(store.label().to_owned()));
+    }
+    let appender = store.appender();
+    let repository = RepositoryId::new(random()?);
+    let secret = Secret::new(random()?);
+    let admission = SigningKey::from_seed(&random()?);
+    for (key, text) in [("RECOVERY.md", RECOVERY_MD), ("recover.py", RECOVER_PY)] {
+        if store.size(key)?.is_none() {
+            appender.create(key, &[Bytes::from_static(text.as_bytes())])?;
+        }
+    }
+    let recipients: Vec<String> = options.recipients.iter().map(|r| r.as_str().to_owned()).collect();
+    let list = RecipientsList {
+        repository,
+        created: options.now,
+        previous: None,
+        recipients: recipients.clone(),
+        keepers: Vec::new(),
+    };
+    let list_text = sign_text(RECIPIENTS_CONTEXT, &json_line(&list, "recipients")?, &admission);
+    let recipients_list = digest_of(&list_text);
+    appender.create(&format!("keys/recipients-{recipients_list}.json"), &[Bytes::from(list_text)])?;
+    let master = MasterSecret {
+        repository,
+        secret: HEXLOWER.encode(secret.expose()),
+        admission_secret: admission.expose_hex(),
+    };
+    let sealer = Sealer::new(options.recipients.to_vec());
+    let keys = |source| Error::Keys { what: "the repository secret".to_owned(), source };
+    let sealed = sealer.seal(&json_line(&master, "secret")?).map_err(keys)?;
+    appender.create(&format!("keys/secret-{}.age", digest_of(&sealed)), &[Bytes::from(sealed)])?;
+    let description = Description {
+        format: 1,
+        repository,
+        created: options.now,
+        admission_key: admission.public(),
+        secret_commitment: secret.commitment(),
+        chunking: Chunking::default(),
+    };
+    let text = json_line(&description, DESCRIPTION)?;
+    let fingerprint = digest_of(&text);
+    let admission = Admission { secret, signing: admission };
+    let folder = HostFolder::open(options.state, &repository)?;
+    let part = WriterPart { repository, fingerprint, recipients_list, recipients, keepers: Vec::new() };
+    let keys = join(store, &admission, &part, options)?;
+    // The key file before the description: a crash between the two leaves a key to nothing, not a repository without a
+    // writer.
+    folder.write_keys(&keys)?;
+    appender.create(DESCRIPTION, &[Bytes::from(text)])?;
+    // Every description has the same length and no digest in its name: only its bytes tell whose `init` won a race.
+    if digest_of(&store.get(DESCRIPTION, limits::SMALL_MAX as u64)?) != fingerprint {
+        return Err(Error::Exists(store.label().to_owned()));
+    }
+    Ok(Made { repository, fingerprint, recover_digest: recover_digest(), writer: keys.writer, created: true })
+}
+
+/// BLAKE3 of the `recover.py` that `init` stores.
+fn recover_digest() -> Digest {
+    digest_of(RECOVER_PY.as_bytes())
+}
+
+/// What an identity opens: the repository secret and the right to admit writers.
+pub struct Admission {
+    pub(super) secret: Secret,
+    pub(super) signing: SigningKey,
+}
+
+impl Admission {
+    /// Opens `keys/secret-<digest>.age` with an identity.
+    pub fn open(store: &Store, description: &Description, identities: &Opener) -> Result<Self, Error> {
+        let mut refused = None;
+        for object in store.list("keys", None)? {
+            if !object.key.starts_with("keys/secret-") {
+                continue;
+            }
+            let sealed = store.get(&object.key, limits::SMALL_MAX as u64)?;
+            let bad = |why: &str| Error::BadObject { key: object.key.clone(), why: why.to_owned() };
+            let plain = match identities.open(&sealed) {
+                Ok(plain) => plain,
+                Err(source) => {
+                    refused = Some(source);
+                    continue;
+                }
+            };
+            let master: MasterSecret = serde_json::from_slice(&plain).map_err(|_| bad("it is no repository secret"))?;
+            let secret = parse_secret(&master.secret).ok_or_else(|| bad("it is no repository secret"))?;
+            let signing = SigningKey::from_hex(&master.admission_secret).ok_or_else(|| bad("its admission key"))?;
+            let ours = master.repository == description.repository
+                && secret.commitment() == description.secret_commitment
+                && signing.public() == description.admission_key;
+            if !ours {
+                return Err(bad("it belongs to another repository, or was replaced"));
+            }
+            return Ok(Self { secret, signing });
+        }
+        let what = "the repository secret".to_owned();
+        match refused {
+            Some(source) => Err(Error::Keys { what, source }),
+            None => Err(Error::BadObject { key: "keys/".to_owned(), why: "there is no secret in it".to_owned() }),
+        }
+    }
+}
+
+pub(super) fn parse_secret(hex: &str) -> Option<Secret> {
+    let bytes = HEXLOWER.decode(hex.as_bytes()).ok()?;
+    bytes.as_slice().try_into().ok().map(Secret::new)
+}
+
+/// Reads the newest list of recipients that the admission key signed.
+pub(super) fn current_recipients(
+    store: &Store,
+    description: &Description,
+) -> Result<(Digest, RecipientsList), Error> {
+    let mut lists = Vec::new();
+    for object in store.list("keys", None)? {
+        let name = object.key.strip_prefix("keys/recipients-").and_then(|rest| rest.strip_suffix(".json"));
+        let Some(digest) = name.and_then(|name| name.parse::<Digest>().ok()) else { continue };
+        let text = store.get(&object.key, limits::SMALL_MAX as u64)?;
+        let bad = |why: String| Error::BadObject { key: object.key.clone(), why };
+        if digest_of(&text) != digest {
+            return Err(bad("its bytes do not match its name".to_owned()));
+        }
+        let content = open_signed(RECIPIENTS_CONTEXT, &text, &description.admission_key, "the admission key")
+            .map_err(|e| bad(e.to_string()))?;
+        let list: RecipientsList = serde_json::from_slice(content).map_err(|e| bad(e.to_string()))?;
+        if list.repository != description.repository {
+            return Err(bad("it belongs to another repository".to_owned()));
+        }
+        lists.push((digest, list));
+    }
+    let replaced: Vec<Digest> = lists.iter().filter_map(|(_, list)| list.previous).collect();
+    let mut current: Vec<_> = lists.into_iter().filter(|(digest, _)| !replaced.contains(digest)).collect();
+    current.sort_by_key(|(_, list)| list.created);
+    current.pop().ok_or_else(|| Error::BadObject {
+        key: "keys/".to_owned(),
+        why: "there is no list of recipients in it".to_owned(),
+    })
+}
+
+/// What a new writer pins.
+struct WriterPart {
+    repository: RepositoryId,
+    fingerprint: Digest,
+    recipients_list: Digest,
+    recipients: Vec<String>,
+    keepers: Vec<String>,
+}
+
+/// Makes this host a writer of a repository that exists, with an identity at hand once.
+pub fn admit(
+    store: &Store,
+    description: &Description,
+    fingerprint: Digest,
+    identities: &Opener,
+    options: &InitOptions<'_>,
+) -> Result<Made, Error> {
+    let folder = HostFolder::open(options.state, &description.repository)?;
+    if let Some(keys) = folder.read_keys()? {
+        return Err(Error::Exists(format!("{} (this host is its writer `{}`)", store.label(), keys.writer)));
+    }
+    let admission = Admission::open(store, description, identities)?;
+    let (recipients_list, list) = current_recipients(store, description)?;
+    // Recipients given on the command line must be those of the signed list: a host seals only to what it was told.
+    let given: Vec<String> = options.recipients.iter().map(|r| r.as_str().to_owned()).collect();
+    if !given.is_empty() && !same_set(&given, &list.recipients) {
+        return Err(Error::OtherRecipients);
+    }
+    let part = WriterPart {
+        repository: description.repository,
+        fingerprint,
+        recipients_list,
+        recipients: list.recipients,
+        keepers: list.keepers,
+    };
+    let keys = join(store, &admission, &part, options)?;
+    folder.write_keys(&keys)?;
+    Ok(Made {
+        repository: description.repository,
+        fingerprint,
+        recover_digest: recover_digest(),
+        writer: keys.writer,
+        created: false,
+    })
+}
+
+pub(super) fn same_set(a: &[String], b: &[String]) -> bool {
+    let sorted = |all: &[String]| {
+        let mut all = all.to_vec();
+        all.sort();
+        all
+    };
+    sorted(a) == sorted(b)
+}
+
+fn join(
+    store: &Store,
+    admission: &Admission,
+    part: &WriterPart,
+    options: &InitOptions<'_>,
+) -> Result<KeyFile, Error> {
+    let (identity, recipient) = generate_identity();
+    let signing = SigningKey::from_seed(&random()?);
+    let name = writer_name(options.host, random()?);
+    let keys = |source| Error::Keys { what: "the writer's secret".to_owned(), source };
+    let appender = store.appender();
+    let secret =
+        WriterSecret { repository: part.repository, secret: HEXLOWER.encode(admission.secret.expose()) };
+    let sealer = Sealer::new(vec![recipient.parse().map_err(keys)?]);
+    let sealed = sealer.seal(&json_line(&secret, "secret")?).map_err(keys)?;
+    let secret_object = digest_of(&sealed);
+    appender.create(&format!("writers/{name}/secret-{secret_object}.age"), &[Bytes::from(sealed)])?;
+    let description = WriterDescription {
+        repository: part.repository,
+        writer: name.clone(),
+        host: options.host.to_owned(),
+        created: options.now,
+        recipient,
+        key: signing.public(),
+    };
+    let text = sign_text(WRITER_CONTEXT, &json_line(&description, "writer.json")?, &admission.signing);
+    appender.create(&format!("writers/{name}/writer.json"), &[Bytes::from(text)])?;
+    Ok(KeyFile {
+        lifeboat_writer: 1,
+        repository: part.repository,
+        fingerprint: part.fingerprint,
+        writer: name,
+        identity,
+        signing_key: signing.expose_hex(),
+        secret_object,
+        recipients_list: part.recipients_list,
+        recipients: part.recipients.clone(),
+        keepers: part.keepers.clone(),
+    })
+}
+
+/// The host's name made fit for a folder, and six random digits: two hosts of one name are two writers.
+fn writer_name(host: &str, random: [u8; 3]) -> String {
+    let clean: String = host
+        .to_ascii_lowercase()
+        .chars()
+        .take(48)
+        .map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' })
+        .collect();
+    let clean = clean.trim_matches('-');
+    let clean = if clean.is_empty() { "host" } else { clean };
+    format!("{clean}-{}", HEXLOWER.encode(&random))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn odd_host_names_become_good_writer_names() {
+        for host in ["DB1.example.com", "", "---", "host_ü", &"x".repeat(300)] {
+            assert!(super::super::is_writer_name(&writer_name(host, [0, 1, 255])), "{host}");
+        }
+        assert_eq!(writer_name("DB1.example.com", [0, 1, 255]), "db1-example-com-0001ff");
+    }
+}

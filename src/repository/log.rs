@@ -1,0 +1,384 @@
+//! Reading logs into the catalog, and adding a commit to the host's own.
+//!
+//! A log is trusted commit by commit: name = BLAKE3 of the bytes, the writer's signature, repository, writer and sequence
+//! as in the name, parents present. What is wrong is a [`Problem`], by name; reading goes on with the rest, because during
+//! an incident half a log is better than none. Two commits of one place are a fork: both are read, both are parents of
+//! the next. Order: list, put, list again, catalog.
+
+use std::collections::{HashMap, HashSet};
+
+use bytes::Bytes;
+
+use super::layout::{COMMIT_CONTEXT, commit_key, is_writer_name, parse_commit_key};
+use super::{Error, Repository};
+use crate::catalog::{self, ChunkTables, CommitAt, Head, WriterRow};
+use crate::model::{Commit, CommitHeader, CommitId, CommitLine, Moment, Seen, limits};
+use crate::progress::{Event, Progress};
+use crate::seal::{open_signed, sign_text};
+
+/// Something that the logs should hold and do not, or the other way round.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Problem {
+    /// A commit's bytes do not match its name, or it does not open, or it is not signed by its writer.
+    BadCommit {
+        /// The object.
+        key: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// A commit that others refer to is not there.
+    MissingCommit {
+        /// Whose log.
+        writer: String,
+        /// Which place.
+        sequence: u64,
+        /// Its digest, as those who saw it say.
+        digest: CommitId,
+    },
+    /// Two commits share a place: a cloned or rolled-back host.
+    Fork {
+        /// Whose log.
+        writer: String,
+        /// Which place.
+        sequence: u64,
+    },
+    /// A writer's description is missing, damaged or not signed by the admission key.
+    BadWriter {
+        /// The writer.
+        writer: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// The signed list of recipients in the store is not the one that this host pinned.
+    OtherRecipients {
+        /// The list in the store.
+        found: String,
+    },
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::BadCommit { key, why } => write!(f, "commit `{key}` is not to be trusted: {why}"),
+            Self::MissingCommit { writer, sequence, digest } => {
+                write!(f, "commit {sequence} ({}) of writer `{writer}` is missing in the store", digest.short())
+            }
+            Self::Fork { writer, sequence } => write!(
+                f,
+                "the log of writer `{writer}` has two commits {sequence}: a host was cloned or rolled back; both are read"
+            ),
+            Self::BadWriter { writer, why } => write!(f, "writer `{writer}` is not to be trusted: {why}"),
+            Self::OtherRecipients { found } => write!(
+                f,
+                "the list of recipients in the store ({found}) is not the one that this host pinned; \
+                 this host goes on sealing to its own"
+            ),
+        }
+    }
+}
+
+/// What reading the logs found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SyncReport {
+    /// Commits that were new to the catalog.
+    pub commits: u64,
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+}
+
+/// One object of a log.
+struct Listed {
+    key: String,
+    head: Head,
+    size: u64,
+}
+
+impl Repository {
+    /// Reads every log beyond what the catalog knows. Logs that no key at hand opens are noted by name only.
+    pub fn sync(&mut self, progress: &dyn Progress) -> Result<SyncReport, Error> {
+        let mut report = SyncReport::default();
+        for name in self.store.folders("writers")? {
+            if !is_writer_name(&name) {
+                let why = "its name is no writer's name".to_owned();
+                report.problems.push(Problem::BadWriter { writer: name, why });
+                continue;
+            }
+            self.sync_writer(&name, &mut report, progress)?;
+        }
+        self.check_seen(&mut report)?;
+        Ok(report)
+    }
+
+    fn sync_writer(&mut self, name: &str, report: &mut SyncReport, progress: &dyn Progress) -> Result<(), Error> {
+        match self.writer_description(name) {
+            Ok(_) => {}
+            Err(Error::Store(store @ crate::store::Error::NotFound { .. })) => {
+                // A crashed `init` leaves this: nothing can be signed by a writer without a description.
+                tracing::debug!(writer = name, %store, "a writer without a description is left out");
+                if !self.list_log(name, None)?.is_empty() {
+                    let why = "its description is missing".to_owned();
+                    report.problems.push(Problem::BadWriter { writer: name.to_owned(), why });
+                }
+                return Ok(());
+            }
+            Err(e @ Error::BadObject { .. }) => {
+                report.problems.push(Problem::BadWriter { writer: name.to_owned(), why: e.to_string() });
+                return Ok(());
+            }
+            Err(e) => return Err(e),
+        }
+        let row = self.catalog.writer(name)?;
+        let known = self.catalog.newest(row)?;
+        let listed = self.list_log(name, known.map(|head| head.sequence))?;
+        if let Some(known) = known {
+            if !listed.iter().any(|l| l.head == known) {
+                let Head { sequence, digest } = known;
+                report.problems.push(Problem::MissingCommit { writer: name.to_owned(), sequence, digest });
+            }
+        }
+        let have: HashSet<CommitId> = self.catalog.commits(row)?.iter().map(|head| head.digest).collect();
+        let readable = !self.log_openers(name).is_empty();
+        let fresh: Vec<&Listed> = listed.iter().filter(|l| !have.contains(&l.head.digest)).collect();
+        if !fresh.is_empty() {
+            progress.event(Event::Stage("reading the log"));
+        }
+        let mut last = known.map_or(0, |head| head.sequence);
+        for object in fresh {
+            if progress.cancelled() {
+                return Err(Error::Cancelled);
+            }
+            if object.head.sequence == last {
+                report.problems.push(Problem::Fork { writer: name.to_owned(), sequence: last });
+            }
+            last = object.head.sequence;
+            if readable {
+                self.take_commit(name, row, object, report)?;
+            } else {
+                self.catalog.note_unreadable(row, object.head)?;
+            }
+            report.commits += 1;
+        }
+        Ok(())
+    }
+
+    /// The log from a place on, in its order.
+    fn list_log(&self, writer: &str, from: Option<u64>) -> Result<Vec<Listed>, Error> {
+        let folder = format!("writers/{writer}/log");
+        // The offset sorts before every name of its sequence, so that the last known commit is listed too.
+        let after = from.map(|sequence| format!("{folder}/{sequence:012}"));
+        let mut all: Vec<Listed> = Vec::new();
+        for object in self.store.list(&folder, after.as_deref())? {
+            match parse_commit_key(&object.key) {
+                Some((sequence, digest)) => {
+                    all.push(Listed { key: object.key, head: Head { sequence, digest }, size: object.size });
+                }
+                None => tracing::warn!(key = object.key, "an object in a log that is no commit is left out"),
+            }
+        }
+        all.sort_by_key(|l| l.head);
+        Ok(all)
+    }
+
+    fn take_commit(
+        &mut self,
+        writer: &str,
+        row: WriterRow,
+        object: &Listed,
+        report: &mut SyncReport,
+    ) -> Result<(), Error> {
+        let commit = match self.read_commit(writer, object) {
+            Ok(commit) => commit,
+            Err(Error::BadObject { key, why }) => {
+                report.problems.push(Problem::BadCommit { key, why });
+                return Ok(self.catalog.note_unreadable(row, object.head)?);
+            }
+            Err(e) => return Err(e),
+        };
+        let have: HashSet<CommitId> = self.catalog.commits(row)?.iter().map(|head| head.digest).collect();
+        for parent in commit.header.parents.iter().filter(|parent| !have.contains(parent)) {
+            let sequence = commit.header.sequence.saturating_sub(1);
+            let writer = writer.to_owned();
+            report.problems.push(Problem::MissingCommit { writer, sequence, digest: *parent });
+            self.catalog.note_unreadable(row, Head { sequence, digest: *parent })?;
+        }
+        let at = CommitAt { writer: row, digest: object.head.digest, commit: &commit };
+        self.catalog.ingest(at, &ChunkTables::new(), 0)?;
+        Ok(())
+    }
+
+    /// Reads one commit; whatever is wrong with it is `BadObject`.
+    fn read_commit(&mut self, writer: &str, object: &Listed) -> Result<Commit, Error> {
+        let bad = |why: String| Error::BadObject { key: object.key.clone(), why };
+        if object.size > limits::COMMIT_MAX as u64 {
+            return Err(bad(format!("it has {} bytes, more than a commit may have", object.size)));
+        }
+        let sealed = match self.store.get(&object.key, limits::COMMIT_MAX as u64) {
+            Ok(sealed) => sealed,
+            Err(e @ (crate::store::Error::Truncated { .. } | crate::store::Error::NotFound { .. })) => {
+                return Err(bad(e.to_string()));
+            }
+            Err(e) => return Err(e.into()),
+        };
+        if blake3::hash(&sealed).as_bytes() != object.head.digest.as_bytes() {
+            return Err(bad("its bytes do not match its name".to_owned()));
+        }
+        let key = self.writer_description(writer)?.key;
+        let mut why = "no key at hand opens it".to_owned();
+        let opened = self.log_openers(writer).into_iter().find_map(|opener| {
+            opener.open_compressed(&sealed, limits::COMMIT_MAX).map_err(|e| why = e.to_string()).ok()
+        });
+        let text = opened.ok_or_else(|| bad(why))?;
+        let content = open_signed(COMMIT_CONTEXT, &text, &key, writer).map_err(|e| bad(e.to_string()))?;
+        let commit = Commit::parse(content).map_err(&bad)?;
+        let header = &commit.header;
+        let place = (header.repository, header.writer.as_str(), header.sequence);
+        if place != (self.description.repository, writer, object.head.sequence) {
+            return Err(bad(format!("it is commit {} of `{}`, put here", header.sequence, header.writer)));
+        }
+        Ok(commit)
+    }
+
+    /// What this host's commits say of others must still be in the store: a withheld end is noticed here.
+    fn check_seen(&mut self, report: &mut SyncReport) -> Result<(), Error> {
+        let Some(text) = self.catalog.fact("seen")? else { return Ok(()) };
+        let seen: Vec<Seen> = serde_json::from_str(&text).unwrap_or_default();
+        for Seen { writer, sequence, digest } in seen {
+            let row = self.catalog.writer(&writer)?;
+            let missing = Problem::MissingCommit { writer, sequence, digest };
+            if !self.catalog.commits(row)?.iter().any(|h| h.digest == digest) && !report.problems.contains(&missing) {
+                report.problems.push(missing);
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a commit to the host's log. `lines` is given the number of the first frame that the commit adds, because
+    /// snapshots count their frames in it. Waits for other processes of this host; whatever they committed meanwhile is
+    /// read first.
+    pub(super) fn commit(
+        &mut self,
+        now: Moment,
+        chunks: &ChunkTables,
+        progress: &dyn Progress,
+        lines: &mut dyn FnMut(&mut Self, u64) -> Result<Vec<CommitLine>, Error>,
+    ) -> Result<(CommitId, SyncReport), Error> {
+        let _lock = self.folder.commit_lock()?;
+        let name = self.host()?.name.clone();
+        let mut report = SyncReport::default();
+        self.sync_writer(&name, &mut report, progress)?;
+        let row = self.catalog.writer(&name)?;
+        let (_, moves) = self.catalog.next_numbers(row)?;
+        if !moves.is_empty() {
+            // The fork is joined by a commit of its own, so that whatever follows counts in the new numbers.
+            let join = moves.into_iter().map(CommitLine::Renumber).collect();
+            self.append(&name, row, now, join, &ChunkTables::new())?;
+        }
+        let (first_frame, _) = self.catalog.next_numbers(row)?;
+        let mut content = lines(self, first_frame)?;
+        content.extend(self.seen_lines(&name)?);
+        let id = self.append(&name, row, now, content, chunks)?;
+        self.sync_writer(&name, &mut report, progress)?;
+        Ok((id, report))
+    }
+
+    fn seen_lines(&mut self, own: &str) -> Result<Vec<CommitLine>, Error> {
+        let mut seen = Vec::new();
+        for (row, writer) in self.catalog.writers()? {
+            if writer != own {
+                if let Some(Head { sequence, digest }) = self.catalog.newest(row)? {
+                    seen.push(Seen { writer, sequence, digest });
+                }
+            }
+        }
+        let text = serde_json::to_string(&seen).unwrap_or_default();
+        self.catalog.set_fact("seen", &text)?;
+        Ok(seen.into_iter().map(CommitLine::Seen).collect())
+    }
+
+    fn append(
+        &mut self,
+        name: &str,
+        row: WriterRow,
+        now: Moment,
+        lines: Vec<CommitLine>,
+        chunks: &ChunkTables,
+    ) -> Result<CommitId, Error> {
+        let heads = self.catalog.heads(row)?;
+        let sequence = heads.iter().map(|head| head.sequence).max().unwrap_or(0) + 1;
+        let (first_frame, _) = self.catalog.next_numbers(row)?;
+        let header = CommitHeader {
+            commit: 1,
+            repository: self.description.repository,
+            writer: name.to_owned(),
+            sequence,
+            parents: heads.iter().map(|head| head.digest).collect(),
+            time: now,
+            first_frame,
+            program: concat!("lifeboat ", env!("CARGO_PKG_VERSION")).to_owned(),
+        };
+        let commit = Commit { header, lines };
+        let bad = |why: String| Error::BadObject { key: format!("commit {sequence}"), why };
+        let text = commit.encode().map_err(|e| bad(e.to_string()))?;
+        if text.len() > limits::COMMIT_MAX {
+            return Err(bad("it would be larger than a commit may be".to_owned()));
+        }
+        let host = self.host()?;
+        let keys = |source| Error::Keys { what: "the commit".to_owned(), source };
+        let sealed = host.log.seal_compressed(&sign_text(COMMIT_CONTEXT, &text, &host.signing)).map_err(keys)?;
+        let digest = CommitId::new(*blake3::hash(&sealed).as_bytes());
+        self.store.appender().create(&commit_key(name, sequence, &digest), &[Bytes::from(sealed)])?;
+        self.catalog.ingest(CommitAt { writer: row, digest, commit: &commit }, chunks, now.timestamp())?;
+        Ok(digest)
+    }
+
+    /// Reads the directories of packs whose chunk ids are not in the catalog: what a rebuilt catalog needs before it can
+    /// deduplicate. Packs that do not open are named and left out.
+    pub fn load_chunks(&mut self, writer: &str, progress: &dyn Progress) -> Result<u64, Error> {
+        let row = self.catalog.writer(writer)?;
+        let unknown: Vec<catalog::PackRow> =
+            self.catalog.packs(row)?.into_iter().filter(|pack| !pack.chunks_known).collect();
+        let mut loaded = 0;
+        if !unknown.is_empty() {
+            progress.event(Event::Stage("reading pack directories"));
+            progress.event(Event::Expect { items: unknown.len() as u64, bytes: 0 });
+        }
+        for pack in unknown {
+            if progress.cancelled() {
+                return Err(Error::Cancelled);
+            }
+            match self.directory(writer, &pack.id, pack.directory_at, pack.directory_length) {
+                Ok(directory) => {
+                    self.catalog.add_chunks(&pack.id, &directory.chunks)?;
+                    loaded += 1;
+                }
+                Err(Error::Store(crate::store::Error::NotFound { .. }))
+                | Err(Error::Store(crate::store::Error::Truncated { .. }))
+                | Err(Error::Pack { .. }) => {
+                    let text = format!("pack {} does not open and is not used; `lifeboat check` says more", pack.id);
+                    progress.event(Event::Warning(&text));
+                }
+                Err(e) => return Err(e),
+            }
+            progress.event(Event::Done { items: 1, bytes: 0 });
+        }
+        Ok(loaded)
+    }
+
+    /// Reads the repository anew: forgets the catalog, reads all logs and the directories of the host's own packs.
+    pub fn rebuild_catalog(&mut self, progress: &dyn Progress) -> Result<SyncReport, Error> {
+        self.catalog.clear()?;
+        let fingerprint = self.fingerprint.to_string();
+        self.catalog.set_fact("repository", &fingerprint)?;
+        let report = self.sync(progress)?;
+        if let Ok(host) = self.host() {
+            let name = host.name.clone();
+            self.load_chunks(&name, progress)?;
+        }
+        Ok(report)
+    }
+
+    /// Names of all writers with their rows.
+    pub fn writer_names(&self) -> Result<HashMap<WriterRow, String>, Error> {
+        Ok(self.catalog.writers()?.into_iter().collect())
+    }
+}

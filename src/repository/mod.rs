@@ -1,0 +1,145 @@
+//! The one way to make a snapshot exist, and the one way to trust bytes.
+//!
+//! A [`Repository`] is a store, its description, a catalog, and the keys that are at hand: the host's writer keys, or
+//! identities, or both. Invariants: nothing that a log or a pack says is believed before its name, its signature and its
+//! place were checked; bytes leave only after their keyed digest matched; the store is written before the catalog.
+//! Not here: what is backed up, where it is restored, which snapshot is chosen.
+
+mod fetch;
+mod host;
+mod init;
+mod layout;
+mod log;
+mod manifest;
+mod open;
+mod packs;
+mod pipeline;
+mod session;
+mod trust;
+
+pub use fetch::{Fetch, FrameReader, Sink, plan_fetches};
+pub use host::{HostFolder, HostWriter};
+pub use init::{Admission, InitOptions, Made, admit, init};
+pub use layout::{Description, RecipientsList, WriterDescription, is_source_name, is_writer_name};
+pub use log::{Problem, SyncReport};
+pub use manifest::{ExtentReader, ManifestReader, read_local_manifest};
+pub use open::{Keys, OpenOptions, Repository};
+pub use packs::PackListing;
+pub use session::{Counts, Draft, Session, SessionEnd, SnapshotDraft};
+pub use trust::Trust;
+
+use std::path::PathBuf;
+
+use crate::model::FrameId;
+use crate::{catalog, pack, seal, store};
+
+/// What the repository could not do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The catalog.
+    #[error(transparent)]
+    Catalog(#[from] catalog::Error),
+    /// There is no repository at the URL.
+    #[error("there is no repository in `{0}`")]
+    NoRepository(String),
+    /// There is one already.
+    #[error("there is a repository in `{0}` already")]
+    Exists(String),
+    /// A repository of a later format.
+    #[error("the repository in `{store}` has format {found}; this lifeboat reads format 1")]
+    Newer {
+        /// The store.
+        store: String,
+        /// Its format.
+        found: u64,
+    },
+    /// A small object says impossible things.
+    #[error("`{key}` is damaged: {why}")]
+    BadObject {
+        /// The object.
+        key: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// The repository is not the one that was pinned.
+    #[error("the repository in `{store}` has fingerprint {found}, but {pinned} was pinned {by}")]
+    Fingerprint {
+        /// The store.
+        store: String,
+        /// The digest of its `lifeboat.json`.
+        found: String,
+        /// What was expected.
+        pinned: String,
+        /// Who pinned it.
+        by: String,
+    },
+    /// Neither an identity nor this host's writer key opens what is needed.
+    #[error("{what} cannot be opened with the keys at hand")]
+    Keys {
+        /// What.
+        what: String,
+        /// Why.
+        source: seal::Error,
+    },
+    /// No identity was given where one is needed.
+    #[error("{0} needs an identity, and none was given")]
+    NeedsIdentity(&'static str),
+    /// This host has not joined the repository.
+    #[error("this host is no writer of the repository in `{0}`")]
+    NotAWriter(String),
+    /// The configuration names other recipients than the host pinned.
+    #[error("the recipients given are not those that this host pinned at `init`")]
+    OtherRecipients,
+    /// A pack's directory does not open.
+    #[error("pack {pack} is damaged")]
+    Pack {
+        /// Which.
+        pack: String,
+        /// What is wrong.
+        source: pack::Error,
+    },
+    /// A frame's stored bytes do not give its plain bytes.
+    #[error("frame {} in pack {pack} is damaged: {why}", frame.short())]
+    Frame {
+        /// Which.
+        frame: FrameId,
+        /// Where.
+        pack: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// A snapshot refers to a frame that no log holds.
+    #[error("frame {} is in no log of this repository", .0.short())]
+    UnknownFrame(FrameId),
+    /// A manifest says impossible things.
+    #[error("the manifest of snapshot {snapshot} is damaged: {why}")]
+    Manifest {
+        /// Which.
+        snapshot: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// A file of the host's own.
+    #[error("could not {doing} `{}`", path.display())]
+    Io {
+        /// `read`, `write`, `lock`.
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A thread of the pipeline ended without a word.
+    #[error("a part of the pipeline stopped without a reason; this is a defect of lifeboat")]
+    Pipeline,
+    /// A person asked to stop.
+    #[error("interrupted")]
+    Cancelled,
+    /// Another process of this host stored under the same name what differs.
+    #[error("the kernel gave no random numbers")]
+    Randomness,
+}

@@ -1,0 +1,304 @@
+//! Opening a repository: description, fingerprint, keys, catalog, logs.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::host::{HostFolder, HostWriter};
+use super::init::{Admission, parse_secret};
+use super::layout::{DESCRIPTION, Description, WRITER_CONTEXT, WriterDescription, WriterSecret};
+use super::log::SyncReport;
+use super::{Error, init};
+use crate::catalog::{Catalog, WriterRow};
+use crate::chunk::{Cutter, GearTable};
+use crate::model::{Digest, limits};
+use crate::pack::{Directory, Owner};
+use crate::progress::{Event, Progress};
+use crate::seal::{ContentKey, Identities, Opener, Secret, open_signed};
+use crate::store::{self, Store};
+
+/// The keys that a person or the configuration gives.
+#[derive(Default)]
+pub struct Keys {
+    /// What opens data.
+    pub identities: Identities,
+    /// Recipients that the configuration names; empty when it names none.
+    pub recipients: Vec<String>,
+    /// The fingerprint that the configuration or an identity file pins.
+    pub fingerprints: Vec<String>,
+}
+
+/// How a repository is opened.
+pub struct OpenOptions<'a> {
+    /// The state directory of this host.
+    pub state: &'a Path,
+    /// Another place for the catalog.
+    pub catalog: Option<PathBuf>,
+    /// Keys at hand.
+    pub keys: Keys,
+    /// Whether to read what logs say beyond the catalog. A backup reads at least its own.
+    pub sync: bool,
+}
+
+/// An open repository.
+pub struct Repository {
+    pub(super) store: Store,
+    pub(super) description: Description,
+    pub(super) fingerprint: Digest,
+    pub(super) catalog: Catalog,
+    pub(super) folder: HostFolder,
+    pub(super) secret: Secret,
+    pub(super) content: ContentKey,
+    pub(super) host: Option<HostWriter>,
+    pub(super) identities: Option<Arc<Opener>>,
+    pub(super) writers: HashMap<String, WriterDescription>,
+}
+
+/// Reads `lifeboat.json` and its digest.
+pub(super) fn read_description(store: &Store) -> Result<(Description, Digest), Error> {
+    let text = match store.get(DESCRIPTION, limits::SMALL_MAX as u64) {
+        Ok(text) => text,
+        Err(store::Error::NotFound { .. }) => return Err(Error::NoRepository(store.label().to_owned())),
+        Err(e) => return Err(e.into()),
+    };
+    let bad = |why: String| Error::BadObject { key: DESCRIPTION.to_owned(), why };
+    let value: serde_json::Value = serde_json::from_slice(&text).map_err(|e| bad(e.to_string()))?;
+    let format = value.get("format").and_then(serde_json::Value::as_u64).unwrap_or(0);
+    if format != 1 {
+        return Err(Error::Newer { store: store.label().to_owned(), found: format });
+    }
+    let description: Description = serde_json::from_value(value).map_err(|e| bad(e.to_string()))?;
+    description.chunking.validate().map_err(bad)?;
+    Ok((description, Digest::new(*blake3::hash(&text).as_bytes())))
+}
+
+impl Repository {
+    /// Opens the repository of a store. Warnings and problems of the logs go to `progress`; an identity that does not fit
+    /// is an error.
+    pub fn open(store: Store, options: OpenOptions<'_>, progress: &dyn Progress) -> Result<(Self, SyncReport), Error> {
+        let (description, fingerprint) = read_description(&store)?;
+        let folder = HostFolder::open(options.state, &description.repository)?;
+        let host = folder.read_keys()?.map(|keys| keys.open()).transpose()?;
+        check_fingerprint(&store, fingerprint, host.as_ref(), &options.keys.fingerprints, progress)?;
+        let identities = match options.keys.identities {
+            none if none.is_empty() => None,
+            some => Some(Arc::new(Opener::new(some))),
+        };
+        let secret = find_secret(&store, &description, host.as_ref(), identities.as_deref())?;
+        if let (Some(host), false) = (&host, options.keys.recipients.is_empty()) {
+            if !init::same_set(&options.keys.recipients, &host.recipients) {
+                return Err(Error::OtherRecipients);
+            }
+        }
+        let catalog = match &options.catalog {
+            Some(path) => Catalog::open(path)?,
+            None => Catalog::open(&folder.catalog())?,
+        };
+        let content = secret.content_key();
+        let mut repository = Self {
+            store,
+            description,
+            fingerprint,
+            catalog,
+            folder,
+            secret,
+            content,
+            host,
+            identities,
+            writers: HashMap::new(),
+        };
+        repository.claim_catalog()?;
+        let report = if options.sync { repository.sync(progress)? } else { SyncReport::default() };
+        Ok((repository, report))
+    }
+
+    /// Makes this host a writer of the store's repository, with an identity.
+    pub fn join(store: &Store, identities: Identities, options: &init::InitOptions<'_>) -> Result<init::Made, Error> {
+        let (description, fingerprint) = read_description(store)?;
+        init::admit(store, &description, fingerprint, &Opener::new(identities), options)
+    }
+
+    /// A catalog of another repository would find packs that are not here.
+    fn claim_catalog(&mut self) -> Result<(), Error> {
+        let ours = self.fingerprint.to_string();
+        match self.catalog.fact("repository")? {
+            Some(found) if found == ours => Ok(()),
+            Some(_) => Err(Error::BadObject {
+                key: self.catalog.path().display().to_string(),
+                why: "this catalog belongs to another repository".to_owned(),
+            }),
+            None => Ok(self.catalog.set_fact("repository", &ours)?),
+        }
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+    /// The catalog.
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+    /// The catalog, to record what was found.
+    pub fn catalog_mut(&mut self) -> &mut Catalog {
+        &mut self.catalog
+    }
+    /// What `lifeboat.json` says.
+    pub fn description(&self) -> &Description {
+        &self.description
+    }
+    /// The digest of `lifeboat.json`.
+    pub fn fingerprint(&self) -> Digest {
+        self.fingerprint
+    }
+    /// The host's folder.
+    pub fn folder(&self) -> &HostFolder {
+        &self.folder
+    }
+    /// This host as a writer.
+    pub fn host(&self) -> Result<&HostWriter, Error> {
+        self.host.as_ref().ok_or_else(|| Error::NotAWriter(self.store.label().to_owned()))
+    }
+    /// Whether an identity is at hand.
+    pub fn can_read(&self) -> bool {
+        self.identities.is_some()
+    }
+    /// The list of recipients as the store has it now, signed by the admission key.
+    pub fn current_recipients(&self) -> Result<(Digest, super::RecipientsList), Error> {
+        init::current_recipients(&self.store, &self.description)
+    }
+    /// The key that names content.
+    pub fn content_key(&self) -> &ContentKey {
+        &self.content
+    }
+    /// Cuts as this repository cuts.
+    pub fn cutter(&self) -> Cutter {
+        Cutter::new(GearTable::from_bytes(&self.secret.gear_table()), &self.description.chunking)
+    }
+    /// The catalog's row of this host.
+    pub fn host_row(&mut self) -> Result<WriterRow, Error> {
+        let name = self.host()?.name.clone();
+        Ok(self.catalog.writer(&name)?)
+    }
+
+    /// Openers for commits and directories of a writer: identities, and the host's own key for its own log.
+    pub(super) fn log_openers(&self, writer: &str) -> Vec<&Opener> {
+        let own = self.host.as_ref().filter(|host| host.name == writer).map(|host| &host.opener);
+        own.into_iter().chain(self.identities.as_deref()).collect()
+    }
+
+    /// Opens data frames; only with an identity.
+    pub(super) fn data_opener(&self, what: &'static str) -> Result<&Arc<Opener>, Error> {
+        self.identities.as_ref().ok_or(Error::NeedsIdentity(what))
+    }
+
+    /// The description of a writer, checked against the admission key.
+    pub fn writer_description(&mut self, name: &str) -> Result<WriterDescription, Error> {
+        if let Some(known) = self.writers.get(name) {
+            return Ok(known.clone());
+        }
+        let key = format!("writers/{name}/writer.json");
+        let fact = format!("description of writer {name}");
+        let (text, fresh) = match self.catalog.fact(&fact)? {
+            Some(text) => (text.into_bytes(), false),
+            None => (self.store.get(&key, limits::SMALL_MAX as u64)?.to_vec(), true),
+        };
+        let bad = |why: String| Error::BadObject { key: key.clone(), why };
+        let content = open_signed(WRITER_CONTEXT, &text, &self.description.admission_key, "the admission key")
+            .map_err(|e| bad(e.to_string()))?;
+        let found: WriterDescription = serde_json::from_slice(content).map_err(|e| bad(e.to_string()))?;
+        if found.repository != self.description.repository || found.writer != name {
+            return Err(bad(format!("it describes writer `{}` of {}", found.writer, found.repository)));
+        }
+        if fresh {
+            self.catalog.set_fact(&fact, &String::from_utf8_lossy(&text))?;
+        }
+        self.writers.insert(name.to_owned(), found.clone());
+        Ok(found)
+    }
+
+    /// Reads and checks the directory of a pack.
+    pub fn directory(&mut self, writer: &str, pack: &crate::model::PackId, at: u64, length: u64) -> Result<Directory, Error> {
+        let key = crate::catalog::pack_key(writer, pack);
+        if length > limits::DIRECTORY_MAX as u64 {
+            return Err(Error::BadObject { key, why: "its directory is larger than the format allows".to_owned() });
+        }
+        let sealed = self.store.get_range(&key, at..at + length)?;
+        self.parse_directory(writer, pack, &sealed, at)
+    }
+
+    pub(super) fn parse_directory(
+        &mut self,
+        writer: &str,
+        pack: &crate::model::PackId,
+        sealed: &[u8],
+        at: u64,
+    ) -> Result<Directory, Error> {
+        let key = self.writer_description(writer)?.key;
+        let owner = Owner { repository: self.description.repository, writer };
+        let mut last = Error::NeedsIdentity("the directory of another writer's pack");
+        for opener in self.log_openers(writer) {
+            match Directory::parse(sealed, at, owner, &key, opener) {
+                Ok(directory) => return Ok(directory),
+                Err(source) => last = Error::Pack { pack: pack.to_string(), source },
+            }
+        }
+        Err(last)
+    }
+}
+
+fn check_fingerprint(
+    store: &Store,
+    found: Digest,
+    host: Option<&HostWriter>,
+    pins: &[String],
+    progress: &dyn Progress,
+) -> Result<(), Error> {
+    let differs = |pinned: String, by: &str| Error::Fingerprint {
+        store: store.label().to_owned(),
+        found: found.to_string(),
+        pinned,
+        by: by.to_owned(),
+    };
+    if let Some(host) = host {
+        // Cannot differ while the repository id is the same, unless somebody copied the id: that is the attack.
+        if host.fingerprint != found {
+            return Err(differs(host.fingerprint.to_string(), "by this host's key file"));
+        }
+    }
+    let text = found.to_string();
+    if !pins.is_empty() && !pins.contains(&text) {
+        return Err(differs(pins[0].clone(), "in the configuration or in the identity file"));
+    }
+    if host.is_none() && pins.is_empty() {
+        progress.event(Event::Warning(&format!(
+            "the repository's fingerprint {text} is not pinned on this machine; compare it with the one that `init` \
+             printed, then pin it: `fingerprint = \"{text}\"` under [repository]"
+        )));
+    }
+    Ok(())
+}
+
+fn find_secret(
+    store: &Store,
+    description: &Description,
+    host: Option<&HostWriter>,
+    identities: Option<&Opener>,
+) -> Result<Secret, Error> {
+    if let Some(host) = host {
+        let key = format!("writers/{}/secret-{}.age", host.name, host.secret_object);
+        let sealed = store.get(&key, limits::SMALL_MAX as u64)?;
+        let plain = host.opener.open(&sealed).map_err(|source| Error::Keys { what: format!("`{key}`"), source })?;
+        let bad = |why: &str| Error::BadObject { key: key.clone(), why: why.to_owned() };
+        let sealed: WriterSecret = serde_json::from_slice(&plain).map_err(|_| bad("it is no secret"))?;
+        let secret = parse_secret(&sealed.secret).ok_or_else(|| bad("it is no secret"))?;
+        if secret.commitment() != description.secret_commitment || sealed.repository != description.repository {
+            return Err(bad("it belongs to another repository, or was replaced"));
+        }
+        return Ok(secret);
+    }
+    match identities {
+        Some(identities) => Ok(Admission::open(store, description, identities)?.secret),
+        None => Err(Error::NotAWriter(store.label().to_owned())),
+    }
+}

@@ -1,0 +1,173 @@
+//! Packs in the store against packs in the catalog: what is missing is known before anything refers to it, and what a
+//! crashed run left is verified and adopted.
+
+use std::collections::HashMap;
+
+use super::{Error, Repository};
+use crate::catalog::{ChunkTables, PackState, pack_key};
+use crate::model::{CommitFrame, CommitLine, DirectoryPlace, Moment, PackId, PackLine, limits};
+use crate::pack::{FOOTER, parse_footer};
+use crate::progress::{Event, Progress};
+
+/// A listing older than this is not trusted for deduplication, in seconds.
+const LISTING_AGE_MAX: i64 = 24 * 3600;
+
+/// What a listing of the host's packs found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PackListing {
+    /// Packs that are there with their right length.
+    pub good: u64,
+    /// Packs of the log that are not in the store.
+    pub missing: Vec<PackId>,
+    /// Packs that have another length in the store.
+    pub wrong_length: Vec<PackId>,
+    /// Packs in the store that no commit names: their ids and sizes.
+    pub unknown: Vec<(PackId, u64)>,
+}
+
+impl Repository {
+    /// Lists a writer's packs and records in the catalog which are there.
+    pub fn list_packs(&mut self, writer: &str, now: Moment) -> Result<PackListing, Error> {
+        let row = self.catalog.writer(writer)?;
+        let mut there: HashMap<PackId, u64> = HashMap::new();
+        for object in self.store.list(&format!("writers/{writer}/packs"), None)? {
+            let id = object.key.rsplit('/').next().and_then(|name| name.parse::<PackId>().ok());
+            match id {
+                Some(id) if object.key == pack_key(writer, &id) => drop(there.insert(id, object.size)),
+                _ => tracing::warn!(key = object.key, "an object among the packs that is no pack is left out"),
+            }
+        }
+        let (mut listing, mut states) = (PackListing::default(), Vec::new());
+        for pack in self.catalog.packs(row)? {
+            let state = match there.remove(&pack.id) {
+                Some(size) if size == pack.size && pack.state == PackState::Damaged => PackState::Damaged,
+                Some(size) if size == pack.size => {
+                    listing.good += 1;
+                    PackState::Good
+                }
+                Some(_) => {
+                    listing.wrong_length.push(pack.id);
+                    PackState::Damaged
+                }
+                None => {
+                    listing.missing.push(pack.id);
+                    PackState::Missing
+                }
+            };
+            states.push((pack.row, state));
+        }
+        self.catalog.set_pack_states(&states, now.timestamp())?;
+        self.catalog.set_fact(&format!("packs of {writer} listed"), &now.timestamp().to_string())?;
+        listing.unknown = there.into_iter().collect();
+        listing.unknown.sort();
+        Ok(listing)
+    }
+
+    /// What a run does before it trusts the catalog: lists its packs once a day, and after a run that did not end;
+    /// adopts what such a run left.
+    pub fn prepare_run(&mut self, source: &str, now: Moment, progress: &dyn Progress) -> Result<(), Error> {
+        let name = self.host()?.name.clone();
+        let listed = self.catalog.fact(&format!("packs of {name} listed"))?.and_then(|text| text.parse::<i64>().ok());
+        // A listing from the future is a clock that was set back: not to be trusted either.
+        let fresh = listed.is_some_and(|at| (0..LISTING_AGE_MAX).contains(&(now.timestamp() - at)));
+        let clean = self.catalog.fact(&format!("run of {source}"))?.is_none_or(|state| state == "ended");
+        if !(fresh && clean) {
+            progress.event(Event::Stage("listing packs"));
+            let listing = self.list_packs(&name, now)?;
+            for (what, packs) in [("missing in the store", &listing.missing), ("cut off in the store", &listing.wrong_length)]
+            {
+                if let Some(first) = packs.first() {
+                    progress.event(Event::Warning(&format!(
+                        "{} packs are {what} (the first: {first}); what the source still has of them is stored anew; \
+                         `lifeboat check` names the snapshots that are hurt",
+                        packs.len()
+                    )));
+                }
+            }
+            self.adopt(&name, &listing.unknown, now, progress)?;
+        }
+        self.load_chunks(&name, progress)?;
+        Ok(self.catalog.set_fact(&format!("run of {source}"), "open")?)
+    }
+
+    /// Notes that a run ended, so that the next need not look for what it left.
+    pub fn run_ended(&mut self, source: &str) -> Result<(), Error> {
+        Ok(self.catalog.set_fact(&format!("run of {source}"), "ended")?)
+    }
+
+    /// Takes packs over that no commit names: each is read whole, must match its name, and must have a directory that
+    /// this writer signed. Others are left where they are.
+    fn adopt(
+        &mut self,
+        writer: &str,
+        unknown: &[(PackId, u64)],
+        now: Moment,
+        progress: &dyn Progress,
+    ) -> Result<(), Error> {
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        progress.event(Event::Stage("verifying packs of a run that did not end"));
+        let (mut lines, mut chunks) = (Vec::new(), ChunkTables::new());
+        for (id, size) in unknown {
+            if progress.cancelled() {
+                return Err(Error::Cancelled);
+            }
+            if let Some((line, tables)) = self.verify_pack(writer, id, *size)? {
+                chunks.insert(*id, tables);
+                lines.push(line);
+            }
+        }
+        if lines.is_empty() {
+            return Ok(());
+        }
+        let adopted = lines.len();
+        let mut content = Some(lines);
+        self.commit(now, &chunks, progress, &mut |repository, _| {
+            let mut fresh = Vec::new();
+            for line in content.take().unwrap_or_default() {
+                if repository.catalog.find_pack(&line.id)?.is_none() {
+                    fresh.push(CommitLine::Pack(line));
+                }
+            }
+            Ok(fresh)
+        })?;
+        tracing::info!(adopted, "packs of a run that did not end are used");
+        Ok(())
+    }
+
+    fn verify_pack(
+        &mut self,
+        writer: &str,
+        id: &PackId,
+        size: u64,
+    ) -> Result<Option<(PackLine, Vec<Vec<(crate::model::ChunkId, u32)>>)>, Error> {
+        if !(FOOTER..=limits::PACK_MAX).contains(&size) {
+            return Ok(None);
+        }
+        let body = match self.store.get(&pack_key(writer, id), limits::PACK_MAX) {
+            Ok(body) => body,
+            Err(crate::store::Error::NotFound { .. } | crate::store::Error::Truncated { .. }) => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
+        if blake3::hash(&body).as_bytes() != id.as_bytes() {
+            return Ok(None);
+        }
+        let end = body.len() - FOOTER as usize;
+        let Ok((at, length)) = parse_footer(&body[end..], body.len() as u64) else { return Ok(None) };
+        let directory = match self.parse_directory(writer, id, &body[at as usize..(at + length) as usize], at) {
+            Ok(directory) => directory,
+            Err(Error::Pack { .. }) => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let line = PackLine {
+            id: *id,
+            size: body.len() as u64,
+            kind: directory.kind,
+            recipients: directory.recipients,
+            directory: DirectoryPlace { at, length },
+            frames: directory.frames.iter().map(|f| CommitFrame(f.id, f.at, f.stored, f.plain)).collect(),
+        };
+        Ok(Some((line, directory.chunks)))
+    }
+}

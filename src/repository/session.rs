@@ -1,0 +1,598 @@
+//! One backup run of a writer: deduplication, frames, packs, the manifest, and at the end the commit at which the
+//! snapshot exists.
+//!
+//! Invariants: a chunk is stored once a run and referred to wherever it comes again; an entry goes into the manifest only
+//! when all frames that it names are closed, because only then they have names; packs are in the store before the commit
+//! that adds them; a run that is given up leaves packs and no snapshot. Long runs commit the packs that they have stored
+//! every few minutes, so that a crash loses little and memory of fresh chunks stays bounded.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::pipeline::{Pipeline, PlainFrame, Plant, StoredPack};
+use super::trust::Trust;
+use super::{Error, Repository};
+use crate::catalog::{ChunkTables, SparseRow};
+use crate::chunk::Cutter;
+use crate::model::entry::push_extent;
+use crate::model::{
+    ChunkId, CommitLine, Cutting, Digest, Entry, EntryKind, Extent, FrameId, ManifestPlace, Moment, PackKind,
+    SnapshotId, SnapshotRecord, Uses, limits,
+};
+use crate::progress::Progress;
+
+/// Fresh chunks that a run remembers at most before it commits what is stored: some 50 bytes each.
+const FRESH_CHUNKS_MAX: usize = 500_000;
+/// Seconds after which a run commits what it has stored.
+const COMMIT_EVERY: i64 = 300;
+/// Entries that wait for the open frame at most before it is closed for their sake.
+const WAITING_MAX: usize = 4096;
+/// A frame is sparse when the newest snapshots use less than this share of it, in percent.
+const SPARSE_BELOW: u64 = 50;
+
+/// Where a chunk of this run lies: in a frame that has a name, or in one of this run that may still be open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Hole,
+    Stored(FrameId),
+    Fresh(u32),
+}
+
+/// An extent whose frame may have no name yet.
+#[derive(Debug, Clone, Copy)]
+struct DraftExtent {
+    place: Place,
+    offset: u64,
+    length: u64,
+}
+
+/// The content of a file while it is being stored.
+#[derive(Debug, Default)]
+pub struct Draft {
+    extents: Vec<DraftExtent>,
+    newest: Option<u32>,
+}
+
+impl Draft {
+    fn push(&mut self, place: Place, offset: u64, length: u64) {
+        if length == 0 {
+            return;
+        }
+        if let Place::Fresh(frame) = place {
+            self.newest = self.newest.max(Some(frame));
+        }
+        if let Some(last) = self.extents.last_mut() {
+            let continues = place == Place::Hole || last.offset + last.length == offset;
+            if last.place == place && continues {
+                last.length += length;
+                return;
+            }
+        }
+        self.extents.push(DraftExtent { place, offset, length });
+    }
+
+    /// A run of zeros that is not stored.
+    pub fn hole(&mut self, length: u64) {
+        self.push(Place::Hole, 0, length);
+    }
+}
+
+/// A frame that is being filled.
+struct OpenFrame {
+    ordinal: u32,
+    plain: Vec<u8>,
+    chunks: Vec<(ChunkId, u32)>,
+}
+
+/// An entry that waits for its frames.
+struct Waiting {
+    entry: Entry,
+    draft: Option<Draft>,
+}
+
+/// What a run counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Chunks that were stored.
+    pub chunks_new: u64,
+    /// Chunks that were there already.
+    pub chunks_reused: u64,
+    /// Plain bytes that were stored, before compression.
+    pub bytes_new: u64,
+    /// Sealed bytes of the packs that were put.
+    pub stored: u64,
+    /// Packs that were put.
+    pub packs: u64,
+}
+
+/// What the caller knows of the snapshot.
+#[derive(Debug, Clone)]
+pub struct SnapshotDraft {
+    /// Its name.
+    pub id: SnapshotId,
+    /// The source's name.
+    pub source: String,
+    /// The source's kind.
+    pub kind: String,
+    /// The host.
+    pub host: String,
+    /// Directory or command.
+    pub root: String,
+    /// When reading began.
+    pub began: Moment,
+    /// When reading ended.
+    pub ended: Moment,
+    /// How many things were skipped.
+    pub skipped: u64,
+    /// Whether it is complete.
+    pub complete: bool,
+    /// Labels.
+    pub tags: Vec<String>,
+}
+
+/// What a finished run leaves.
+#[derive(Debug, Clone)]
+pub struct SessionEnd {
+    /// The snapshot's record, as committed.
+    pub record: SnapshotRecord,
+    /// What was counted.
+    pub counts: Counts,
+    /// What the logs said on the way.
+    pub problems: Vec<super::Problem>,
+}
+
+/// A run. Dropped without `finish`, it leaves packs and no snapshot.
+pub struct Session<'r> {
+    repository: &'r mut Repository,
+    progress: Arc<dyn Progress>,
+    clock: Arc<dyn Fn() -> Moment + Send + Sync>,
+    trust: Trust,
+    cutter: Cutter,
+    pipeline: Pipeline,
+    data: OpenFrame,
+    manifest: OpenFrame,
+    fresh: HashMap<[u8; 16], (u32, u32)>,
+    names: Vec<Option<FrameId>>,
+    used_fresh: Vec<u32>,
+    used_old: HashMap<u64, (i64, u32, u32)>,
+    waiting: VecDeque<Waiting>,
+    lines: Vec<u8>,
+    manifest_draft: Draft,
+    manifest_hasher: blake3::Hasher,
+    manifest_bytes: u64,
+    local: Option<LocalCopy>,
+    stored: Vec<StoredPack>,
+    sent: u64,
+    last_commit: Moment,
+    entries: u64,
+    files: u64,
+    bytes: u64,
+    counts: Counts,
+}
+
+/// The host's own copy of the manifest, being written.
+struct LocalCopy {
+    staged: PathBuf,
+    target: PathBuf,
+    writer: zstd::stream::write::Encoder<'static, BufWriter<File>>,
+}
+
+impl<'r> Session<'r> {
+    /// Starts a run for a source.
+    pub fn begin(
+        repository: &'r mut Repository,
+        draft_id: SnapshotId,
+        source: &str,
+        marked: Arc<std::collections::HashSet<i64>>,
+        clock: Arc<dyn Fn() -> Moment + Send + Sync>,
+        progress: Arc<dyn Progress>,
+    ) -> Result<Self, Error> {
+        let trust = repository.trust(marked)?;
+        let host = repository.host()?;
+        let plant = Plant {
+            store: repository.store.clone(),
+            repository: repository.description.repository,
+            writer: host.name.clone(),
+            recipients: host.recipients_list,
+            data: Arc::clone(&host.data),
+            log: Arc::clone(&host.log),
+            signing: host.signing.clone(),
+            progress: Arc::clone(&progress),
+        };
+        let pipeline = Pipeline::start(Arc::new(plant));
+        let local = LocalCopy::create(repository.folder.manifest(source), draft_id)?;
+        let open = |ordinal| OpenFrame { ordinal, plain: pipeline.buffer(), chunks: Vec::new() };
+        let (data, manifest) = (open(0), open(1));
+        let last_commit = clock();
+        let mut session = Self {
+            cutter: repository.cutter(),
+            manifest_hasher: repository.content.hasher(),
+            repository,
+            progress,
+            clock,
+            trust,
+            pipeline,
+            data,
+            manifest,
+            fresh: HashMap::new(),
+            names: vec![None, None],
+            used_fresh: vec![0, 0],
+            used_old: HashMap::new(),
+            waiting: VecDeque::new(),
+            lines: Vec::new(),
+            manifest_draft: Draft::default(),
+            manifest_bytes: 0,
+            local: Some(local),
+            stored: Vec::new(),
+            sent: 0,
+            last_commit,
+            entries: 0,
+            files: 0,
+            bytes: 0,
+            counts: Counts::default(),
+        };
+        session.write_line(b"{\"manifest\":1}\n")?;
+        Ok(session)
+    }
+
+    /// The frames that may be referred to: for a source that asks whether a file can be taken over unread.
+    pub fn trust(&mut self) -> &mut Trust {
+        &mut self.trust
+    }
+
+    /// A chunk of a file: found, or stored.
+    pub fn chunk(&mut self, draft: &mut Draft, id: ChunkId, bytes: &[u8]) -> Result<(), Error> {
+        self.place_chunk(PackKind::Data, draft, id, bytes)
+    }
+
+    fn place_chunk(&mut self, kind: PackKind, draft: &mut Draft, id: ChunkId, bytes: &[u8]) -> Result<(), Error> {
+        let length = bytes.len() as u64;
+        let mut short = [0; 16];
+        short.copy_from_slice(&id.as_bytes()[..16]);
+        if let Some((frame, offset)) = self.fresh.get(&short).copied() {
+            self.counts.chunks_reused += 1;
+            self.used_fresh[frame as usize] = self.used_fresh[frame as usize].saturating_add(length as u32);
+            draft.push(Place::Fresh(frame), u64::from(offset), length);
+            return Ok(());
+        }
+        if let Some((frame, offset)) = self.trust.chunk(&id)? {
+            self.counts.chunks_reused += 1;
+            self.count_use(&frame, length)?;
+            draft.push(Place::Stored(frame), u64::from(offset), length);
+            return Ok(());
+        }
+        let open = if kind == PackKind::Data { &mut self.data } else { &mut self.manifest };
+        let (ordinal, offset) = (open.ordinal, open.plain.len() as u32);
+        open.plain.extend_from_slice(bytes);
+        open.chunks.push((id, bytes.len() as u32));
+        let full = open.plain.len() >= limits::FRAME_TARGET;
+        self.fresh.insert(short, (ordinal, offset));
+        self.used_fresh[ordinal as usize] = self.used_fresh[ordinal as usize].saturating_add(length as u32);
+        draft.push(Place::Fresh(ordinal), u64::from(offset), length);
+        self.counts.chunks_new += 1;
+        self.counts.bytes_new += length;
+        if full {
+            self.close_frame(kind)?;
+        }
+        Ok(())
+    }
+
+    fn count_use(&mut self, frame: &FrameId, length: u64) -> Result<(), Error> {
+        if let Some(trusted) = self.trust.frame(frame)? {
+            let used = self.used_old.entry(trusted.number).or_insert((trusted.row, 0, trusted.plain as u32));
+            used.1 = used.1.saturating_add(length as u32);
+        }
+        Ok(())
+    }
+
+    fn close_frame(&mut self, kind: PackKind) -> Result<(), Error> {
+        let next = self.names.len() as u32;
+        let fresh = OpenFrame { ordinal: next, plain: self.pipeline.buffer(), chunks: Vec::new() };
+        let slot = if kind == PackKind::Data { &mut self.data } else { &mut self.manifest };
+        if slot.chunks.is_empty() {
+            return Ok(());
+        }
+        let full = std::mem::replace(slot, fresh);
+        self.names.push(None);
+        self.used_fresh.push(0);
+        let id = FrameId::from(self.repository.content.digest(&full.plain));
+        self.names[full.ordinal as usize] = Some(id);
+        let order = self.sent;
+        self.sent += 1;
+        self.pipeline.send(PlainFrame { order, kind, id, plain: full.plain, chunks: full.chunks })?;
+        self.stored.extend(self.pipeline.take_stored());
+        let due = ((self.clock)() - self.last_commit).num_seconds() >= COMMIT_EVERY;
+        if !self.stored.is_empty() && (due || self.fresh.len() >= FRESH_CHUNKS_MAX) {
+            self.commit_packs()?;
+        }
+        if kind == PackKind::Data { self.release(false) } else { Ok(()) }
+    }
+
+    /// An entry without content of its own, or a file that was just stored: its draft says where its bytes lie.
+    pub fn entry(&mut self, entry: Entry, draft: Option<Draft>) -> Result<(), Error> {
+        self.waiting.push_back(Waiting { entry, draft });
+        self.release(false)
+    }
+
+    /// A file that was taken over unread: every frame of it was found trusted.
+    pub fn unchanged(&mut self, entry: Entry) -> Result<(), Error> {
+        if let Some(content) = entry.content() {
+            for Extent { frame, length, .. } in &content.extents {
+                if let Some(frame) = frame {
+                    self.count_use(frame, *length)?;
+                }
+            }
+        }
+        self.entry(entry, None)
+    }
+
+    /// Writes the entries whose frames have names.
+    fn release(&mut self, all: bool) -> Result<(), Error> {
+        if self.waiting.len() >= WAITING_MAX || all {
+            let open = self.data.ordinal;
+            if self.waiting.iter().any(|w| w.draft.as_ref().is_some_and(|d| d.newest == Some(open))) {
+                return self.close_frame(PackKind::Data).and_then(|()| self.release_named());
+            }
+        }
+        self.release_named()
+    }
+
+    fn release_named(&mut self) -> Result<(), Error> {
+        while let Some(front) = self.waiting.front() {
+            let newest = front.draft.as_ref().and_then(|draft| draft.newest);
+            if newest.is_some_and(|ordinal| self.names[ordinal as usize].is_none()) {
+                return Ok(());
+            }
+            let Some(Waiting { mut entry, draft }) = self.waiting.pop_front() else { return Ok(()) };
+            if let (EntryKind::File(content), Some(draft)) = (&mut entry.kind, draft) {
+                content.extents = self.resolve(&draft)?;
+            }
+            self.entries += 1;
+            if let Some(content) = entry.content() {
+                (self.files, self.bytes) = (self.files + 1, self.bytes + content.size);
+            }
+            let mut line = serde_json::to_vec(&entry)
+                .map_err(|e| Error::BadObject { key: entry.path.to_string(), why: e.to_string() })?;
+            line.push(b'\n');
+            if line.len() > limits::MANIFEST_LINE_MAX {
+                let why = "it has more extents than a manifest line may hold".to_owned();
+                return Err(Error::BadObject { key: entry.path.to_string(), why });
+            }
+            self.write_line(&line)?;
+        }
+        Ok(())
+    }
+
+    fn resolve(&self, draft: &Draft) -> Result<Vec<Extent>, Error> {
+        let mut extents = Vec::with_capacity(draft.extents.len());
+        for DraftExtent { place, offset, length } in &draft.extents {
+            let frame = match place {
+                Place::Hole => None,
+                Place::Stored(id) => Some(*id),
+                Place::Fresh(ordinal) => {
+                    let name = self.names.get(*ordinal as usize).copied().flatten();
+                    Some(name.ok_or(Error::Pipeline)?)
+                }
+            };
+            push_extent(&mut extents, Extent { frame, offset: *offset, length: *length });
+        }
+        Ok(extents)
+    }
+
+    fn write_line(&mut self, line: &[u8]) -> Result<(), Error> {
+        self.manifest_hasher.update(line);
+        self.manifest_bytes += line.len() as u64;
+        if let Some(local) = &mut self.local {
+            local.write(line)?;
+        }
+        self.lines.extend_from_slice(line);
+        if self.lines.len() >= limits::READ_BLOCK { self.cut_lines(false) } else { Ok(()) }
+    }
+
+    /// Cuts the manifest's text into chunks, like any file's.
+    fn cut_lines(&mut self, at_end: bool) -> Result<(), Error> {
+        let (text, mut start) = (std::mem::take(&mut self.lines), 0);
+        let mut draft = std::mem::take(&mut self.manifest_draft);
+        while let Some(length) = self.cutter.cut(Cutting::Fine, &text[start..], at_end) {
+            let bytes = &text[start..start + length.get()];
+            let id = ChunkId::from(self.repository.content.digest(bytes));
+            self.place_chunk(PackKind::Manifest, &mut draft, id, bytes)?;
+            start += length.get();
+        }
+        self.lines.extend_from_slice(&text[start..]);
+        self.manifest_draft = draft;
+        Ok(())
+    }
+
+    /// Commits the packs that are in the store: from now on they are found by every later run.
+    fn commit_packs(&mut self) -> Result<(), Error> {
+        let stored = std::mem::take(&mut self.stored);
+        let (now, progress) = ((self.clock)(), Arc::clone(&self.progress));
+        let (lines, chunks) = split(stored, &mut self.counts);
+        let mut content = Some(lines);
+        self.repository.commit(now, &chunks, &*progress, &mut |repository, _| {
+            Ok(repository.unknown_packs(content.take().unwrap_or_default())?.into_iter().map(CommitLine::Pack).collect())
+        })?;
+        self.last_commit = now;
+        // What is in the catalog now need not be remembered here.
+        let committed: std::collections::HashSet<FrameId> =
+            chunks.keys().map(|pack| *pack).filter_map(|pack| self.repository.frames_in(&pack).ok()).flatten().collect();
+        let names = &self.names;
+        self.fresh.retain(|_, (frame, _)| names[*frame as usize].is_none_or(|name| !committed.contains(&name)));
+        self.trust.refresh();
+        Ok(())
+    }
+
+    /// Stores what is open, and makes the snapshot exist.
+    pub fn finish(mut self, snapshot: SnapshotDraft) -> Result<SessionEnd, Error> {
+        self.release(true)?;
+        self.cut_lines(true)?;
+        self.close_frame(PackKind::Data)?;
+        self.close_frame(PackKind::Manifest)?;
+        let draft = std::mem::take(&mut self.manifest_draft);
+        let manifest = ManifestPlace {
+            bytes: self.manifest_bytes,
+            digest: Digest::new(*self.manifest_hasher.finalize().as_bytes()),
+            extents: self.resolve(&draft)?,
+        };
+        let mut record = self.record(snapshot, manifest);
+        let rest = self.pipeline.finish(Some(record.clone()))?;
+        self.stored.extend(rest);
+        let (lines, chunks) = split(std::mem::take(&mut self.stored), &mut self.counts);
+        record.added = self.counts.stored;
+        let (used_fresh, used_old) = (self.used_by_name(), std::mem::take(&mut self.used_old));
+        let progress = Arc::clone(&self.progress);
+        let mut content = Some((lines, record));
+        let mut committed = None;
+        let (_, report) =
+            self.repository.commit((self.clock)(), &chunks, &*progress, &mut |repository, first_frame| {
+                let (lines, mut record) = content.take().ok_or(Error::Pipeline)?;
+                let lines = repository.unknown_packs(lines)?;
+                let mut numbers: Vec<u64> = used_old.keys().copied().collect();
+                let mut fresh: HashMap<FrameId, u64> = HashMap::new();
+                let all = lines.iter().flat_map(|pack| pack.frames.iter().map(|frame| frame.0));
+                for (n, id) in all.enumerate() {
+                    fresh.insert(id, first_frame + n as u64);
+                }
+                for id in used_fresh.keys() {
+                    numbers.push(repository.number(id, &fresh)?);
+                }
+                record.uses = Uses::from_numbers(numbers);
+                committed = Some(record.clone());
+                let mut all: Vec<CommitLine> = lines.into_iter().map(CommitLine::Pack).collect();
+                all.push(CommitLine::Snapshot(record));
+                Ok(all)
+            })?;
+        let record = committed.ok_or(Error::Pipeline)?;
+        if let Some(local) = self.local.take() {
+            local.publish()?;
+        }
+        self.remember_sparse(&record.source, &used_fresh, &used_old)?;
+        Ok(SessionEnd { record, counts: self.counts, problems: report.problems })
+    }
+
+    fn record(&self, draft: SnapshotDraft, manifest: ManifestPlace) -> SnapshotRecord {
+        SnapshotRecord {
+            id: draft.id,
+            source: draft.source,
+            kind: draft.kind,
+            host: draft.host,
+            root: draft.root,
+            began: draft.began,
+            ended: draft.ended,
+            complete: draft.complete,
+            skipped: draft.skipped,
+            entries: self.entries,
+            files: self.files,
+            bytes: self.bytes,
+            added: 0,
+            tags: draft.tags,
+            manifest,
+            uses: Uses::default(),
+        }
+    }
+
+    /// The frames of this run that something refers to, with the bytes used.
+    fn used_by_name(&self) -> HashMap<FrameId, u32> {
+        let used = self.names.iter().zip(&self.used_fresh).filter(|(_, used)| **used > 0);
+        used.filter_map(|(name, used)| name.map(|name| (name, *used))).collect()
+    }
+
+    fn remember_sparse(
+        &mut self,
+        source: &str,
+        fresh: &HashMap<FrameId, u32>,
+        old: &HashMap<u64, (i64, u32, u32)>,
+    ) -> Result<(), Error> {
+        let mut rows: Vec<SparseRow> = Vec::new();
+        let sparse = |used: u32, plain: u64| u64::from(used) * 100 < plain * SPARSE_BELOW;
+        for (row, used, plain) in old.values() {
+            if sparse(*used, u64::from(*plain)) {
+                rows.push(SparseRow { frame: *row, used: u64::from(*used) });
+            }
+        }
+        let writer = self.repository.host_row()?;
+        for (id, used) in fresh {
+            if let Some(frame) = self.repository.catalog.find_frame_of(writer, id)? {
+                if sparse(*used, frame.plain) {
+                    rows.push(SparseRow { frame: frame.row, used: u64::from(*used) });
+                }
+            }
+        }
+        Ok(self.repository.catalog.set_sparse(source, &rows)?)
+    }
+
+    /// Gives the run up, but keeps what it has stored: packs in the store are committed, so that the next run finds them.
+    pub fn abandon(mut self) -> Result<(), Error> {
+        let rest = self.pipeline.finish(None);
+        self.stored.extend(self.pipeline.take_stored());
+        self.stored.extend(rest.unwrap_or_default());
+        if self.stored.is_empty() { Ok(()) } else { self.commit_packs() }
+    }
+}
+
+fn split(stored: Vec<StoredPack>, counts: &mut Counts) -> (Vec<crate::model::PackLine>, ChunkTables) {
+    let (mut lines, mut chunks) = (Vec::new(), ChunkTables::new());
+    for pack in stored {
+        counts.stored += pack.line.size;
+        counts.packs += 1;
+        chunks.insert(pack.line.id, pack.chunks);
+        lines.push(pack.line);
+    }
+    (lines, chunks)
+}
+
+impl Repository {
+    /// Packs that the catalog does not know: another process may have adopted some that this run stored.
+    fn unknown_packs(&self, lines: Vec<crate::model::PackLine>) -> Result<Vec<crate::model::PackLine>, Error> {
+        let mut unknown = Vec::new();
+        for line in lines {
+            if self.catalog.find_pack(&line.id)?.is_none() {
+                unknown.push(line);
+            }
+        }
+        Ok(unknown)
+    }
+
+    fn frames_in(&self, pack: &crate::model::PackId) -> Result<Vec<FrameId>, Error> {
+        match self.catalog.find_pack(pack)? {
+            Some(row) => Ok(self.catalog.frames_of(row.row)?.into_iter().map(|frame| frame.id).collect()),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    fn number(&mut self, id: &FrameId, fresh: &HashMap<FrameId, u64>) -> Result<u64, Error> {
+        if let Some(number) = fresh.get(id) {
+            return Ok(*number);
+        }
+        let writer = self.host_row()?;
+        Ok(self.catalog.find_frame_of(writer, id)?.ok_or(Error::UnknownFrame(*id))?.number)
+    }
+}
+
+impl LocalCopy {
+    fn create(target: PathBuf, id: SnapshotId) -> Result<Self, Error> {
+        let staged = target.with_extension(format!("{}.tmp", std::process::id()));
+        let io = |source| Error::Io { doing: "write", path: staged.clone(), source };
+        let mut file = BufWriter::new(File::create(&staged).map_err(io)?);
+        writeln!(file, "{id}").map_err(io)?;
+        let writer = zstd::stream::write::Encoder::new(file, 1).map_err(io)?;
+        Ok(Self { staged, target, writer })
+    }
+
+    fn write(&mut self, line: &[u8]) -> Result<(), Error> {
+        let path = self.staged.clone();
+        self.writer.write_all(line).map_err(|source| Error::Io { doing: "write", path, source })
+    }
+
+    /// Not synced: a lost copy costs one full reading of the source, nothing else.
+    fn publish(self) -> Result<(), Error> {
+        let io = |source| Error::Io { doing: "write", path: self.target.clone(), source };
+        let mut file = self.writer.finish().map_err(io)?;
+        file.flush().map_err(io)?;
+        std::fs::rename(&self.staged, &self.target).map_err(io)
+    }
+}

@@ -1,0 +1,138 @@
+//! What deduplication may refer to: frames and chunks of this writer, in packs that were put or listed within the last
+//! day, sealed to today's recipients, not damaged, not marked for rewriting. It has its own connection to the catalog, so
+//! that the thread that walks a source can ask while another one commits.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::{Error, Repository};
+use crate::catalog::{Catalog, FrameState, WriterRow};
+use crate::model::{ChunkId, Digest, Extent, FrameId};
+
+/// Answers for frames that are kept at hand at most; beyond it all are asked for again.
+const FRAMES_KEPT: usize = 200_000;
+/// Chunks of loaded frames that are kept at hand at most.
+const CHUNKS_KEPT: usize = 400_000;
+
+/// A frame that may be referred to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trusted {
+    /// The frame's row in the catalog.
+    pub row: i64,
+    /// Its number in the writer's log.
+    pub number: u64,
+    /// Plain bytes.
+    pub plain: u64,
+}
+
+/// Answers what may be referred to.
+pub struct Trust {
+    catalog: Catalog,
+    writer: WriterRow,
+    list: Digest,
+    marked: Arc<HashSet<i64>>,
+    frames: HashMap<FrameId, Option<Trusted>>,
+    chunks: HashMap<ChunkId, (FrameId, u32)>,
+    loaded: HashSet<i64>,
+    indexed: bool,
+}
+
+impl Repository {
+    /// A view of what this host may refer to. `marked` are the frames whose chunks are to be stored anew.
+    pub fn trust(&mut self, marked: Arc<HashSet<i64>>) -> Result<Trust, Error> {
+        let writer = self.host_row()?;
+        let catalog = Catalog::open(self.catalog.path())?;
+        let indexed = catalog.has_chunks()?;
+        Ok(Trust {
+            catalog,
+            writer,
+            list: self.host()?.recipients_list,
+            marked,
+            frames: HashMap::new(),
+            chunks: HashMap::new(),
+            loaded: HashSet::new(),
+            indexed,
+        })
+    }
+}
+
+impl Trust {
+    /// The frame, if it may be referred to.
+    pub fn frame(&mut self, id: &FrameId) -> Result<Option<Trusted>, Error> {
+        if let Some(known) = self.frames.get(id) {
+            return Ok(*known);
+        }
+        let found = self.catalog.find_frame_of(self.writer, id)?.filter(|frame| {
+            frame.state == FrameState::Good
+                && frame.recipients == self.list
+                && !self.marked.contains(&frame.row)
+        });
+        let answer = found.map(|frame| Trusted { row: frame.row, number: frame.number, plain: frame.plain });
+        if self.frames.len() >= FRAMES_KEPT {
+            self.frames.clear();
+        }
+        self.frames.insert(*id, answer);
+        Ok(answer)
+    }
+
+    /// Whether every frame of the extents may be referred to.
+    pub fn all(&mut self, extents: &[Extent]) -> Result<bool, Error> {
+        for extent in extents {
+            if let Some(id) = extent.frame {
+                match self.frame(&id)? {
+                    Some(frame) if extent.offset + extent.length <= frame.plain => {}
+                    _ => return Ok(false),
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Where a chunk lies already: a frame that may be referred to, and its place in it.
+    pub fn chunk(&mut self, id: &ChunkId) -> Result<Option<(FrameId, u32)>, Error> {
+        if let Some(place) = self.chunks.get(id) {
+            return Ok(Some(*place));
+        }
+        if !self.indexed {
+            return Ok(None);
+        }
+        for row in self.catalog.frames_with(self.writer, id)? {
+            if self.marked.contains(&row) || !self.load(row)? {
+                continue;
+            }
+            if let Some(place) = self.chunks.get(id) {
+                return Ok(Some(*place));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Chunks that were committed meanwhile may be asked for from now on.
+    pub fn refresh(&mut self) {
+        self.indexed = true;
+        self.frames.retain(|_, known| known.is_some());
+    }
+
+    /// Loads a frame's chunks: neighbours of a chunk that was found are what is asked for next.
+    fn load(&mut self, row: i64) -> Result<bool, Error> {
+        if self.loaded.contains(&row) {
+            return Ok(true);
+        }
+        let frame = self.catalog.frame(row)?;
+        if self.frame(&frame.id)?.is_none() {
+            return Ok(false);
+        }
+        let Some(chunks) = self.catalog.chunks_of(row)? else { return Ok(false) };
+        if self.chunks.len() >= CHUNKS_KEPT {
+            self.chunks.clear();
+            self.loaded.clear();
+        }
+        let mut offset = 0;
+        for (id, length) in chunks {
+            self.chunks.insert(id, (frame.id, offset));
+            offset += length;
+        }
+        self.loaded.insert(row);
+        Ok(true)
+    }
+}

@@ -1,0 +1,121 @@
+//! What is protected: one file a kind. A source yields entries in path order and opens what they hold.
+//!
+//! Not here: chunking, stores, and whether a file is read at all; the deed decides that by the manifest before.
+
+mod stream;
+mod tree;
+mod volume;
+
+use std::io::Read;
+use std::path::PathBuf;
+
+use crate::model::{Cutting, Entry, RelPath};
+
+pub use stream::{CommandSource, StdinSource};
+pub use tree::{Rules, RulesError};
+pub use volume::VolumeSource;
+
+/// Why a source cannot be backed up at all.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The root cannot be read.
+    #[error("could not read `{}`", path.display())]
+    Root {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The root is no directory.
+    #[error("`{}` is no directory", .0.display())]
+    NotADirectory(PathBuf),
+    /// A pattern is none.
+    #[error(transparent)]
+    Rules(#[from] RulesError),
+    /// The command could not be started.
+    #[error("could not run `{command}`")]
+    Spawn {
+        /// The command.
+        command: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The command failed: what it wrote is no backup.
+    #[error("`{command}` failed ({status}); its output was not made a snapshot")]
+    Failed {
+        /// The command.
+        command: String,
+        /// Its exit status, in words.
+        status: String,
+    },
+    /// The stream could not be read to its end.
+    #[error("could not read from {what}")]
+    Stream {
+        /// The stream.
+        what: String,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// One thing that a walk comes upon.
+#[derive(Debug)]
+pub enum Found {
+    /// An entry; a file's content is still to be read and its kind says size zero and no extents.
+    Entry(Box<FoundEntry>),
+    /// Something that cannot be read.
+    Skipped {
+        /// Its path.
+        path: RelPath,
+        /// Why.
+        why: String,
+    },
+}
+
+/// An entry with what a walk knows of it.
+#[derive(Debug)]
+pub struct FoundEntry {
+    /// Its metadata, extended attributes apart.
+    pub entry: Entry,
+    /// Size, where it is a file.
+    pub size: u64,
+    /// Whether its blocks are fewer than its size: it may have holes.
+    pub sparse: bool,
+}
+
+/// What reading a file yields.
+pub struct Opened<'s> {
+    /// Its bytes; holes are told by [`Opened::data`].
+    pub file: Box<dyn Read + Send + 's>,
+    /// Runs of data, where the file has holes: first byte and length, ascending.
+    pub data: Option<Vec<(u64, u64)>>,
+    /// How its bytes are cut.
+    pub cutting: Cutting,
+    /// Its extended attributes.
+    pub xattrs: std::collections::BTreeMap<String, crate::model::RawText>,
+    /// Its size when it was opened.
+    pub size: u64,
+    /// Asked when all was read: what changed meanwhile, if anything did.
+    pub changed: Box<dyn FnOnce() -> Option<String> + Send + 's>,
+}
+
+/// Something to protect.
+pub trait Source: Sync {
+    /// `volume`, `command`, `stdin`.
+    fn kind(&self) -> &'static str;
+    /// The directory or the command, for people.
+    fn root(&self) -> String;
+    /// Calls `each` for everything that is there, in path order; stops when it answers false.
+    fn walk(&self, each: &mut dyn FnMut(Found) -> bool) -> Result<(), Error>;
+    /// Opens a file that a walk found. The error says why, for the list of what was skipped.
+    fn open(&self, found: &FoundEntry) -> Result<Opened<'_>, String>;
+    /// Reads the extended attributes of what is not a file.
+    fn xattrs(&self, path: &RelPath) -> std::collections::BTreeMap<String, crate::model::RawText>;
+    /// Whether a part that cannot be read makes the rest worthless: true of streams.
+    fn all_or_nothing(&self) -> bool {
+        true
+    }
+    /// Asked when everything was read: whether the source itself says that it is whole.
+    fn finish(&self) -> Result<(), Error>;
+}

@@ -1,0 +1,507 @@
+//! object_store behind our keys: blocking calls with deadlines, retries, bounded concurrency and rate limits.
+//!
+//! The seam is `object_store`'s own trait: tests wrap that, we do not invent a second one. Reading and writing are
+//! different types: [`Store`] reads, [`Appender`] creates; nothing here overwrites or deletes. Invariants: no call
+//! without a deadline; a retry sends the same bytes; no object is read beyond the size that the caller allows. A create
+//! that lost its answer finds its own object when it retries: names hold digests, so what lies there under the same
+//! name and length is the same object. Not here: what the bytes mean.
+
+mod open;
+mod rate;
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use object_store::path::Path;
+use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use tokio::runtime::Runtime;
+
+use crate::model::Moment;
+pub use open::{Credentials, Location, open_url, parse_url};
+pub use rate::Rate;
+
+/// What went wrong with the object store, in terms a caller can act on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The object is not there.
+    #[error("object `{key}` is not in `{store}`")]
+    NotFound {
+        /// The store's URL.
+        store: String,
+        /// The object's name.
+        key: String,
+    },
+    /// Tried and given up.
+    #[error("could not {verb} `{key}` in `{store}` ({tries} tries)")]
+    Unreachable {
+        /// `read`, `list` or `store`.
+        verb: &'static str,
+        /// The store's URL.
+        store: String,
+        /// The object's name.
+        key: String,
+        /// How often it was tried.
+        tries: u32,
+        /// The last answer.
+        source: object_store::Error,
+    },
+    /// No answer within the deadline, at each try.
+    #[error("`{store}` did not answer in time when asked to {verb} `{key}` ({tries} tries)")]
+    Deadline {
+        /// `read`, `list` or `store`.
+        verb: &'static str,
+        /// The store's URL.
+        store: String,
+        /// The object's name.
+        key: String,
+        /// How often it was tried.
+        tries: u32,
+    },
+    /// The store refused for want of rights.
+    #[error("`{store}` refused to {verb} `{key}`")]
+    Denied {
+        /// `read`, `list` or `store`.
+        verb: &'static str,
+        /// The store's URL.
+        store: String,
+        /// The object's name.
+        key: String,
+        /// The answer.
+        source: object_store::Error,
+    },
+    /// The object is longer than anything of its kind may be.
+    #[error("object `{key}` in `{store}` has {size} bytes, more than the {limit} that it may have")]
+    TooLarge {
+        /// The store's URL.
+        store: String,
+        /// The object's name.
+        key: String,
+        /// Its size.
+        size: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// The body ended early at each try, or the object is shorter than it should be.
+    #[error("object `{key}` in `{store}` is cut off: {got} bytes where {expected} were expected")]
+    Truncated {
+        /// The store's URL.
+        store: String,
+        /// The object's name.
+        key: String,
+        /// Bytes that came.
+        got: u64,
+        /// Bytes that should have come.
+        expected: u64,
+    },
+    /// Another object lies under the name.
+    #[error("object `{key}` is in `{store}` already with other contents")]
+    Conflict {
+        /// The store's URL.
+        store: String,
+        /// The object's name.
+        key: String,
+    },
+    /// The URL or the options make no store.
+    #[error("`{url}` names no store: {why}")]
+    BadUrl {
+        /// What was given, without secrets.
+        url: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// The store's client could not be made.
+    #[error("could not open the store `{url}`")]
+    Open {
+        /// The store's URL.
+        url: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// An object as a listing shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its name, below the repository's root.
+    pub key: String,
+    /// Bytes.
+    pub size: u64,
+    /// When the store received it, by the store's clock.
+    pub received: Moment,
+}
+
+/// What a create found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Created {
+    /// The object is new.
+    New,
+    /// It was there already, with the same length.
+    AlreadyThere,
+}
+
+/// How often and how patiently.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Tries of one call at most.
+    pub tries: u32,
+    /// Pause after the first failure; doubled after each further one, at most 20 s.
+    pub pause: Duration,
+    /// Deadline of a small request; one with a body gets a second more for each 64 KiB.
+    pub deadline: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { tries: 6, pause: Duration::from_millis(200), deadline: Duration::from_secs(60) }
+    }
+}
+
+/// Requests and bytes since the store was opened: what tests assert on and reports print.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// Objects created.
+    pub puts: AtomicU64,
+    /// Bodies read.
+    pub gets: AtomicU64,
+    /// Listings.
+    pub lists: AtomicU64,
+    /// Bytes sent.
+    pub sent: AtomicU64,
+    /// Bytes received.
+    pub received: AtomicU64,
+}
+
+/// Everything under one URL, for reading. Cheap to clone.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    objects: Arc<dyn ObjectStore>,
+    root: Path,
+    label: String,
+    runtime: Arc<Runtime>,
+    permits: tokio::sync::Semaphore,
+    patience: Patience,
+    upload: Option<Rate>,
+    download: Option<Rate>,
+    no_conditions: AtomicBool,
+    traffic: Traffic,
+}
+
+/// How a store is used.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Limits {
+    /// Requests at a time at most; zero means 16.
+    pub concurrency: usize,
+    /// Bytes a second to the store at most.
+    pub upload: Option<u64>,
+    /// Bytes a second from the store at most.
+    pub download: Option<u64>,
+    /// Retries and deadlines.
+    pub patience: Patience,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Store({})", self.0.label)
+    }
+}
+
+enum Failure {
+    Store(object_store::Error),
+    Late,
+    Short { got: u64, expected: u64 },
+    Long { size: u64, limit: u64 },
+}
+
+impl From<object_store::Error> for Failure {
+    fn from(error: object_store::Error) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl Store {
+    /// A store over any implementation; `root` is the prefix of all keys, `label` is what messages call it.
+    pub fn new(objects: Arc<dyn ObjectStore>, root: &str, label: &str, limits: Limits) -> Result<Self, Error> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let runtime = runtime.map_err(|e| Error::Open { url: label.to_owned(), source: Box::new(e) })?;
+        let concurrency = if limits.concurrency == 0 { 16 } else { limits.concurrency };
+        Ok(Self(Arc::new(Inner {
+            objects,
+            root: Path::from(root),
+            label: label.to_owned(),
+            runtime: Arc::new(runtime),
+            permits: tokio::sync::Semaphore::new(concurrency),
+            patience: limits.patience,
+            upload: limits.upload.map(Rate::new),
+            download: limits.download.map(Rate::new),
+            no_conditions: AtomicBool::new(false),
+            traffic: Traffic::default(),
+        })))
+    }
+
+    /// What messages call it.
+    pub fn label(&self) -> &str {
+        &self.0.label
+    }
+
+    /// Requests and bytes so far.
+    pub fn traffic(&self) -> &Traffic {
+        &self.0.traffic
+    }
+
+    /// The right to create objects.
+    pub fn appender(&self) -> Appender {
+        Appender(self.clone())
+    }
+
+    fn path(&self, key: &str) -> Path {
+        let parts = self.0.root.parts().chain(Path::from(key).parts()).map(|p| p.as_ref().to_owned()).collect::<Vec<_>>();
+        Path::from_iter(parts)
+    }
+
+    fn key_of(&self, path: &Path) -> String {
+        let root = self.0.root.as_ref();
+        let full = path.as_ref();
+        full.strip_prefix(root).unwrap_or(full).trim_start_matches('/').to_owned()
+    }
+
+    /// The whole of an object of at most `limit` bytes.
+    pub fn get(&self, key: &str, limit: u64) -> Result<Bytes, Error> {
+        self.fetch(key, None, limit)
+    }
+
+    /// A range of an object; fewer bytes than asked for is an error.
+    pub fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes, Error> {
+        let length = range.end.saturating_sub(range.start);
+        self.fetch(key, Some(range), length)
+    }
+
+    fn fetch(&self, key: &str, range: Option<Range<u64>>, limit: u64) -> Result<Bytes, Error> {
+        let path = self.path(key);
+        let body = self.call("read", key, range.as_ref().map_or(limit.min(32 << 20), |_| limit), || async {
+            let options = GetOptions { range: range.clone().map(GetRange::Bounded), ..GetOptions::default() };
+            let result = self.0.objects.get_opts(&path, options).await?;
+            let expected = result.range.end.saturating_sub(result.range.start);
+            if expected > limit {
+                return Err(Failure::Long { size: expected, limit });
+            }
+            let wanted = range.as_ref().map_or(expected, |_| limit);
+            let mut stream = result.into_stream();
+            let mut body = BytesMut::with_capacity(expected as usize);
+            while let Some(part) = stream.next().await {
+                body.extend_from_slice(&part?);
+                if body.len() as u64 > limit {
+                    return Err(Failure::Long { size: body.len() as u64, limit });
+                }
+            }
+            let got = body.len() as u64;
+            if got == wanted { Ok(body.freeze()) } else { Err(Failure::Short { got, expected: wanted }) }
+        })?;
+        self.0.traffic.gets.fetch_add(1, Ordering::Relaxed);
+        self.0.traffic.received.fetch_add(body.len() as u64, Ordering::Relaxed);
+        if let Some(rate) = &self.0.download {
+            rate.spend(body.len() as u64);
+        }
+        Ok(body)
+    }
+
+    /// The size of an object, if it is there.
+    pub fn size(&self, key: &str) -> Result<Option<u64>, Error> {
+        let path = self.path(key);
+        match self.call("read", key, 0, || async { Ok(self.0.objects.head(&path).await?) }) {
+            Ok(meta) => Ok(Some(meta.size)),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Every object below `prefix` whose name sorts after `after`, in no particular order.
+    pub fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<Listed>, Error> {
+        let (path, after) = (self.path(prefix), after.map(|key| self.path(key)));
+        self.0.traffic.lists.fetch_add(1, Ordering::Relaxed);
+        self.call("list", prefix, 64 << 20, || async {
+            let mut stream = match &after {
+                Some(after) => self.0.objects.list_with_offset(Some(&path), after),
+                None => self.0.objects.list(Some(&path)),
+            };
+            let mut all = Vec::new();
+            while let Some(object) = stream.next().await {
+                let object = object?;
+                // Not every store starts after the offset by itself.
+                if after.as_ref().is_none_or(|after| object.location > *after) {
+                    let key = self.key_of(&object.location);
+                    all.push(Listed { key, size: object.size, received: object.last_modified });
+                }
+            }
+            Ok(all)
+        })
+    }
+
+    /// The names of the folders right below `prefix`.
+    pub fn folders(&self, prefix: &str) -> Result<Vec<String>, Error> {
+        let path = self.path(prefix);
+        self.0.traffic.lists.fetch_add(1, Ordering::Relaxed);
+        let found = self.call("list", prefix, 0, || async {
+            Ok(self.0.objects.list_with_delimiter(Some(&path)).await?.common_prefixes)
+        });
+        let mut names: Vec<String> =
+            found?.iter().filter_map(|path| path.filename()).map(str::to_owned).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    fn call<T, F>(&self, verb: &'static str, key: &str, bytes: u64, attempt: impl Fn() -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let patience = self.0.patience;
+        let deadline = patience.deadline + Duration::from_secs(bytes >> 16);
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let outcome = self.0.runtime.block_on(async {
+                // The semaphore is never closed; waiting for it is not the store's fault and has no deadline of its own.
+                let _permit = self.0.permits.acquire().await;
+                match tokio::time::timeout(deadline, attempt()).await {
+                    Ok(result) => result,
+                    Err(_) => Err(Failure::Late),
+                }
+            });
+            let failure = match outcome {
+                Ok(value) => return Ok(value),
+                Err(failure) => failure,
+            };
+            if tries >= patience.tries || !worth_a_retry(&failure) {
+                return Err(self.give_up(verb, key, tries, failure));
+            }
+            tracing::debug!(verb, key, tries, "trying again");
+            let pause = patience.pause.saturating_mul(1 << (tries - 1).min(7)).min(Duration::from_secs(20));
+            // Half fixed, half by chance: many clients that failed together do not come back together.
+            let chance = f64::from(getrandom::u32().unwrap_or(0)) / f64::from(u32::MAX);
+            std::thread::sleep(pause.mul_f64(0.5 + 0.5 * chance));
+        }
+    }
+
+    fn give_up(&self, verb: &'static str, key: &str, tries: u32, failure: Failure) -> Error {
+        let (store, key) = (self.0.label.clone(), key.to_owned());
+        match failure {
+            Failure::Store(object_store::Error::NotFound { .. }) => Error::NotFound { store, key },
+            Failure::Store(
+                source @ (object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }),
+            ) => Error::Denied { verb, store, key, source },
+            Failure::Store(source) => Error::Unreachable { verb, store, key, tries, source },
+            Failure::Late => Error::Deadline { verb, store, key, tries },
+            Failure::Short { got, expected } => Error::Truncated { store, key, got, expected },
+            Failure::Long { size, limit } => Error::TooLarge { store, key, size, limit },
+        }
+    }
+}
+
+fn worth_a_retry(failure: &Failure) -> bool {
+    use object_store::Error as E;
+    match failure {
+        Failure::Late | Failure::Short { .. } => true,
+        Failure::Long { .. } => false,
+        Failure::Store(
+            E::NotFound { .. }
+            | E::InvalidPath { .. }
+            | E::NotSupported { .. }
+            | E::AlreadyExists { .. }
+            | E::Precondition { .. }
+            | E::NotModified { .. }
+            | E::NotImplemented { .. }
+            | E::PermissionDenied { .. }
+            | E::Unauthenticated { .. }
+            | E::UnknownConfigurationKey { .. },
+        ) => false,
+        Failure::Store(error) => !is_final_io(error),
+    }
+}
+
+/// A full or read-only disk does not get better by waiting; a range beyond the end neither.
+fn is_final_io(error: &(dyn std::error::Error + 'static)) -> bool {
+    use std::io::ErrorKind as K;
+    let mut cause = Some(error);
+    while let Some(e) = cause {
+        if let Some(io) = e.downcast_ref::<std::io::Error>() {
+            let kinds = [K::StorageFull, K::QuotaExceeded, K::ReadOnlyFilesystem, K::PermissionDenied, K::FileTooLarge];
+            if kinds.contains(&io.kind()) {
+                return true;
+            }
+        }
+        cause = e.source();
+    }
+    false
+}
+
+/// The right to create objects in a store. It cannot overwrite and it cannot delete.
+#[derive(Debug, Clone)]
+pub struct Appender(Store);
+
+impl Appender {
+    /// Creates an object whose name holds the digest of its bytes.
+    pub fn create(&self, key: &str, parts: &[Bytes]) -> Result<Created, Error> {
+        let inner = &self.0.0;
+        let size = parts.iter().map(|part| part.len() as u64).sum::<u64>();
+        if let Some(rate) = &inner.upload {
+            rate.spend(size);
+        }
+        let created = if inner.no_conditions.load(Ordering::Relaxed) {
+            self.create_plainly(key, parts, size)
+        } else {
+            match self.put(key, parts, size, PutMode::Create) {
+                Err(Error::Unreachable { source, .. })
+                    if matches!(
+                        source,
+                        object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. }
+                    ) =>
+                {
+                    inner.no_conditions.store(true, Ordering::Relaxed);
+                    self.create_plainly(key, parts, size)
+                }
+                other => other,
+            }
+        }?;
+        inner.traffic.puts.fetch_add(1, Ordering::Relaxed);
+        inner.traffic.sent.fetch_add(size, Ordering::Relaxed);
+        Ok(created)
+    }
+
+    /// For stores without conditional writes: look first. The name holds the digest, so a race writes the same bytes.
+    fn create_plainly(&self, key: &str, parts: &[Bytes], size: u64) -> Result<Created, Error> {
+        match self.0.size(key)? {
+            None => self.put(key, parts, size, PutMode::Overwrite),
+            Some(there) if there == size => Ok(Created::AlreadyThere),
+            Some(_) => Err(Error::Conflict { store: self.0.0.label.clone(), key: key.to_owned() }),
+        }
+    }
+
+    fn put(&self, key: &str, parts: &[Bytes], size: u64, mode: PutMode) -> Result<Created, Error> {
+        let path = self.0.path(key);
+        let outcome = self.0.call("store", key, size, || {
+            let payload = PutPayload::from_iter(parts.iter().cloned());
+            let options = PutOptions { mode: mode.clone(), ..PutOptions::default() };
+            let path = path.clone();
+            async move { Ok(self.0.0.objects.put_opts(&path, payload, options).await?) }
+        });
+        match outcome {
+            Ok(_) => Ok(Created::New),
+            Err(Error::Unreachable {
+                source: object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. },
+                store,
+                key,
+                ..
+            }) => match self.0.size(&key)? {
+                Some(there) if there == size => Ok(Created::AlreadyThere),
+                _ => Err(Error::Conflict { store, key }),
+            },
+            Err(error) => Err(error),
+        }
+    }
+}

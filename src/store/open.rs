@@ -1,0 +1,243 @@
+//! From a URL to a store: local paths, `s3://`, `az://`, `gs://`. Credentials come from the providers' standard
+//! environment variables or from files; they never stand in the URL.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use object_store::aws::AmazonS3Builder;
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::local::LocalFileSystem;
+use object_store::{ClientOptions, ObjectStore, RetryConfig};
+
+use super::{Error, Limits, Store};
+
+/// Where a repository lies, as the URL says it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Location {
+    /// A directory on this machine.
+    Local(PathBuf),
+    /// Amazon S3 or a compatible server.
+    S3 {
+        /// The bucket.
+        bucket: String,
+        /// The prefix of all keys.
+        prefix: String,
+    },
+    /// Azure Blob Storage.
+    Azure {
+        /// The container.
+        container: String,
+        /// The prefix of all keys.
+        prefix: String,
+    },
+    /// Google Cloud Storage.
+    Gcs {
+        /// The bucket.
+        bucket: String,
+        /// The prefix of all keys.
+        prefix: String,
+    },
+}
+
+/// What the URL does not say. Files are read when the store is opened.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Credentials {
+    /// Another endpoint than the provider's.
+    pub endpoint: Option<String>,
+    /// S3's region.
+    pub region: Option<String>,
+    /// The bucket in the path of the request (the default for an endpoint of one's own), not in the host name.
+    pub path_style: Option<bool>,
+    /// Plain HTTP; refused unless asked for.
+    pub allow_http: bool,
+    /// Requests without a signature: for test servers and public buckets.
+    pub skip_signature: bool,
+    /// File with S3's access key id.
+    pub access_key_id_file: Option<PathBuf>,
+    /// File with S3's secret access key.
+    pub secret_access_key_file: Option<PathBuf>,
+    /// Azure's account.
+    pub account: Option<String>,
+    /// File with Azure's account key.
+    pub account_key_file: Option<PathBuf>,
+    /// File with Google's service account, as JSON.
+    pub service_account_file: Option<PathBuf>,
+}
+
+/// Reads a repository URL or a plain path.
+pub fn parse_url(text: &str) -> Result<Location, Error> {
+    let bad = |why: &str| Error::BadUrl { url: hide_secrets(text), why: why.to_owned() };
+    if text.is_empty() {
+        return Err(bad("it is empty"));
+    }
+    if !text.contains("://") {
+        return Ok(Location::Local(PathBuf::from(text)));
+    }
+    let url = url::Url::parse(text).map_err(|e| bad(&e.to_string()))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(bad("credentials do not belong into a URL; use the environment or the `*_file` options"));
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(bad("options do not belong into a URL; put them under [repository]"));
+    }
+    let host = || match url.host_str() {
+        Some(host) if !host.is_empty() => Ok(host.to_owned()),
+        _ => Err(bad("the bucket is missing")),
+    };
+    let prefix = url.path().trim_matches('/').to_owned();
+    match url.scheme() {
+        "file" => url.to_file_path().map(Location::Local).map_err(|()| bad("write `file:///absolute/path`")),
+        "s3" | "s3a" => Ok(Location::S3 { bucket: host()?, prefix }),
+        "az" | "azure" | "abfs" => Ok(Location::Azure { container: host()?, prefix }),
+        "gs" => Ok(Location::Gcs { bucket: host()?, prefix }),
+        other => Err(bad(&format!("`{other}://` is none of file, s3, az, gs"))),
+    }
+}
+
+fn hide_secrets(text: &str) -> String {
+    match (text.find("://"), text.rfind('@')) {
+        (Some(scheme), Some(at)) if at > scheme => format!("{}://…@{}", &text[..scheme], &text[at + 1..]),
+        _ => text.to_owned(),
+    }
+}
+
+/// Opens the store of a URL. With `create` a local directory is made where there is none.
+pub fn open_url(text: &str, credentials: &Credentials, limits: Limits, create: bool) -> Result<Store, Error> {
+    let location = parse_url(text)?;
+    let (objects, root): (Arc<dyn ObjectStore>, String) = match location {
+        Location::Local(path) => (Arc::new(open_local(&path, text, create)?), String::new()),
+        Location::S3 { bucket, prefix } => (Arc::new(open_s3(&bucket, text, credentials)?), prefix),
+        Location::Azure { container, prefix } => (Arc::new(open_azure(&container, text, credentials)?), prefix),
+        Location::Gcs { bucket, prefix } => (Arc::new(open_gcs(&bucket, text, credentials)?), prefix),
+    };
+    Store::new(objects, &root, text, limits)
+}
+
+fn open_local(path: &Path, url: &str, create: bool) -> Result<LocalFileSystem, Error> {
+    let open = |source: Box<dyn std::error::Error + Send + Sync>| Error::Open { url: url.to_owned(), source };
+    if create {
+        std::fs::create_dir_all(path).map_err(|e| open(Box::new(e)))?;
+    } else if !path.is_dir() {
+        // As for a bucket without our object in it: there is no repository, and nothing is wrong with the machine.
+        return Err(Error::NotFound { store: url.to_owned(), key: "lifeboat.json".to_owned() });
+    }
+    // fsync of file and directory: what was acknowledged survives a power cut.
+    Ok(LocalFileSystem::new_with_prefix(path).map_err(|e| open(Box::new(e)))?.with_fsync(true))
+}
+
+/// Our own loop retries, so that every store is treated alike and the tries are counted.
+fn no_retries() -> RetryConfig {
+    RetryConfig { max_retries: 0, ..RetryConfig::default() }
+}
+
+fn client(credentials: &Credentials) -> ClientOptions {
+    // Deadlines are the caller's; a limit of the client's own would cut large bodies off.
+    ClientOptions::new().with_allow_http(credentials.allow_http).with_timeout_disabled()
+}
+
+fn check_http(url: &str, credentials: &Credentials) -> Result<(), Error> {
+    match &credentials.endpoint {
+        Some(endpoint) if endpoint.starts_with("http://") && !credentials.allow_http => Err(Error::BadUrl {
+            url: url.to_owned(),
+            why: format!("the endpoint `{endpoint}` is plain HTTP; set `allow_http = true` if that is meant"),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn read_secret(file: &Path, url: &str) -> Result<String, Error> {
+    let text = std::fs::read_to_string(file).map_err(|e| Error::BadUrl {
+        url: url.to_owned(),
+        why: format!("its credentials file `{}` cannot be read: {e}", file.display()),
+    })?;
+    Ok(text.trim().to_owned())
+}
+
+fn opened<T>(result: object_store::Result<T>, url: &str) -> Result<T, Error> {
+    result.map_err(|e| Error::Open { url: url.to_owned(), source: Box::new(e) })
+}
+
+fn open_s3(bucket: &str, url: &str, credentials: &Credentials) -> Result<impl ObjectStore, Error> {
+    check_http(url, credentials)?;
+    let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(no_retries());
+    builder = builder.with_client_options(client(credentials)).with_allow_http(credentials.allow_http);
+    if let Some(endpoint) = &credentials.endpoint {
+        builder = builder.with_endpoint(endpoint.trim_end_matches('/'));
+    }
+    if let Some(region) = &credentials.region {
+        builder = builder.with_region(region);
+    }
+    if let Some(path_style) = credentials.path_style {
+        builder = builder.with_virtual_hosted_style_request(!path_style);
+    }
+    if let Some(file) = &credentials.access_key_id_file {
+        builder = builder.with_access_key_id(read_secret(file, url)?);
+    }
+    if let Some(file) = &credentials.secret_access_key_file {
+        builder = builder.with_secret_access_key(read_secret(file, url)?);
+    }
+    opened(builder.with_skip_signature(credentials.skip_signature).build(), url)
+}
+
+fn open_azure(container: &str, url: &str, credentials: &Credentials) -> Result<impl ObjectStore, Error> {
+    check_http(url, credentials)?;
+    let mut builder = MicrosoftAzureBuilder::from_env().with_container_name(container).with_retry(no_retries());
+    builder = builder.with_client_options(client(credentials)).with_allow_http(credentials.allow_http);
+    if let Some(endpoint) = &credentials.endpoint {
+        builder = builder.with_endpoint(endpoint.clone());
+    }
+    if let Some(account) = &credentials.account {
+        builder = builder.with_account(account);
+    }
+    if let Some(file) = &credentials.account_key_file {
+        builder = builder.with_access_key(read_secret(file, url)?);
+    }
+    opened(builder.with_skip_signature(credentials.skip_signature).build(), url)
+}
+
+fn open_gcs(bucket: &str, url: &str, credentials: &Credentials) -> Result<impl ObjectStore, Error> {
+    check_http(url, credentials)?;
+    let mut builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket).with_retry(no_retries());
+    builder = builder.with_client_options(client(credentials));
+    if let Some(endpoint) = &credentials.endpoint {
+        builder = builder.with_base_url(endpoint);
+    }
+    if let Some(file) = &credentials.service_account_file {
+        builder = builder.with_service_account_path(file.display().to_string());
+    }
+    opened(builder.with_skip_signature(credentials.skip_signature).build(), url)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_and_paths_name_places() {
+        let s3 = |bucket: &str, prefix: &str| Location::S3 { bucket: bucket.into(), prefix: prefix.into() };
+        assert_eq!(parse_url("s3://acme/prod/a/").unwrap(), s3("acme", "prod/a"));
+        assert_eq!(parse_url("s3://acme").unwrap(), s3("acme", ""));
+        assert_eq!(parse_url("file:///srv/backup").unwrap(), Location::Local("/srv/backup".into()));
+        assert_eq!(parse_url("./repo").unwrap(), Location::Local("./repo".into()));
+        assert!(matches!(parse_url("az://c/p").unwrap(), Location::Azure { .. }));
+        assert!(matches!(parse_url("gs://b").unwrap(), Location::Gcs { .. }));
+    }
+
+    #[test]
+    fn bad_urls_are_refused_without_showing_secrets() {
+        for bad in ["", "ftp://x/y", "s3://key:hunter2@acme/x", "s3://acme/x?region=eu", "s3:///x", "file://host/x"] {
+            let error = parse_url(bad).unwrap_err().to_string();
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn plain_http_is_refused_unless_asked_for() {
+        let plain = Credentials { endpoint: Some("http://127.0.0.1:1".into()), ..Credentials::default() };
+        for url in ["s3://b", "az://b", "gs://b"] {
+            let error = open_url(url, &plain, Limits::default(), false).unwrap_err().to_string();
+            assert!(error.contains("allow_http"), "{error}");
+        }
+    }
+}
