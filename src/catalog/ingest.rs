@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use rusqlite::{Connection, params};
 
 use super::{Catalog, Error, Head, WriterRow};
-use crate::model::{ChunkId, Commit, CommitId, CommitLine, FrameId, PackId, PackLine, Renumber, SnapshotRecord, Uses};
+use crate::model::{ChunkId, Commit, CommitId, CommitLine, PackId, PackLine, Renumber, SnapshotRecord, Uses};
 
 /// For each frame of a pack its chunks, where the pack's directory was at hand.
 pub type ChunkTables = HashMap<PackId, Vec<Vec<(ChunkId, u32)>>>;

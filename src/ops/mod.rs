@@ -7,8 +7,11 @@ pub mod check;
 pub mod look;
 mod readers;
 pub mod restore;
+mod select;
 
 use std::path::PathBuf;
+
+pub use select::Selection;
 
 use crate::plan::restore::NoPlan;
 use crate::{destination, model, repository, source};

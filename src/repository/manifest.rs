@@ -141,11 +141,6 @@ impl<R: Read> ManifestReader<R> {
         Self { lines, name, line: Vec::new(), last: None, open: Vec::new(), begun: false }
     }
 
-    /// What it reads from.
-    pub fn inner(&mut self) -> &mut R {
-        self.lines.get_mut()
-    }
-
     fn bad(&self, why: impl Into<String>) -> Error {
         Error::Manifest { snapshot: self.name.clone(), why: why.into() }
     }
@@ -193,6 +188,13 @@ impl<R: Read> ManifestReader<R> {
     }
 }
 
+impl ManifestReader<ExtentReader<'_>> {
+    /// The next entry; where a frame could not be read, the error says which and why.
+    pub fn next_stored(&mut self) -> Result<Option<Entry>, Error> {
+        self.next_entry().map_err(|e| self.lines.get_mut().take_failure().unwrap_or(e))
+    }
+}
+
 impl Repository {
     /// Reads the manifest of a snapshot from the store; needs an identity.
     pub fn manifest<'p>(
@@ -202,23 +204,6 @@ impl Repository {
     ) -> Result<ManifestReader<ExtentReader<'p>>, Error> {
         let extents = ExtentReader::new(self, "reading a manifest", &record.manifest.extents, progress)?;
         Ok(ManifestReader::new(extents, record.id.to_string()))
-    }
-
-    /// Calls `each` for every entry of a snapshot's manifest; its own failure is told in the store's words.
-    pub fn each_entry(
-        &self,
-        record: &SnapshotRecord,
-        progress: &dyn Progress,
-        each: &mut dyn FnMut(Entry) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        let mut manifest = self.manifest(record, progress)?;
-        loop {
-            match manifest.next_entry() {
-                Ok(Some(entry)) => each(entry)?,
-                Ok(None) => return Ok(()),
-                Err(e) => return Err(manifest.inner().take_failure().unwrap_or(e)),
-            }
-        }
     }
 }
 

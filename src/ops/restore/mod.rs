@@ -1,0 +1,408 @@
+//! One restore: facts, a plan that can be shown, and then the plan carried out.
+//!
+//! The manifest is read once for the plan; where it has more entries than a window holds, it is read again window by
+//! window. Packs' ranges are fetched in the order of the log, each once a window; frames are opened in parallel and
+//! written at their places, in any order. A mark in the destination says that a restore has begun; it goes last, so that
+//! half a restore is never taken for a whole one, and an interrupted one continues.
+
+mod delta;
+mod tar;
+mod verify;
+mod window;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+pub use self::tar::restore_tar;
+use super::Error;
+use super::select::{Filter, Selection};
+use crate::catalog::{FrameRow, SnapshotRow};
+use crate::destination::{self, Directory};
+use crate::model::{Entry, Extent, FrameId, Moment, RelPath, SnapshotId, limits};
+use crate::plan::restore::{Candidate, Choice, NoPlan, Wanted, choose, of_source};
+use crate::progress::{Event, Progress};
+use crate::repository::{self, Repository, plan_fetches};
+
+/// The file in a destination that says that a restore has begun and not ended.
+pub const MARK: &str = ".lifeboat-restore";
+
+/// What happens to a file that is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Overwrite {
+    /// A destination that is not empty is refused.
+    Refuse,
+    /// It is replaced.
+    Always,
+    /// It is replaced unless size and time are the same.
+    IfChanged,
+    /// It is replaced if the snapshot's is newer.
+    IfNewer,
+    /// It stays.
+    Never,
+    /// Its blocks that are right stay, the others are written.
+    Delta,
+}
+
+/// How a restore is done.
+#[derive(Debug, Clone)]
+pub struct RestoreOptions {
+    /// Which entries.
+    pub selection: Selection,
+    /// What happens to files that are there.
+    pub overwrite: Overwrite,
+    /// Removes what the snapshot lacks.
+    pub delete: bool,
+    /// Reads everything again afterwards and compares digests.
+    pub verify: bool,
+}
+
+/// What a restore will do. A value: shown, compared, tested.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RestorePlan {
+    /// `writer/source`.
+    pub source: String,
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// The time that was asked for.
+    pub asked: Option<Moment>,
+    /// The time that the snapshot shows.
+    pub shows: Moment,
+    /// Whether the snapshot is complete.
+    pub complete: bool,
+    /// Entries that are placed.
+    pub entries: u64,
+    /// Regular files among them.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes of them that are holes.
+    pub hole_bytes: u64,
+    /// Frames that are fetched.
+    pub frames: u64,
+    /// Packs that they lie in.
+    pub packs: u64,
+    /// Sealed bytes that are fetched, files that are right already included.
+    pub fetch_bytes: u64,
+    /// Requests.
+    pub requests: u64,
+    /// The destination.
+    pub into: Option<PathBuf>,
+    /// Bytes free there.
+    pub free: Option<u64>,
+    /// Whether it is empty, or holds an interrupted restore of the same snapshot.
+    pub state: LandingState,
+    /// What `--delete` removes, in path order.
+    pub deletes: Vec<String>,
+}
+
+/// What stands in a destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LandingState {
+    /// Nothing.
+    Empty,
+    /// Files.
+    Occupied,
+    /// A restore of this snapshot that did not end.
+    Interrupted,
+    /// It is no directory: a file or a stream.
+    Stream,
+}
+
+/// What a restore did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RestoreReport {
+    /// Files that were written.
+    pub files_written: u64,
+    /// Files that stayed as they were.
+    pub files_kept: u64,
+    /// Bytes that were written.
+    pub bytes_written: u64,
+    /// Bytes that were right already.
+    pub bytes_kept: u64,
+    /// Paths that were removed.
+    pub deleted: u64,
+    /// Files that were read again and found right.
+    pub verified: u64,
+    /// Metadata that could not be set: path and what.
+    pub trouble: Vec<(String, String)>,
+}
+
+/// A plan with what carries it out.
+pub struct Prepared {
+    /// The plan, to be shown.
+    pub plan: RestorePlan,
+    pub(super) snapshot: SnapshotRow,
+    pub(super) options: RestoreOptions,
+    /// All selected entries, where they fit into one window.
+    pub(super) entries: Option<Vec<Entry>>,
+}
+
+/// Finds the snapshot that serves a wish.
+pub fn find_snapshot(
+    repository: &Repository,
+    source: &str,
+    wanted: &Wanted,
+    exact: bool,
+) -> Result<(SnapshotRow, Choice), Error> {
+    let rows = repository.catalog().snapshots()?;
+    let all: Vec<Candidate> = rows
+        .iter()
+        .map(|row| Candidate {
+            id: row.record.id,
+            full_name: row.full_name(),
+            ended: row.record.ended,
+            complete: row.record.complete,
+        })
+        .collect();
+    let of = of_source(&all, source)?;
+    let choice = choose(source, &of, wanted, exact)?;
+    let row = rows.into_iter().find(|row| row.record.id == choice.id);
+    Ok((row.ok_or_else(|| NoPlan::NoSnapshot(source.to_owned()))?, choice))
+}
+
+/// Looks frames up, with an answer at hand for the one that is asked for again and again.
+pub(super) struct Locator<'r> {
+    repository: &'r Repository,
+    known: HashMap<FrameId, FrameRow>,
+}
+
+impl<'r> Locator<'r> {
+    pub fn new(repository: &'r Repository) -> Self {
+        Self { repository, known: HashMap::new() }
+    }
+
+    /// The frame of an extent, `None` for a hole. An extent beyond its frame's end is refused.
+    pub fn find(&mut self, extent: &Extent) -> Result<Option<FrameRow>, Error> {
+        let Some(id) = extent.frame else { return Ok(None) };
+        let row = match self.known.get(&id) {
+            Some(row) => *row,
+            None => {
+                let row = self.repository.locate(&id)?;
+                if self.known.len() > 100_000 {
+                    self.known.clear();
+                }
+                self.known.insert(id, row);
+                row
+            }
+        };
+        if extent.offset + extent.length > row.plain {
+            let why = format!("an extent ends beyond frame {}", id.short());
+            return Err(repository::Error::Manifest { snapshot: "being read".to_owned(), why }.into());
+        }
+        Ok(Some(row))
+    }
+}
+
+/// Reads the manifest and makes the plan. Nothing is written.
+pub fn prepare(
+    repository: &Repository,
+    snapshot: SnapshotRow,
+    choice: &Choice,
+    into: Option<&Path>,
+    options: RestoreOptions,
+    progress: &dyn Progress,
+) -> Result<Prepared, Error> {
+    progress.event(Event::Stage("reading the manifest"));
+    let mut plan = RestorePlan {
+        source: snapshot.full_name(),
+        snapshot: choice.id,
+        asked: choice.asked,
+        shows: choice.shows,
+        complete: choice.complete,
+        entries: 0,
+        files: 0,
+        bytes: 0,
+        hole_bytes: 0,
+        frames: 0,
+        packs: 0,
+        fetch_bytes: 0,
+        requests: 0,
+        into: into.map(Path::to_owned),
+        free: None,
+        state: LandingState::Stream,
+        deletes: Vec::new(),
+    };
+    let mut locator = Locator::new(repository);
+    let mut frames: HashMap<i64, FrameRow> = HashMap::new();
+    let mut kept = Some(Vec::new());
+    each_selected(repository, &snapshot, &options.selection, progress, &mut |entry| {
+        plan.entries += 1;
+        if let Some(content) = entry.content() {
+            plan.files += 1;
+            plan.bytes += content.size;
+            for extent in &content.extents {
+                match locator.find(extent)? {
+                    Some(row) => drop(frames.insert(row.row, row)),
+                    None => plan.hole_bytes += extent.length,
+                }
+            }
+        }
+        match &mut kept {
+            Some(all) if all.len() < limits::RESTORE_WINDOW_ENTRIES => all.push(entry),
+            _ => kept = None,
+        }
+        Ok(())
+    })?;
+    plan.frames = frames.len() as u64;
+    plan.fetch_bytes = frames.values().map(|frame| frame.stored).sum();
+    let packs: std::collections::HashSet<i64> = frames.values().map(|frame| frame.pack_row).collect();
+    plan.packs = packs.len() as u64;
+    plan.requests = plan_fetches(frames.into_values().collect()).len() as u64;
+    let mut prepared = Prepared { plan, snapshot, options, entries: kept };
+    if let Some(into) = into {
+        look_at_landing(repository, into, &mut prepared, progress)?;
+    }
+    Ok(prepared)
+}
+
+/// Calls `each` for every selected entry of a snapshot, in path order.
+pub(super) fn each_selected(
+    repository: &Repository,
+    snapshot: &SnapshotRow,
+    selection: &Selection,
+    progress: &dyn Progress,
+    each: &mut dyn FnMut(Entry) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut manifest = repository.manifest(&snapshot.record, progress)?;
+    let mut filter = Filter::new(selection);
+    loop {
+        if progress.cancelled() {
+            return Err(repository::Error::Cancelled.into());
+        }
+        match manifest.next_stored()? {
+            Some(entry) => filter.pass(entry, each)?,
+            None => return Ok(()),
+        }
+    }
+}
+
+fn look_at_landing(
+    repository: &Repository,
+    into: &Path,
+    prepared: &mut Prepared,
+    progress: &dyn Progress,
+) -> Result<(), Error> {
+    if !into.exists() {
+        let plan = &mut prepared.plan;
+        plan.state = LandingState::Empty;
+        let parent = into.ancestors().skip(1).find(|dir| dir.as_os_str().is_empty() || dir.is_dir());
+        let parent = parent.filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        plan.free = Some(Directory::open(parent, false)?.free()?);
+    } else {
+        let directory = Directory::open(into, false)?;
+        let plan = &mut prepared.plan;
+        plan.free = Some(directory.free()?);
+        let mark = std::fs::read_to_string(into.join(MARK)).ok();
+        plan.state = match mark {
+            Some(text) if text.trim() == plan.snapshot.to_string() => LandingState::Interrupted,
+            Some(_) => LandingState::Occupied,
+            None if directory.is_empty(MARK)? => LandingState::Empty,
+            None => LandingState::Occupied,
+        };
+        let refused = plan.state == LandingState::Occupied
+            && prepared.options.overwrite == Overwrite::Refuse
+            && !prepared.options.delete;
+        if refused {
+            return Err(destination::Error::NotEmpty(into.to_owned()).into());
+        }
+        if prepared.options.delete && prepared.plan.state != LandingState::Empty {
+            prepared.plan.deletes = find_deletes(repository, &directory, prepared, progress)?;
+        }
+    }
+    let plan = &prepared.plan;
+    let needed = plan.bytes - plan.hole_bytes.min(plan.bytes);
+    match plan.free {
+        Some(free) if plan.state == LandingState::Empty && needed > free => {
+            Err(destination::Error::NoSpace { path: into.to_owned(), free, needed }.into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What is in the destination and not in the snapshot: both come in path order and are merged. What `--include` and
+/// `--exclude` leave out is left alone.
+fn find_deletes(
+    repository: &Repository,
+    directory: &Directory,
+    prepared: &Prepared,
+    progress: &dyn Progress,
+) -> Result<Vec<String>, Error> {
+    let mut there = directory.list()?.into_iter().peekable();
+    let mut extra: Vec<RelPath> = Vec::new();
+    let selection = &prepared.options.selection;
+    let mark = RelPath::new(MARK)?;
+    let mut surplus = |path: RelPath| {
+        let covered = extra.last().is_some_and(|last| path.is_within(last));
+        if path != mark && !covered && selection.wants(&path, false) {
+            extra.push(path);
+        }
+    };
+    let everything = Selection::new(&[], &[])?;
+    each_selected(repository, &prepared.snapshot, &everything, progress, &mut |entry| {
+        while let Some(path) = there.next_if(|path| *path < entry.path) {
+            surplus(path);
+        }
+        there.next_if(|path| *path == entry.path);
+        Ok(())
+    })?;
+    there.for_each(&mut surplus);
+    Ok(extra.iter().map(ToString::to_string).collect())
+}
+
+/// Carries a plan out, into a directory.
+pub fn restore(
+    repository: &mut Repository,
+    prepared: &Prepared,
+    progress: &dyn Progress,
+) -> Result<RestoreReport, Error> {
+    let into = prepared.plan.into.as_deref().unwrap_or(Path::new("."));
+    let directory = Directory::open(into, true)?;
+    let mark = directory.path().join(MARK);
+    let io = |doing, source| Error::Io { doing, path: mark.clone(), source };
+    std::fs::write(&mark, prepared.plan.snapshot.to_string()).map_err(|e| io("write", e))?;
+    progress.event(Event::Stage("restoring"));
+    progress.event(Event::Expect { items: prepared.plan.files, bytes: prepared.plan.bytes });
+    let mut report = RestoreReport {
+        files_written: 0,
+        files_kept: 0,
+        bytes_written: 0,
+        bytes_kept: 0,
+        deleted: 0,
+        verified: 0,
+        trouble: Vec::new(),
+    };
+    for path in &prepared.plan.deletes {
+        // Names that are not UTF-8 are shown with a replacement and cannot be named back: they are found again.
+        remove_shown(&directory, path)?;
+        report.deleted += 1;
+    }
+    window::run(repository, prepared, &directory, &mut report, progress)?;
+    progress.event(Event::Stage("syncing"));
+    directory.sync()?;
+    if prepared.options.verify {
+        verify::run(repository, prepared, &directory, &mut report, progress)?;
+    }
+    report.trouble = directory.take_trouble();
+    std::fs::remove_file(&mark).map_err(|e| io("remove", e))?;
+    // The mark's coming and going changed the root's time.
+    window::finish_root(repository, prepared, &directory, progress)?;
+    directory.sync()?;
+    Ok(report)
+}
+
+fn remove_shown(directory: &Directory, shown: &str) -> Result<(), Error> {
+    let exact = RelPath::new(shown).ok().filter(|path| path.to_string() == *shown);
+    match exact {
+        Some(path) if directory.existing(&path)?.is_some() => Ok(directory.unlink(&path)?),
+        _ => {
+            for path in directory.list()?.into_iter().filter(|path| path.to_string() == shown) {
+                directory.unlink(&path)?;
+            }
+            Ok(())
+        }
+    }
+}
