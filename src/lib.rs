@@ -1,6 +1,13 @@
 //! lifeboat: backups that prove that they restore.
+//!
+//! A source goes in, is cut into chunks, deduplicated, gathered into frames, compressed, sealed with age, packed, and put
+//! into an object store; a commit makes the snapshot exist; a catalog on the host finds it again. `ARCHITECTURE.md` has
+//! the floor plan, `docs/format.md` the bytes.
+
 pub mod catalog;
 pub mod chunk;
+pub mod cli;
+pub mod config;
 pub mod destination;
 pub mod model;
 pub mod ops;

@@ -4,6 +4,7 @@
 
 pub mod backup;
 pub mod check;
+mod kind;
 pub mod look;
 mod readers;
 pub mod restore;
@@ -11,6 +12,7 @@ mod select;
 
 use std::path::PathBuf;
 
+pub use kind::Kind;
 pub use select::Selection;
 
 use crate::plan::restore::NoPlan;

@@ -30,7 +30,9 @@ pub(super) struct KeyFile {
     pub writer: String,
     pub identity: String,
     pub signing_key: String,
-    pub secret_object: Digest,
+    /// Absent until this host was admitted by somebody else: then it is looked up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_object: Option<Digest>,
     pub recipients_list: Digest,
     pub recipients: Vec<String>,
     pub keepers: Vec<String>,
@@ -45,7 +47,7 @@ pub struct HostWriter {
     /// The recipients, as text.
     pub recipients: Vec<String>,
     pub(super) fingerprint: Digest,
-    pub(super) secret_object: Digest,
+    pub(super) secret_object: Option<Digest>,
     pub(super) signing: SigningKey,
     pub(super) opener: Opener,
     /// Seals frames: to the recipients.

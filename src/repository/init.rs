@@ -215,7 +215,7 @@ struct WriterPart {
 }
 
 /// Makes this host a writer of a repository that exists, with an identity at hand once.
-pub fn admit(
+pub(super) fn admit(
     store: &Store,
     description: &Description,
     fingerprint: Digest,
@@ -227,19 +227,7 @@ pub fn admit(
         return Err(Error::Exists(format!("{} (this host is its writer `{}`)", store.label(), keys.writer)));
     }
     let admission = Admission::open(store, description, identities)?;
-    let (recipients_list, list) = current_recipients(store, description)?;
-    // Recipients given on the command line must be those of the signed list: a host seals only to what it was told.
-    let given: Vec<String> = options.recipients.iter().map(|r| r.as_str().to_owned()).collect();
-    if !given.is_empty() && !same_set(&given, &list.recipients) {
-        return Err(Error::OtherRecipients);
-    }
-    let part = WriterPart {
-        repository: description.repository,
-        fingerprint,
-        recipients_list,
-        recipients: list.recipients,
-        keepers: list.keepers,
-    };
+    let part = part_of(store, description, fingerprint, options)?;
     let keys = join(store, &admission, &part, options)?;
     folder.write_keys(&keys)?;
     Ok(Made {
@@ -248,6 +236,28 @@ pub fn admit(
         recover_digest: recover_digest(),
         writer: keys.writer,
         created: false,
+    })
+}
+
+/// What a new writer pins: the current signed list. Recipients given on the command line must be those of the list, for
+/// a host seals only to what it was told.
+fn part_of(
+    store: &Store,
+    description: &Description,
+    fingerprint: Digest,
+    options: &InitOptions<'_>,
+) -> Result<WriterPart, Error> {
+    let (recipients_list, list) = current_recipients(store, description)?;
+    let given: Vec<String> = options.recipients.iter().map(|r| r.as_str().to_owned()).collect();
+    if !given.is_empty() && !same_set(&given, &list.recipients) {
+        return Err(Error::OtherRecipients);
+    }
+    Ok(WriterPart {
+        repository: description.repository,
+        fingerprint,
+        recipients_list,
+        recipients: list.recipients,
+        keepers: list.keepers,
     })
 }
 
@@ -260,24 +270,15 @@ pub(super) fn same_set(a: &[String], b: &[String]) -> bool {
     sorted(a) == sorted(b)
 }
 
-fn join(
-    store: &Store,
-    admission: &Admission,
-    part: &WriterPart,
-    options: &InitOptions<'_>,
-) -> Result<KeyFile, Error> {
+/// A host's wish to become a writer: public keys and a name. Made on the host, admitted by whoever has an identity.
+pub type Request = WriterDescription;
+
+/// New writer keys, and what is to be signed of them.
+fn new_writer(part: &WriterPart, options: &InitOptions<'_>) -> Result<(KeyFile, Request), Error> {
     let (identity, recipient) = generate_identity();
     let signing = SigningKey::from_seed(&random()?);
     let name = writer_name(options.host, random()?);
-    let keys = |source| Error::Keys { what: "the writer's secret".to_owned(), source };
-    let appender = store.appender();
-    let secret =
-        WriterSecret { repository: part.repository, secret: HEXLOWER.encode(admission.secret.expose()) };
-    let sealer = Sealer::new(vec![recipient.parse().map_err(keys)?]);
-    let sealed = sealer.seal(&json_line(&secret, "secret")?).map_err(keys)?;
-    let secret_object = digest_of(&sealed);
-    appender.create(&format!("writers/{name}/secret-{secret_object}.age"), &[Bytes::from(sealed)])?;
-    let description = WriterDescription {
+    let request = WriterDescription {
         repository: part.repository,
         writer: name.clone(),
         host: options.host.to_owned(),
@@ -285,20 +286,76 @@ fn join(
         recipient,
         key: signing.public(),
     };
-    let text = sign_text(WRITER_CONTEXT, &json_line(&description, "writer.json")?, &admission.signing);
-    appender.create(&format!("writers/{name}/writer.json"), &[Bytes::from(text)])?;
-    Ok(KeyFile {
+    let keys = KeyFile {
         lifeboat_writer: 1,
         repository: part.repository,
         fingerprint: part.fingerprint,
         writer: name,
         identity,
         signing_key: signing.expose_hex(),
-        secret_object,
+        secret_object: None,
         recipients_list: part.recipients_list,
         recipients: part.recipients.clone(),
         keepers: part.keepers.clone(),
-    })
+    };
+    Ok((keys, request))
+}
+
+/// Puts a writer's secret and then its signed description: with the second it exists.
+fn put_writer(store: &Store, admission: &Admission, request: &Request) -> Result<Digest, Error> {
+    let name = &request.writer;
+    let keys = |source| Error::Keys { what: "the writer's secret".to_owned(), source };
+    let appender = store.appender();
+    let secret =
+        WriterSecret { repository: request.repository, secret: HEXLOWER.encode(admission.secret.expose()) };
+    let sealer = Sealer::new(vec![request.recipient.parse().map_err(keys)?]);
+    let sealed = sealer.seal(&json_line(&secret, "secret")?).map_err(keys)?;
+    let secret_object = digest_of(&sealed);
+    appender.create(&format!("writers/{name}/secret-{secret_object}.age"), &[Bytes::from(sealed)])?;
+    let text = sign_text(WRITER_CONTEXT, &json_line(request, "writer.json")?, &admission.signing);
+    appender.create(&format!("writers/{name}/writer.json"), &[Bytes::from(text)])?;
+    Ok(secret_object)
+}
+
+fn join(
+    store: &Store,
+    admission: &Admission,
+    part: &WriterPart,
+    options: &InitOptions<'_>,
+) -> Result<KeyFile, Error> {
+    let (mut keys, request) = new_writer(part, options)?;
+    keys.secret_object = Some(put_writer(store, admission, &request)?);
+    Ok(keys)
+}
+
+/// Makes this host's keys and asks to be admitted. What it pins is what the store says now, signed by the admission key;
+/// the caller compares the fingerprint.
+pub(super) fn request(
+    store: &Store,
+    description: &Description,
+    fingerprint: Digest,
+    options: &InitOptions<'_>,
+) -> Result<Request, Error> {
+    let folder = HostFolder::open(options.state, &description.repository)?;
+    if let Some(keys) = folder.read_keys()? {
+        return Err(Error::Exists(format!("{} (this host is its writer `{}`)", store.label(), keys.writer)));
+    }
+    let part = part_of(store, description, fingerprint, options)?;
+    let (keys, request) = new_writer(&part, options)?;
+    folder.write_keys(&keys)?;
+    Ok(request)
+}
+
+/// Admits a host that asked, with an identity.
+pub(super) fn admit_request(store: &Store, admission: &Admission, request: &Request) -> Result<(), Error> {
+    let bad = |why: &str| Error::BadObject { key: "the request".to_owned(), why: why.to_owned() };
+    if !super::is_writer_name(&request.writer) {
+        return Err(bad("its writer's name is none"));
+    }
+    if store.size(&format!("writers/{}/writer.json", request.writer))?.is_some() {
+        return Err(Error::Exists(format!("{} (writer `{}`)", store.label(), request.writer)));
+    }
+    put_writer(store, admission, request).map(drop)
 }
 
 /// The host's name made fit for a folder, and six random digits: two hosts of one name are two writers.

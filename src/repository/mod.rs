@@ -19,7 +19,7 @@ mod trust;
 
 pub use fetch::{Fetch, FrameReader, Sink, plan_fetches};
 pub use host::{HostFolder, HostWriter};
-pub use init::{Admission, InitOptions, Made, admit, init};
+pub use init::{Admission, InitOptions, Made, Request, init};
 pub use layout::{Description, RecipientsList, WriterDescription, is_source_name, is_writer_name};
 pub use log::{Problem, SyncReport};
 pub use manifest::{ExtentReader, ManifestReader, read_local_manifest};
@@ -91,6 +91,9 @@ pub enum Error {
     /// This host has not joined the repository.
     #[error("this host is no writer of the repository in `{0}`")]
     NotAWriter(String),
+    /// This host asked to be admitted, and nobody has admitted it yet.
+    #[error("this host asked to be writer `{0}`, and nobody has admitted it yet")]
+    NotAdmitted(String),
     /// The configuration names other recipients than the host pinned.
     #[error("the recipients given are not those that this host pinned at `init`")]
     OtherRecipients,
@@ -139,7 +142,7 @@ pub enum Error {
     /// A person asked to stop.
     #[error("interrupted")]
     Cancelled,
-    /// Another process of this host stored under the same name what differs.
+    /// The operating system has none to give.
     #[error("the kernel gave no random numbers")]
     Randomness,
 }

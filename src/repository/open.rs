@@ -113,9 +113,44 @@ impl Repository {
     }
 
     /// Makes this host a writer of the store's repository, with an identity.
-    pub fn join(store: &Store, identities: Identities, options: &init::InitOptions<'_>) -> Result<init::Made, Error> {
+    pub fn join(
+        store: &Store,
+        identities: Identities,
+        pins: &[String],
+        options: &init::InitOptions<'_>,
+    ) -> Result<init::Made, Error> {
         let (description, fingerprint) = read_description(store)?;
+        check_pins(store, fingerprint, pins)?;
         init::admit(store, &description, fingerprint, &Opener::new(identities), options)
+    }
+
+    /// Makes keys for this host and returns what somebody with an identity must admit. The second value is the fingerprint
+    /// that was pinned, to be compared by a person.
+    pub fn request(
+        store: &Store,
+        pins: &[String],
+        options: &init::InitOptions<'_>,
+    ) -> Result<(init::Request, Digest), Error> {
+        let (description, fingerprint) = read_description(store)?;
+        check_pins(store, fingerprint, pins)?;
+        Ok((init::request(store, &description, fingerprint, options)?, fingerprint))
+    }
+
+    /// Admits a host that asked.
+    pub fn admit(
+        store: &Store,
+        identities: Identities,
+        pins: &[String],
+        request: &init::Request,
+    ) -> Result<(), Error> {
+        let (description, fingerprint) = read_description(store)?;
+        check_pins(store, fingerprint, pins)?;
+        if request.repository != description.repository {
+            let why = "it asks for another repository".to_owned();
+            return Err(Error::BadObject { key: "the request".to_owned(), why });
+        }
+        let admission = Admission::open(store, &description, &Opener::new(identities))?;
+        init::admit_request(store, &admission, request)
     }
 
     /// A catalog of another repository would find packs that are not here.
@@ -247,6 +282,15 @@ impl Repository {
     }
 }
 
+fn check_pins(store: &Store, found: Digest, pins: &[String]) -> Result<(), Error> {
+    let found = found.to_string();
+    if pins.is_empty() || pins.contains(&found) {
+        return Ok(());
+    }
+    let by = "in the configuration or in the identity file".to_owned();
+    Err(Error::Fingerprint { store: store.label().to_owned(), found, pinned: pins[0].clone(), by })
+}
+
 fn check_fingerprint(
     store: &Store,
     found: Digest,
@@ -254,22 +298,13 @@ fn check_fingerprint(
     pins: &[String],
     progress: &dyn Progress,
 ) -> Result<(), Error> {
-    let differs = |pinned: String, by: &str| Error::Fingerprint {
-        store: store.label().to_owned(),
-        found: found.to_string(),
-        pinned,
-        by: by.to_owned(),
-    };
-    if let Some(host) = host {
-        // Cannot differ while the repository id is the same, unless somebody copied the id: that is the attack.
-        if host.fingerprint != found {
-            return Err(differs(host.fingerprint.to_string(), "by this host's key file"));
-        }
-    }
     let text = found.to_string();
-    if !pins.is_empty() && !pins.contains(&text) {
-        return Err(differs(pins[0].clone(), "in the configuration or in the identity file"));
+    // The host's pin cannot differ while the repository id is the same, unless somebody copied the id: that is the attack.
+    if let Some(host) = host.filter(|host| host.fingerprint != found) {
+        let (pinned, by) = (host.fingerprint.to_string(), "by this host's key file".to_owned());
+        return Err(Error::Fingerprint { store: store.label().to_owned(), found: text, pinned, by });
     }
+    check_pins(store, found, pins)?;
     if host.is_none() && pins.is_empty() {
         progress.event(Event::Warning(&format!(
             "the repository's fingerprint {text} is not pinned on this machine; compare it with the one that `init` \
@@ -286,7 +321,14 @@ fn find_secret(
     identities: Option<&Opener>,
 ) -> Result<Secret, Error> {
     if let Some(host) = host {
-        let key = format!("writers/{}/secret-{}.age", host.name, host.secret_object);
+        let key = match host.secret_object {
+            Some(digest) => format!("writers/{}/secret-{digest}.age", host.name),
+            None => {
+                let files = store.files(&format!("writers/{}", host.name))?;
+                let secret = files.into_iter().find(|file| file.contains("/secret-"));
+                secret.ok_or_else(|| Error::NotAdmitted(host.name.clone()))?
+            }
+        };
         let sealed = store.get(&key, limits::SMALL_MAX as u64)?;
         let plain = host.opener.open(&sealed).map_err(|source| Error::Keys { what: format!("`{key}`"), source })?;
         let bad = |why: &str| Error::BadObject { key: key.clone(), why: why.to_owned() };

@@ -356,6 +356,15 @@ impl Store {
         Ok(names)
     }
 
+    /// The keys of the objects right below `prefix`.
+    pub fn files(&self, prefix: &str) -> Result<Vec<String>, Error> {
+        let path = self.path(prefix);
+        self.0.traffic.lists.fetch_add(1, Ordering::Relaxed);
+        let found =
+            self.call("list", prefix, 0, || async { Ok(self.0.objects.list_with_delimiter(Some(&path)).await?.objects) });
+        Ok(found?.iter().map(|object| self.key_of(&object.location)).collect())
+    }
+
     fn call<T, F>(&self, verb: &'static str, key: &str, bytes: u64, attempt: impl Fn() -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<T, Failure>>,

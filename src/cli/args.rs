@@ -1,0 +1,426 @@
+//! What was typed: the types of clap, nothing resolved. Their doc comments are the help that people read.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const CODES: &str = "Exit codes: 0 done, 1 not done, 2 wrong command line or configuration, 10 no repository there, \
+                     12 no key opens it, 13 stored bytes are damaged, 130 interrupted.";
+const BACKUP_HELP: &str = "\
+Examples:
+  lifeboat backup --all                               every source of the configuration
+  lifeboat backup data                                one of them
+  lifeboat backup --path /srv/data --name data        a directory, without a configuration
+  pg_dump app | lifeboat backup --stdin --name dump   what comes in
+  lifeboat backup --name dump -- pg_dump app          a command's output; its failure is ours
+
+Exit codes: 0 done, 1 not done, 2 wrong command line or configuration, 3 done but something was skipped, \
+10 no repository there, 11 another run works on the source, 12 no key opens it, 130 interrupted.";
+const RESTORE_HELP: &str = "\
+Examples:
+  lifeboat restore data --into /srv/data.new                          the newest
+  lifeboat restore data --to '2026-11-20 14:05 Europe/Berlin' --into DIR --dry-run
+  lifeboat restore data --into /srv/data --delta --delete             make DIR equal, write only what differs
+  lifeboat restore data --include etc/app --into DIR                  a part
+  lifeboat restore data --tar - | ssh host tar -x -C /srv/data        as tar
+
+A destination that is not empty is refused unless --overwrite, --delta or --delete is given; only --delete removes \
+anything. An interrupted restore continues when the same command is run again.
+
+Exit codes: 0 done, 1 not done, 2 wrong command line, 4 that moment cannot be reached, 10 no repository there, \
+12 no key opens it, 13 something was damaged and is not restored, 130 interrupted.";
+const CHECK_HELP: &str = "\
+Examples:
+  lifeboat check                             logs, listings, manifests
+  lifeboat check --read-data                 every stored byte
+  lifeboat check --read-data-subset 3/7      the third of seven parts: one a night
+  lifeboat check --read-data-subset 5%       by chance; also 10G
+
+Exit codes: 0 all in order, 1 not done, 10 no repository there, 12 no key opens it, 13 damage found, 130 interrupted.";
+const INIT_HELP: &str = "\
+Examples:
+  lifeboat --repo file:///srv/backup init --generate-identity identity.txt
+  lifeboat --repo s3://acme/prod --recipient age1... --recipient age1... init
+  lifeboat --repo s3://acme/prod --identity identity.txt init         join as a further host
+
+Exit codes: 0 done, 1 not done, 2 wrong command line, 12 no key opens it.";
+
+/// Backups that prove that they restore
+#[derive(Debug, Parser)]
+#[command(name = "lifeboat", version, max_term_width = 100, propagate_version = true)]
+#[command(after_help = "Start with `lifeboat demo`, or with `lifeboat help init`.")]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags that every command has.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Configuration file [default: ./lifeboat.toml, ~/.config/lifeboat/lifeboat.toml, /etc/lifeboat/lifeboat.toml]
+    #[arg(long, global = true, value_name = "FILE", env = "LIFEBOAT_CONFIG", help_heading = "Global")]
+    pub config: Option<PathBuf>,
+    /// Repository: file:///DIR, a path, s3://BUCKET/PREFIX, az://CONTAINER/PREFIX, gs://BUCKET/PREFIX
+    #[arg(short, long, global = true, value_name = "URL", env = "LIFEBOAT_REPOSITORY", help_heading = "Global")]
+    pub repo: Option<String>,
+    /// File with the secret key that reads backups
+    #[arg(long, global = true, value_name = "FILE", env = "LIFEBOAT_IDENTITY_FILE", help_heading = "Global")]
+    pub identity: Vec<PathBuf>,
+    /// Public key that backups are sealed to: age1... or an SSH public key
+    #[arg(
+        long,
+        global = true,
+        value_name = "KEY",
+        env = "LIFEBOAT_RECIPIENTS",
+        value_delimiter = ',',
+        help_heading = "Global"
+    )]
+    pub recipient: Vec<String>,
+    /// Local index of the repository [default: in the state directory]
+    #[arg(long, global = true, value_name = "FILE", env = "LIFEBOAT_CATALOG", help_heading = "Global")]
+    pub catalog: Option<PathBuf>,
+    /// Where this host keeps its keys and catalogs [default: ~/.local/state/lifeboat; of root: /var/lib/lifeboat]
+    #[arg(long, global = true, value_name = "DIR", env = "LIFEBOAT_STATE_DIR", help_heading = "Global")]
+    pub state_dir: Option<PathBuf>,
+    /// Bytes a second to the store at most, as 20M
+    #[arg(long, global = true, value_name = "RATE", env = "LIFEBOAT_LIMIT_UPLOAD", help_heading = "Global")]
+    pub limit_upload: Option<String>,
+    /// Bytes a second from the store at most
+    #[arg(long, global = true, value_name = "RATE", env = "LIFEBOAT_LIMIT_DOWNLOAD", help_heading = "Global")]
+    pub limit_download: Option<String>,
+    /// Answer as JSON
+    #[arg(long, global = true, help_heading = "Global")]
+    pub json: bool,
+    /// No story on stderr; errors and warnings stay
+    #[arg(short, long, global = true, help_heading = "Global")]
+    pub quiet: bool,
+    /// Say more (-vv: much more)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Global")]
+    pub verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a repository, or join one from a further host
+    #[command(after_help = INIT_HELP)]
+    Init(InitArgs),
+    /// Take snapshots
+    #[command(after_help = BACKUP_HELP)]
+    Backup(BackupArgs),
+    /// List snapshots
+    #[command(after_help = CODES)]
+    Snapshots(SnapshotsArgs),
+    /// List what is in a snapshot
+    #[command(after_help = CODES)]
+    Ls(LsArgs),
+    /// Search snapshots by pattern
+    #[command(after_help = CODES)]
+    Find(FindArgs),
+    /// Compare two snapshots of a source
+    #[command(after_help = CODES)]
+    Diff(DiffArgs),
+    /// Write one file of a snapshot to stdout
+    #[command(after_help = CODES)]
+    Dump(DumpArgs),
+    /// Sums over the repository
+    #[command(after_help = CODES)]
+    Stats,
+    /// Restore a source: plan, show, do
+    #[command(after_help = RESTORE_HELP)]
+    Restore(RestoreArgs),
+    /// Check the stored bytes
+    #[command(after_help = CHECK_HELP)]
+    Check(CheckArgs),
+    /// The local index
+    #[command(subcommand)]
+    Catalog(CatalogCommand),
+    /// Keys
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Back up, change, restore and compare in a temporary place
+    #[command(after_help = CODES)]
+    Demo(DemoArgs),
+    /// Shell completions
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// The manual page
+    Man {
+        /// Write one page a command into DIR instead of one page to stdout
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// Make a key pair, write the secret key to FILE, seal backups to its public key
+    #[arg(long, value_name = "FILE")]
+    pub generate_identity: Option<PathBuf>,
+    /// Name of this host, the beginning of its writer's name [default: the system's]
+    #[arg(long, value_name = "NAME")]
+    pub host: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct BackupArgs {
+    /// Sources of the configuration
+    #[arg(value_name = "SOURCE")]
+    pub sources: Vec<String>,
+    /// All sources of the configuration
+    #[arg(long, conflicts_with_all = ["sources", "group", "path", "stdin"])]
+    pub all: bool,
+    /// The sources of a group of the configuration
+    #[arg(long, value_name = "GROUP", conflicts_with_all = ["sources", "path", "stdin"])]
+    pub group: Option<String>,
+    /// A directory, without a configuration
+    #[arg(long, value_name = "DIR", requires = "name", conflicts_with = "stdin")]
+    pub path: Option<PathBuf>,
+    /// Standard input, without a configuration
+    #[arg(long, requires = "name")]
+    pub stdin: bool,
+    /// Name of the source that is not in the configuration
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Name under which a stream is stored [default: NAME]
+    #[arg(long, value_name = "NAME")]
+    pub file_name: Option<String>,
+    /// Leave out what matches, as a line of .gitignore would
+    #[arg(long, value_name = "PATTERN")]
+    pub exclude: Vec<String>,
+    /// Leave out what the lines of FILE match
+    #[arg(long, value_name = "FILE")]
+    pub exclude_file: Vec<PathBuf>,
+    /// Leave out the content of directories that hold a file of this name
+    #[arg(long, value_name = "NAME")]
+    pub exclude_if_present: Vec<String>,
+    /// Leave out the content of directories with a CACHEDIR.TAG
+    #[arg(long)]
+    pub exclude_caches: bool,
+    /// Leave out larger files, as 4G
+    #[arg(long, value_name = "SIZE")]
+    pub exclude_larger_than: Option<String>,
+    /// Leave out other file systems
+    #[arg(short = 'x', long)]
+    pub one_file_system: bool,
+    /// Label of the snapshot
+    #[arg(long, value_name = "TAG")]
+    pub tag: Vec<String>,
+    /// Read every file, unchanged or not
+    #[arg(long)]
+    pub force: bool,
+    /// Wait for another run of the same source
+    #[arg(long)]
+    pub wait: bool,
+    /// A command whose output is stored
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+/// Which snapshot.
+#[derive(Debug, Clone, Args)]
+pub struct Which {
+    /// The state at a time: RFC 3339, '2026-11-20 14:05 Europe/Berlin', 'yesterday 18:00', '2h ago', latest
+    #[arg(long, value_name = "TIME", conflicts_with = "snapshot")]
+    pub to: Option<String>,
+    /// A snapshot: its id, the beginning of it, latest, latest~1
+    #[arg(long, value_name = "ID")]
+    pub snapshot: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct SnapshotsArgs {
+    /// Only of this source
+    #[arg(value_name = "SOURCE")]
+    pub source: Option<String>,
+    /// Only with this label
+    #[arg(long, value_name = "TAG")]
+    pub tag: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct LsArgs {
+    /// The source, or writer/source
+    #[arg(value_name = "SOURCE")]
+    pub source: String,
+    /// Where to look [default: the root]
+    #[arg(value_name = "PATH")]
+    pub path: Option<String>,
+    #[command(flatten)]
+    pub which: Which,
+    /// All below it too
+    #[arg(short = 'R', long)]
+    pub recursive: bool,
+    /// Modes, owners, sizes, times
+    #[arg(short, long)]
+    pub long: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct FindArgs {
+    /// The source, or writer/source
+    #[arg(value_name = "SOURCE")]
+    pub source: String,
+    /// Patterns, as lines of .gitignore
+    #[arg(value_name = "PATTERN", required = true)]
+    pub patterns: Vec<String>,
+    #[command(flatten)]
+    pub which: Which,
+    /// In all snapshots of the source
+    #[arg(long, conflicts_with_all = ["to", "snapshot"])]
+    pub all_snapshots: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// The source, or writer/source
+    #[arg(value_name = "SOURCE")]
+    pub source: String,
+    /// The older snapshot
+    #[arg(value_name = "FIRST", default_value = "latest~1")]
+    pub first: String,
+    /// The newer snapshot
+    #[arg(value_name = "SECOND", default_value = "latest")]
+    pub second: String,
+    /// Tell changed metadata too
+    #[arg(long)]
+    pub metadata: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DumpArgs {
+    /// The source, or writer/source
+    #[arg(value_name = "SOURCE")]
+    pub source: String,
+    /// The file; may be left out where the snapshot is one stream
+    #[arg(value_name = "PATH")]
+    pub path: Option<String>,
+    #[command(flatten)]
+    pub which: Which,
+    /// To a file instead of stdout
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+/// What happens to a file that is there.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum OverwriteArg {
+    /// Replace it
+    Always,
+    /// Replace it unless size and time are the same
+    IfChanged,
+    /// Replace it if the snapshot's is newer
+    IfNewer,
+    /// Keep it
+    Never,
+}
+
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// The source, or writer/source
+    #[arg(value_name = "SOURCE")]
+    pub source: String,
+    #[command(flatten)]
+    pub which: Which,
+    /// Refuse a time that no snapshot ended at, to the second
+    #[arg(long, requires = "to")]
+    pub exact: bool,
+    /// The directory that becomes equal to the source's
+    #[arg(long, value_name = "DIR", required_unless_present = "tar")]
+    pub into: Option<PathBuf>,
+    /// As tar to a file, or to stdout with `-`
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["into", "overwrite", "delta", "delete", "verify"])]
+    pub tar: Option<PathBuf>,
+    /// Only what matches, as a line of .gitignore would
+    #[arg(long, value_name = "PATTERN")]
+    pub include: Vec<String>,
+    /// Not what matches
+    #[arg(long, value_name = "PATTERN")]
+    pub exclude: Vec<String>,
+    /// What happens to files that are there
+    #[arg(long, value_enum, value_name = "WHEN")]
+    pub overwrite: Option<OverwriteArg>,
+    /// Keep the blocks of files that are right, write the others
+    #[arg(long, conflicts_with = "overwrite")]
+    pub delta: bool,
+    /// Remove what the snapshot lacks; listed first
+    #[arg(long)]
+    pub delete: bool,
+    /// Read everything again afterwards and compare digests
+    #[arg(long)]
+    pub verify: bool,
+    /// Show the plan and stop
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Read every stored byte
+    #[arg(long, conflicts_with = "read_data_subset")]
+    pub read_data: bool,
+    /// Read a part: n/t, x%, or a size
+    #[arg(long, value_name = "SUBSET")]
+    pub read_data_subset: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CatalogCommand {
+    /// Delete the local index and read it anew from the repository
+    #[command(after_help = CODES)]
+    Rebuild,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum KeyCommand {
+    /// Make a key pair: the secret key into a file, the public key to stdout
+    #[command(after_help = CODES)]
+    Generate {
+        /// The new file
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+    },
+    /// Show who can read, and which hosts write
+    #[command(after_help = CODES)]
+    List,
+    /// On a host without identity: make its keys and ask to be admitted
+    #[command(after_help = CODES)]
+    Request {
+        /// Where the request is written
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+        /// Name of this host [default: the system's]
+        #[arg(long, value_name = "NAME")]
+        host: Option<String>,
+    },
+    /// Where an identity is: admit a host by its request
+    #[command(after_help = CODES)]
+    Admit {
+        /// The request
+        #[arg(value_name = "FILE")]
+        request: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Real input that is backed up too
+    #[arg(long, value_name = "DIR")]
+    pub input: Option<PathBuf>,
+    /// Keep the repository and everything else in DIR
+    #[arg(long, value_name = "DIR")]
+    pub keep: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        super::Cli::command().debug_assert();
+    }
+}

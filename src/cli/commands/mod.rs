@@ -1,0 +1,11 @@
+//! One file a command: resolve, call the deed, show what it returned.
+
+pub mod backup;
+pub mod catalog;
+pub mod check;
+pub mod demo;
+pub mod init;
+pub mod key;
+pub mod look;
+pub mod man;
+pub mod restore;

@@ -1,0 +1,154 @@
+//! `restore`: plan, show, do.
+
+use std::path::Path;
+use std::time::Instant;
+
+use crate::cli::Outcome;
+use crate::cli::args::{OverwriteArg, RestoreArgs};
+use crate::cli::context::Context;
+use crate::cli::output::{count, counted, duration, size};
+use crate::cli::report::Failure;
+use crate::ops::Selection;
+use crate::ops::restore::{
+    LandingState, Overwrite, Prepared, RestoreOptions, RestorePlan, RestoreReport, find_snapshot, prepare, restore,
+    restore_tar,
+};
+use crate::plan::restore::show;
+use crate::repository::Repository;
+
+/// Paths that `--delete` will remove are listed up to this many.
+const LISTED: usize = 50;
+
+/// Runs it.
+pub fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome, Failure> {
+    let progress = context.progress(true);
+    let (wanted, read_as) = context.wanted(&args.which)?;
+    let (mut repository, problems) = context.open(&*progress)?;
+    let found = find_snapshot(&repository, &args.source, &wanted, args.exact);
+    let (snapshot, choice) = found?;
+    let options = RestoreOptions {
+        selection: Selection::new(&args.include, &args.exclude)?,
+        overwrite: match (args.overwrite, args.delta, args.delete) {
+            (Some(OverwriteArg::Always), ..) => Overwrite::Always,
+            (Some(OverwriteArg::IfChanged), ..) => Overwrite::IfChanged,
+            (Some(OverwriteArg::IfNewer), ..) => Overwrite::IfNewer,
+            (Some(OverwriteArg::Never), ..) => Overwrite::Never,
+            (None, true, _) => Overwrite::Delta,
+            // `--delete` alone makes the directory equal: what differs is replaced.
+            (None, false, true) => Overwrite::IfChanged,
+            (None, false, false) => Overwrite::Refuse,
+        },
+        delete: args.delete,
+        verify: args.verify,
+    };
+    let prepared = prepare(&repository, snapshot, &choice, args.into.as_deref(), options, &*progress);
+    progress.clear();
+    let prepared = prepared?;
+    show_plan(context, args, &prepared.plan, &repository, read_as.as_deref())?;
+    if args.dry_run {
+        context.ui.story("Nothing was written (--dry-run).");
+        return Ok(Outcome::Done);
+    }
+    let started = Instant::now();
+    if let Some(file) = &args.tar {
+        to_tar(&repository, &prepared, file, &*progress)?;
+        progress.clear();
+        context.ui.story(format!("restored  as tar in {}", duration(started.elapsed().as_secs_f64())));
+    } else {
+        let report = restore(&mut repository, &prepared, &*progress);
+        progress.clear();
+        tell(context, &report?, started.elapsed().as_secs_f64())?;
+    }
+    Ok(if problems.is_empty() { Outcome::Done } else { Outcome::Damage })
+}
+
+fn to_tar(
+    repository: &Repository,
+    prepared: &Prepared,
+    file: &Path,
+    progress: &dyn crate::progress::Progress,
+) -> Result<(), Failure> {
+    if file == Path::new("-") {
+        let output = std::io::BufWriter::with_capacity(1 << 20, std::io::stdout().lock());
+        restore_tar(repository, prepared, output, file, progress)?;
+        return Ok(());
+    }
+    let output = std::fs::File::create(file).map_err(|e| Failure::io("write", file, e))?;
+    let output = std::io::BufWriter::with_capacity(1 << 20, output);
+    let output = restore_tar(repository, prepared, output, file, progress)?;
+    output.get_ref().sync_all().map_err(|e| Failure::io("write", file, e))
+}
+
+fn show_plan(
+    context: &Context,
+    args: &RestoreArgs,
+    plan: &RestorePlan,
+    repository: &Repository,
+    read_as: Option<&str>,
+) -> Result<(), Failure> {
+    let ui = context.ui;
+    if ui.json {
+        return ui.json(&serde_json::json!({"message_type": "plan", "plan": plan}));
+    }
+    // The plan is the answer of a dry run; before a restore (whose answer may be a tar on stdout) it is the story.
+    let say = |line: String| if args.dry_run { ui.answer(line) } else { Ok(ui.story(line)) };
+    let wanted = match read_as {
+        Some(read_as) => format!("to {read_as}"),
+        None => format!("as of {}", show(plan.shows)),
+    };
+    say(format!("plan      restore `{}` {wanted}", plan.source))?;
+    let mut state = String::new();
+    if let Some(asked) = plan.asked {
+        let age = (asked - plan.shows).num_seconds().max(0);
+        state = format!(", {} older than asked for", duration(age as f64));
+    }
+    if !plan.complete {
+        state.push_str(", INCOMPLETE");
+    }
+    say(format!("snapshot  {}, ended {}{state}", plan.snapshot, show(plan.shows)))?;
+    let what = format!("{}, {}", counted(plan.files, "file", "files"), size(plan.bytes));
+    say(format!("content   {what}, {} in all", counted(plan.entries, "entry", "entries")))?;
+    let from = repository.store().label();
+    let packs = counted(plan.packs, "pack", "packs");
+    say(format!("fetch     {} from {packs} in {} of {from}", size(plan.fetch_bytes), counted(plan.requests, "request", "requests")))?;
+    if let Some(into) = &plan.into {
+        let state = match plan.state {
+            LandingState::Empty => "empty",
+            LandingState::Occupied => "not empty",
+            LandingState::Interrupted => "an interrupted restore, to be continued",
+            LandingState::Stream => "a stream",
+        };
+        let free = plan.free.map(|free| format!(", {} free", size(free))).unwrap_or_default();
+        say(format!("lands in  {} ({state}{free})", into.display()))?;
+    }
+    for path in plan.deletes.iter().take(LISTED) {
+        say(format!("delete    {path}"))?;
+    }
+    if plan.deletes.len() > LISTED {
+        say(format!("delete    and {} more", count((plan.deletes.len() - LISTED) as u64)))?;
+    }
+    Ok(())
+}
+
+fn tell(context: &Context, report: &RestoreReport, seconds: f64) -> Result<(), Failure> {
+    let ui = context.ui;
+    if ui.json {
+        return ui.json(&serde_json::json!({"message_type": "summary", "report": report, "total_duration": seconds}));
+    }
+    let written = counted(report.files_written, "file", "files");
+    ui.answer(format!("restored  {written}, {} written, in {}", size(report.bytes_written), duration(seconds)))?;
+    if report.files_kept > 0 || report.bytes_kept > 0 {
+        ui.answer(format!("kept      {}, {} were right already", counted(report.files_kept, "file", "files"), size(report.bytes_kept)))?;
+    }
+    if report.deleted > 0 {
+        ui.answer(format!("deleted   {}", counted(report.deleted, "path", "paths")))?;
+    }
+    if report.verified > 0 {
+        ui.answer(format!("verified  {}, digest by digest", counted(report.verified, "file", "files")))?;
+    }
+    if let Some((path, what)) = report.trouble.first() {
+        let n = report.trouble.len() as u64;
+        ui.warning(format!("{} could not be set; the first: `{path}`: {what}", counted(n, "piece of metadata", "pieces of metadata")));
+    }
+    Ok(())
+}

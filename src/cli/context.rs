@@ -1,0 +1,207 @@
+//! What the words on the command line mean here: flags before the environment before the configuration. Only this module
+//! looks for files.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use age::secrecy::SecretString;
+
+use super::args::{Global, Which};
+use super::output::Ui;
+use super::progress::Console;
+use super::report::Failure;
+use super::time::read_time;
+use crate::config::{Config, parse_size};
+use crate::model::Moment;
+use crate::ops::Kind;
+use crate::ops::backup::World;
+use crate::plan::restore::Wanted;
+use crate::progress::Progress;
+use crate::repository::{Keys, OpenOptions, Problem, Repository};
+use crate::seal::{Keyring, Recipient};
+use crate::store::{Limits, Store, open_url};
+
+/// A command's surroundings.
+pub struct Context {
+    /// Flags.
+    pub global: Global,
+    /// The configuration, empty where there is none.
+    pub config: Config,
+    /// How to speak.
+    pub ui: Ui,
+    /// Set by Ctrl-C.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// Names of the configuration, in the order in which they are looked for.
+fn config_places() -> Vec<PathBuf> {
+    let mut places = vec![PathBuf::from("lifeboat.toml")];
+    let home = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from);
+    let home = home.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".config")));
+    places.extend(home.map(|home| home.join("lifeboat/lifeboat.toml")));
+    places.push(PathBuf::from("/etc/lifeboat/lifeboat.toml"));
+    places
+}
+
+impl Context {
+    /// Finds and reads the configuration.
+    pub fn new(global: Global, stop: Arc<AtomicBool>) -> Result<Self, Failure> {
+        let ui = Ui { json: global.json, quiet: global.quiet };
+        let file = global.config.clone().or_else(|| config_places().into_iter().find(|place| place.is_file()));
+        let config = file.map(|file| Config::read(&file)).transpose()?.unwrap_or_default();
+        Ok(Self { global, config, ui, stop })
+    }
+
+    /// The clock. Time enters here and nowhere below.
+    pub fn now(&self) -> Moment {
+        chrono::Utc::now()
+    }
+
+    /// The repository's URL.
+    pub fn url(&self) -> Result<String, Failure> {
+        let url = self.global.repo.clone().or_else(|| self.config.repository.url.clone());
+        url.ok_or_else(|| {
+            Failure::usage(
+                "no repository was given",
+                "Name one with `--repo URL`, LIFEBOAT_REPOSITORY, or `url` under [repository] in `lifeboat.toml`.",
+            )
+        })
+    }
+
+    /// Opens the store.
+    pub fn store(&self, create: bool) -> Result<Store, Failure> {
+        let repository = &self.config.repository;
+        let rate = |flag: &Option<String>, config: &Option<String>| {
+            let text = flag.as_ref().or(config.as_ref());
+            text.map(|text| parse_size(text)).transpose().map_err(|e| Failure::usage(e, "As in `--limit-upload 20M`."))
+        };
+        let limits = Limits {
+            concurrency: repository.concurrency,
+            upload: rate(&self.global.limit_upload, &repository.limit_upload)?,
+            download: rate(&self.global.limit_download, &repository.limit_download)?,
+            ..Limits::default()
+        };
+        Ok(open_url(&self.url()?, &repository.credentials(), limits, create)?)
+    }
+
+    /// Where this host keeps its part.
+    pub fn state_dir(&self) -> Result<PathBuf, Failure> {
+        if let Some(dir) = self.global.state_dir.clone().or_else(|| self.config.repository.state_dir.clone()) {
+            return Ok(dir);
+        }
+        if let Some(state) = std::env::var_os("XDG_STATE_HOME").filter(|state| !state.is_empty()) {
+            return Ok(Path::new(&state).join("lifeboat"));
+        }
+        if rustix::process::geteuid().is_root() {
+            return Ok(PathBuf::from("/var/lib/lifeboat"));
+        }
+        match std::env::var_os("HOME").filter(|home| !home.is_empty()) {
+            Some(home) => Ok(Path::new(&home).join(".local/state/lifeboat")),
+            None => Err(Failure::usage("there is no HOME", "Say where to keep keys and catalogs: `--state-dir DIR`.")),
+        }
+    }
+
+    /// The files with identities.
+    pub fn identity_files(&self) -> Vec<PathBuf> {
+        if self.global.identity.is_empty() {
+            self.config.repository.identity_file.clone().into_iter().collect()
+        } else {
+            self.global.identity.clone()
+        }
+    }
+
+    /// Recipients that were named, checked.
+    pub fn recipients(&self) -> Result<Vec<Recipient>, Failure> {
+        let named =
+            if self.global.recipient.is_empty() { &self.config.repository.recipients } else { &self.global.recipient };
+        Ok(named.iter().map(|text| text.parse()).collect::<Result<_, _>>()?)
+    }
+
+    /// Identities and pins at hand.
+    pub fn keys(&self) -> Result<Keys, Failure> {
+        let mut keys = Keys {
+            recipients: self.recipients()?.iter().map(|r| r.as_str().to_owned()).collect(),
+            fingerprints: self.config.repository.fingerprint.clone().into_iter().collect(),
+            ..Keys::default()
+        };
+        let pinned_by_config = !keys.fingerprints.is_empty();
+        for path in self.identity_files() {
+            let file = std::fs::File::open(&path).map_err(|e| {
+                Failure::new(
+                    Kind::Key,
+                    format!("could not read the identity file `{}`: {e}", path.display()),
+                    Some("Point `--identity` at the file that holds the secret key.".to_owned()),
+                )
+            })?;
+            let ring = Keyring::read(&path.display().to_string(), file, &mut ask_passphrase)?;
+            keys.identities.extend(ring.identities);
+            // One identity may read several repositories: the configuration's pin is the more exact one.
+            if !pinned_by_config {
+                keys.fingerprints.extend(ring.fingerprints);
+            }
+        }
+        Ok(keys)
+    }
+
+    /// Opens the repository, reads its logs, and tells what is wrong with them.
+    pub fn open(&self, progress: &dyn Progress) -> Result<(Repository, Vec<Problem>), Failure> {
+        let state = self.state_dir()?;
+        let options = OpenOptions {
+            state: &state,
+            catalog: self.global.catalog.clone().or_else(|| self.config.repository.catalog.clone()),
+            keys: self.keys()?,
+            sync: true,
+        };
+        let (repository, report) = Repository::open(self.store(false)?, options, progress)?;
+        for problem in &report.problems {
+            self.ui.warning(problem);
+        }
+        Ok((repository, report.problems))
+    }
+
+    /// Progress for this command; `long` ones draw a bar.
+    pub fn progress(&self, long: bool) -> Arc<Console> {
+        Arc::new(Console::new(self.ui, Arc::clone(&self.stop), long))
+    }
+
+    /// Time, chance and name of the host, for a backup.
+    pub fn world(&self) -> Result<World, Failure> {
+        let mut random = [0; 10];
+        getrandom::fill(&mut random)
+            .map_err(|e| Failure::new(Kind::Failed, format!("the kernel gave no random numbers: {e}"), None))?;
+        Ok(World { clock: Arc::new(chrono::Utc::now), random, host: host_name(None) })
+    }
+
+    /// Which snapshot was asked for, and how its time was read.
+    pub fn wanted(&self, which: &Which) -> Result<(Wanted, Option<String>), Failure> {
+        match (&which.to, &which.snapshot) {
+            (_, Some(name)) => Ok((Wanted::Named(name.clone()), None)),
+            (Some(text), None) if text.trim() == "latest" => Ok((Wanted::Latest, None)),
+            (Some(text), None) => {
+                let time = read_time(text, self.now())?;
+                Ok((Wanted::At(time.moment), Some(time.shown)))
+            }
+            (None, None) => Ok((Wanted::Latest, None)),
+        }
+    }
+}
+
+/// This machine's name.
+pub fn host_name(given: Option<&str>) -> String {
+    match given {
+        Some(name) => name.to_owned(),
+        None => rustix::system::uname().nodename().to_string_lossy().into_owned(),
+    }
+}
+
+/// A passphrase from LIFEBOAT_PASSPHRASE_FILE, or from the terminal.
+fn ask_passphrase(what: &str) -> Result<SecretString, String> {
+    if let Some(file) = std::env::var_os("LIFEBOAT_PASSPHRASE_FILE") {
+        let text = std::fs::read_to_string(&file);
+        let text = text.map_err(|e| format!("LIFEBOAT_PASSPHRASE_FILE `{}`: {e}", Path::new(&file).display()))?;
+        return Ok(SecretString::from(text.trim_end_matches(['\r', '\n']).to_owned()));
+    }
+    let asked = rpassword::prompt_password(format!("{what}: "));
+    asked.map(SecretString::from).map_err(|e| format!("it is protected by a passphrase, and none could be asked for: {e}"))
+}

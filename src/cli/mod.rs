@@ -1,0 +1,104 @@
+//! The mouth: flags, words, progress bars, exit codes. Parse, resolve, run, exit.
+
+mod args;
+mod commands;
+mod context;
+mod output;
+mod progress;
+mod report;
+mod time;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use clap::{CommandFactory, Parser};
+
+use args::{CatalogCommand, Cli, Command, KeyCommand};
+use context::Context;
+use report::Failure;
+
+/// How a command ended that did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Completely.
+    Done,
+    /// Something was skipped.
+    Incomplete,
+    /// Damage was found.
+    Damage,
+}
+
+/// Runs the command line of this process and returns its exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_log(cli.global.verbose);
+    let stop = Arc::new(AtomicBool::new(false));
+    catch_signals(&stop);
+    let json = cli.global.json;
+    match run(cli, stop) {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Incomplete) => ExitCode::from(3),
+        Ok(Outcome::Damage) => ExitCode::from(13),
+        Err(failure) => {
+            failure.print(&mut std::io::stderr().lock(), json);
+            ExitCode::from(failure.kind() as u8)
+        }
+    }
+}
+
+fn run(cli: Cli, stop: Arc<AtomicBool>) -> Result<Outcome, Failure> {
+    // These need neither configuration nor repository.
+    match cli.command {
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "lifeboat", &mut std::io::stdout());
+            return Ok(Outcome::Done);
+        }
+        Command::Man { dir } => return commands::man::run(&Cli::command(), dir.as_deref()),
+        Command::Demo(args) => return commands::demo::run(&args, cli.global, stop),
+        _ => {}
+    }
+    let context = Context::new(cli.global, stop)?;
+    match cli.command {
+        Command::Init(args) => commands::init::run(&context, &args),
+        Command::Backup(args) => commands::backup::run(&context, &args),
+        Command::Snapshots(args) => commands::look::snapshots(&context, &args),
+        Command::Ls(args) => commands::look::ls(&context, &args),
+        Command::Find(args) => commands::look::find(&context, &args),
+        Command::Diff(args) => commands::look::diff(&context, &args),
+        Command::Dump(args) => commands::look::dump(&context, &args),
+        Command::Stats => commands::look::stats(&context),
+        Command::Restore(args) => commands::restore::run(&context, &args),
+        Command::Check(args) => commands::check::run(&context, &args),
+        Command::Catalog(CatalogCommand::Rebuild) => commands::catalog::rebuild(&context),
+        Command::Key(KeyCommand::Generate { output }) => commands::key::generate(&context, &output),
+        Command::Key(KeyCommand::List) => commands::key::list(&context),
+        Command::Key(KeyCommand::Request { output, host }) => commands::key::request(&context, &output, host.as_deref()),
+        Command::Key(KeyCommand::Admit { request }) => commands::key::admit(&context, &request),
+        Command::Completions { .. } | Command::Man { .. } | Command::Demo(_) => Ok(Outcome::Done),
+    }
+}
+
+fn start_log(verbose: u8) {
+    let level = match verbose {
+        0 => "error",
+        1 => "lifeboat=info",
+        2 => "lifeboat=debug",
+        _ => "debug",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("LIFEBOAT_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+}
+
+/// The first Ctrl-C or SIGTERM asks to stop; a second one ends the process at once, which loses nothing that was
+/// committed.
+fn catch_signals(stop: &Arc<AtomicBool>) {
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        let armed = signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(stop));
+        let asked = armed.and_then(|_| signal_hook::flag::register(signal, Arc::clone(stop)));
+        if let Err(e) = asked {
+            tracing::warn!(%e, "signals cannot be caught; Ctrl-C ends at once");
+        }
+    }
+}

@@ -1,0 +1,379 @@
+//! The configuration file: TOML to checked types. Unknown keys are refused by name and line; an option that this version
+//! cannot honour is an error, never ignored. Not here: flags, the environment, what the values are used for.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::model::RelPath;
+use crate::repository::is_source_name;
+use crate::source::Rules;
+use crate::store::Credentials;
+
+/// What is wrong with a configuration.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("could not read the configuration `{}`", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is no valid TOML, or has a key that is unknown, or a value of the wrong kind.
+    #[error("the configuration `{}` is wrong at line {line}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+        /// What is wrong there.
+        source: WhatIsWrong,
+    },
+    /// Its values do not fit each other.
+    #[error("the configuration `{}` is wrong in {section}: {why}", path.display())]
+    Meaning {
+        /// The file.
+        path: PathBuf,
+        /// `[sources.x]` and the like.
+        section: String,
+        /// What does not fit.
+        why: String,
+    },
+}
+
+/// The parser's words, without its drawing.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct WhatIsWrong(String);
+
+/// A whole configuration.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where the backups lie.
+    #[serde(default)]
+    pub repository: RepositorySection,
+    /// What is protected, by name.
+    #[serde(default)]
+    pub sources: BTreeMap<String, SourceSection>,
+    /// Sources that are backed up together, by name.
+    #[serde(default)]
+    pub groups: BTreeMap<String, GroupSection>,
+}
+
+/// `[repository]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RepositorySection {
+    /// `file:///...`, `s3://...`, `az://...`, `gs://...` or a path.
+    pub url: Option<String>,
+    /// Who can read everything.
+    #[serde(default)]
+    pub recipients: Vec<String>,
+    /// A file with an identity; left out on a host that must not read.
+    pub identity_file: Option<PathBuf>,
+    /// BLAKE3 of `lifeboat.json`, as `init` printed it.
+    pub fingerprint: Option<String>,
+    /// Where this host keeps keys and catalogs.
+    pub state_dir: Option<PathBuf>,
+    /// Another place for the catalog.
+    pub catalog: Option<PathBuf>,
+    /// Another endpoint than the provider's.
+    pub endpoint: Option<String>,
+    /// S3's region.
+    pub region: Option<String>,
+    /// The bucket in the path of the request.
+    pub path_style: Option<bool>,
+    /// Allows plain HTTP.
+    #[serde(default)]
+    pub allow_http: bool,
+    /// Requests without a signature.
+    #[serde(default)]
+    pub skip_signature: bool,
+    /// File with S3's access key id.
+    pub access_key_id_file: Option<PathBuf>,
+    /// File with S3's secret access key.
+    pub secret_access_key_file: Option<PathBuf>,
+    /// Azure's account.
+    pub account: Option<String>,
+    /// File with Azure's account key.
+    pub account_key_file: Option<PathBuf>,
+    /// File with Google's service account.
+    pub service_account_file: Option<PathBuf>,
+    /// Bytes a second to the store at most, as `20M`.
+    pub limit_upload: Option<String>,
+    /// Bytes a second from the store at most.
+    pub limit_download: Option<String>,
+    /// Requests at a time at most.
+    #[serde(default)]
+    pub concurrency: usize,
+}
+
+impl RepositorySection {
+    /// What a store needs beside its URL.
+    pub fn credentials(&self) -> Credentials {
+        Credentials {
+            endpoint: self.endpoint.clone(),
+            region: self.region.clone(),
+            path_style: self.path_style,
+            allow_http: self.allow_http,
+            skip_signature: self.skip_signature,
+            access_key_id_file: self.access_key_id_file.clone(),
+            secret_access_key_file: self.secret_access_key_file.clone(),
+            account: self.account.clone(),
+            account_key_file: self.account_key_file.clone(),
+            service_account_file: self.service_account_file.clone(),
+        }
+    }
+}
+
+/// The kinds of sources.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SourceKind {
+    /// A tree of files.
+    Volume,
+    /// A command's output.
+    Command,
+}
+
+/// `[sources.<name>]`. One flat table, so that the parser can name the line of an unknown key; which keys fit the kind is
+/// checked after it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceSection {
+    /// What it is.
+    pub kind: SourceKind,
+    /// Of a volume: its root.
+    pub path: Option<PathBuf>,
+    /// Of a volume: patterns to leave out.
+    #[serde(default)]
+    pub exclude: Vec<String>,
+    /// Of a volume: files with such patterns.
+    #[serde(default)]
+    pub exclude_file: Vec<PathBuf>,
+    /// Of a volume: marker files of directories to leave out.
+    #[serde(default)]
+    pub exclude_if_present: Vec<String>,
+    /// Of a volume: leaves out what `CACHEDIR.TAG` marks.
+    #[serde(default)]
+    pub exclude_caches: bool,
+    /// Of a volume: leaves larger files out, as `4G`.
+    pub exclude_larger_than: Option<String>,
+    /// Of a volume: stays on one file system.
+    #[serde(default)]
+    pub one_file_system: bool,
+    /// Of a command: program and arguments.
+    #[serde(default)]
+    pub command: Vec<String>,
+    /// Of a command: the name under which its output is stored.
+    pub file_name: Option<String>,
+    /// Labels of its snapshots.
+    #[serde(default)]
+    pub tags: Vec<String>,
+}
+
+/// `[groups.<name>]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupSection {
+    /// Names of sources.
+    pub sources: Vec<String>,
+}
+
+/// A source, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Plan {
+    /// A tree.
+    Volume {
+        /// Its root.
+        path: PathBuf,
+        /// What is left out.
+        rules: Rules,
+    },
+    /// A command's output.
+    Command {
+        /// Program and arguments.
+        command: Vec<String>,
+        /// The name of the entry.
+        file_name: RelPath,
+    },
+}
+
+impl SourceSection {
+    /// Checks that the keys fit the kind.
+    pub fn plan(&self, name: &str) -> Result<Plan, String> {
+        let is_volume = self.kind == SourceKind::Volume;
+        let of_volume = [
+            ("path", self.path.is_some()),
+            ("exclude", !self.exclude.is_empty()),
+            ("exclude_file", !self.exclude_file.is_empty()),
+            ("exclude_if_present", !self.exclude_if_present.is_empty()),
+            ("exclude_caches", self.exclude_caches),
+            ("exclude_larger_than", self.exclude_larger_than.is_some()),
+            ("one_file_system", self.one_file_system),
+        ];
+        let of_command = [("command", !self.command.is_empty()), ("file_name", self.file_name.is_some())];
+        let foreign: &[(&str, bool)] = if is_volume { &of_command } else { &of_volume };
+        if let Some((key, _)) = foreign.iter().find(|(_, given)| *given) {
+            return Err(format!("`{key}` does not belong to a source of this kind"));
+        }
+        if is_volume {
+            let path = self.path.clone().ok_or("`path` is missing")?;
+            let larger = self.exclude_larger_than.as_deref().map(parse_size).transpose()?;
+            let rules = Rules {
+                exclude: self.exclude.clone(),
+                exclude_file: self.exclude_file.clone(),
+                exclude_if_present: self.exclude_if_present.clone(),
+                exclude_caches: self.exclude_caches,
+                exclude_larger_than: larger,
+                one_file_system: self.one_file_system,
+            };
+            return Ok(Plan::Volume { path, rules });
+        }
+        if self.command.is_empty() {
+            return Err("`command` is missing".to_owned());
+        }
+        let file_name = self.file_name.clone().unwrap_or_else(|| name.to_owned());
+        let file_name = RelPath::new(file_name.into_bytes()).map_err(|e| e.to_string())?;
+        if file_name.components().count() != 1 {
+            return Err("`file_name` must be one name, without `/`".to_owned());
+        }
+        Ok(Plan::Command { command: self.command.clone(), file_name })
+    }
+}
+
+/// Reads a size: a number with K, M, G or T (binary), `iB` or `B` after it allowed.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let bad = || format!("`{text}` is no size; write it as `500M` or `2G`");
+    let clean = text.trim();
+    let digits = clean.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(clean.len());
+    let (number, unit) = clean.split_at(digits);
+    let number: f64 = number.parse().map_err(|_| bad())?;
+    let unit = unit.trim().to_ascii_uppercase();
+    let shift = match unit.trim_end_matches('B').trim_end_matches('I') {
+        "" if unit.is_empty() || unit == "B" => 0,
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        "T" => 40,
+        _ => return Err(bad()),
+    };
+    let bytes = number * (1u64 << shift) as f64;
+    if bytes.is_finite() && bytes < u64::MAX as f64 { Ok(bytes as u64) } else { Err(bad()) }
+}
+
+impl Config {
+    /// Reads and checks a file.
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        Self::parse(&text, path)
+    }
+
+    /// Checks a text; `path` is what messages call it.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, Error> {
+        let config: Self = toml::from_str(text).map_err(|e| Error::Syntax {
+            path: path.to_owned(),
+            line: e.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1),
+            source: WhatIsWrong(e.message().trim().replace('\n', "; ")),
+        })?;
+        let wrong = |section: String, why: String| Error::Meaning { path: path.to_owned(), section, why };
+        for (name, source) in &config.sources {
+            let section = format!("[sources.{name}]");
+            if !is_source_name(name) {
+                let why = "a source's name has letters, digits, `-`, `_` and `.`, at most 64".to_owned();
+                return Err(wrong(section, why));
+            }
+            source.plan(name).map_err(|why| wrong(section, why))?;
+        }
+        for (name, group) in &config.groups {
+            if let Some(unknown) = group.sources.iter().find(|source| !config.sources.contains_key(*source)) {
+                return Err(wrong(format!("[groups.{name}]"), format!("there is no source `{unknown}`")));
+            }
+        }
+        let repository = &config.repository;
+        for limit in [&repository.limit_upload, &repository.limit_download].into_iter().flatten() {
+            parse_size(limit).map_err(|why| wrong("[repository]".to_owned(), why))?;
+        }
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(text, Path::new("lifeboat.toml")).map_err(|e| {
+            let cause = std::error::Error::source(&e).map(|s| format!(": {s}")).unwrap_or_default();
+            format!("{e}{cause}")
+        })
+    }
+
+    #[test]
+    fn a_whole_configuration_is_read() {
+        let config = parse(
+            r#"
+            [repository]
+            url = "s3://acme/prod"
+            recipients = ["age1x"]
+            limit_upload = "20M"
+            [sources.data]
+            kind = "volume"
+            path = "/srv/data"
+            exclude = ["*.tmp"]
+            exclude_larger_than = "4G"
+            [sources.dump]
+            kind = "command"
+            command = ["mysqldump", "app"]
+            [groups.nightly]
+            sources = ["data", "dump"]
+            "#,
+        )
+        .unwrap();
+        let Plan::Volume { rules, .. } = config.sources["data"].plan("data").unwrap() else { panic!() };
+        assert_eq!(rules.exclude_larger_than, Some(4 << 30));
+        let Plan::Command { file_name, .. } = config.sources["dump"].plan("dump").unwrap() else { panic!() };
+        assert_eq!(file_name.to_string(), "dump");
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_by_name_and_line() {
+        let error = parse("[repository]\nurl = \"x\"\nrecipient = \"age1\"\n").unwrap_err();
+        assert!(error.contains("line 3") && error.contains("`recipient`"), "{error}");
+        let error = parse("[sources.a]\nkind = \"volume\"\npath = \"/\"\nexclud = []\n").unwrap_err();
+        assert!(error.contains("line 4") && error.contains("`exclud`"), "{error}");
+        let error = parse("[sources.a]\nkind = \"teleport\"\n").unwrap_err();
+        assert!(error.contains("line 2") && error.contains("teleport"), "{error}");
+    }
+
+    #[test]
+    fn keys_that_do_not_fit_the_kind_or_each_other_are_refused() {
+        for (text, expected) in [
+            ("[sources.a]\nkind = \"volume\"\n", "`path` is missing"),
+            ("[sources.a]\nkind = \"command\"\n", "`command` is missing"),
+            ("[sources.a]\nkind = \"command\"\ncommand = [\"x\"]\npath = \"/\"\n", "`path` does not belong"),
+            ("[sources.\"a/b\"]\nkind = \"volume\"\npath = \"/\"\n", "a source's name"),
+            ("[groups.g]\nsources = [\"x\"]\n", "no source `x`"),
+            ("[repository]\nlimit_upload = \"fast\"\n", "no size"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_binary() {
+        assert_eq!(parse_size("0"), Ok(0));
+        assert_eq!(parse_size("1.5K"), Ok(1536));
+        assert_eq!(parse_size("2 GiB"), Ok(2 << 30));
+        assert_eq!(parse_size("3mb"), Ok(3 << 20));
+        for bad in ["", "x", "1X", "-1", "1KK", "i"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+    }
+}

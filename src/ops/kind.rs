@@ -1,0 +1,153 @@
+//! What kind of failure an error is, and the one thing to do about it. Exit codes follow the kind; hints are written here,
+//! next to the variants that know the remedy.
+
+use super::Error;
+use crate::plan::restore::NoPlan;
+use crate::{catalog, destination, repository, seal, source, store};
+
+/// Kinds of failure, with their exit codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Not done.
+    Failed = 1,
+    /// The command line or the configuration is wrong; nothing was touched.
+    Usage = 2,
+    /// Done, but something was skipped.
+    Incomplete = 3,
+    /// That moment cannot be reached.
+    NoPlan = 4,
+    /// There is no repository there.
+    NoRepository = 10,
+    /// Another run works on this source.
+    Busy = 11,
+    /// No key opens it.
+    Key = 12,
+    /// Stored bytes do not match their digests.
+    Damage = 13,
+    /// Interrupted; safe to run again.
+    Cancelled = 130,
+}
+
+impl Error {
+    /// Its kind.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Repository(e) => repository_kind(e),
+            Self::Source(source::Error::Rules(_)) | Self::Pattern { .. } => Kind::Usage,
+            Self::Destination(destination::Error::NotEmpty(_)) => Kind::Usage,
+            Self::NoPlan(_) => Kind::NoPlan,
+            Self::Busy(_) => Kind::Busy,
+            Self::Hurt { .. } => Kind::Damage,
+            _ => Kind::Failed,
+        }
+    }
+
+    /// What to do about it, where we know.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Repository(e) => repository_hint(e),
+            Self::NoPlan(e) => no_plan_hint(e),
+            Self::Busy(_) => Some("Add `--wait` to wait for it.".to_owned()),
+            Self::Destination(destination::Error::NotEmpty(_)) => Some(
+                "Choose an empty directory, or say what happens to the files there: `--overwrite if-changed`, `--delta`, \
+                 or `--delete`."
+                    .to_owned(),
+            ),
+            Self::Destination(destination::Error::NoSpace { .. }) => {
+                Some("Restore a part with `--include`, or choose another `--into`.".to_owned())
+            }
+            Self::Hurt { .. } => Some(
+                "Files that are not whole end in `.lifeboat-incomplete`; all others are right. `lifeboat check --read-data` \
+                 names what is damaged; an older snapshot may have those files."
+                    .to_owned(),
+            ),
+            Self::NoSuchPath { .. } => Some("`lifeboat ls SOURCE --recursive` lists what is there.".to_owned()),
+            Self::Unreadable { .. } => Some("No snapshot was made. Run it again when the stream is whole.".to_owned()),
+            Self::Source(source::Error::Failed { .. }) => {
+                Some("Its own message is above. No snapshot was made; what came before is untouched.".to_owned())
+            }
+            _ => None,
+        }
+    }
+}
+
+fn repository_kind(error: &repository::Error) -> Kind {
+    use repository::Error as E;
+    match error {
+        E::NoRepository(_) => Kind::NoRepository,
+        E::Store(store::Error::BadUrl { .. }) | E::OtherRecipients => Kind::Usage,
+        E::Store(store::Error::NotFound { key, .. }) if key == "lifeboat.json" => Kind::NoRepository,
+        E::Keys { .. } | E::NeedsIdentity(_) | E::NotAWriter(_) | E::NotAdmitted(_) | E::Fingerprint { .. } => Kind::Key,
+        E::BadObject { .. } | E::Pack { .. } | E::Frame { .. } | E::UnknownFrame(_) | E::Manifest { .. } => Kind::Damage,
+        E::Store(store::Error::Truncated { .. } | store::Error::TooLarge { .. } | store::Error::Conflict { .. }) => {
+            Kind::Damage
+        }
+        E::Catalog(catalog::Error::BadCommit { .. }) => Kind::Damage,
+        E::Cancelled => Kind::Cancelled,
+        _ => Kind::Failed,
+    }
+}
+
+fn repository_hint(error: &repository::Error) -> Option<String> {
+    use repository::Error as E;
+    let hint = match error {
+        E::NoRepository(url) => format!("Check the URL, or make one there: `lifeboat --repo {url} init --generate-identity FILE`."),
+        E::Store(store::Error::NotFound { store, key }) if key == "lifeboat.json" => {
+            format!("Check the URL, or make one there: `lifeboat --repo {store} init --generate-identity FILE`.")
+        }
+        E::Exists(_) => {
+            "To join it from this host, run `init` with `--identity FILE`. Nothing was changed.".to_owned()
+        }
+        E::Keys { source: seal::Error::NoIdentity(_), .. } => {
+            "Point `--identity` at the file whose public key is among the recipients (`lifeboat key list` shows them)."
+                .to_owned()
+        }
+        E::NeedsIdentity(_) => {
+            "Give the file with the secret key: `--identity FILE`, or set LIFEBOAT_IDENTITY_FILE.".to_owned()
+        }
+        E::NotAWriter(_) => "Join it with an identity at hand, once: `lifeboat init --identity FILE`. Without one: \
+                             `lifeboat key request`, and have it admitted."
+            .to_owned(),
+        E::NotAdmitted(_) => "Where an identity is at hand, run `lifeboat key admit REQUEST`, then this again.".to_owned(),
+        E::OtherRecipients => "This host seals only to the recipients it pinned. Leave `recipients` out, or make the list \
+                               the same; `lifeboat key list` shows it."
+            .to_owned(),
+        E::Fingerprint { .. } => "Do not go on unless you know why it changed: somebody may have replaced the repository. \
+                                  The right fingerprint is the one that `init` printed."
+            .to_owned(),
+        E::Newer { .. } => "Use a newer lifeboat.".to_owned(),
+        E::Catalog(catalog::Error::Newer { .. }) => {
+            "Use the newer lifeboat, or delete the catalog: `lifeboat catalog rebuild` makes it anew.".to_owned()
+        }
+        E::Catalog(catalog::Error::Sqlite { .. } | catalog::Error::Inconsistent { .. }) => {
+            "The catalog is a cache: if it is damaged, delete it and run `lifeboat catalog rebuild`.".to_owned()
+        }
+        E::Frame { .. } | E::Pack { .. } | E::UnknownFrame(_) | E::Manifest { .. } => {
+            "`lifeboat check --read-data` names everything that is hurt. Another snapshot may be whole.".to_owned()
+        }
+        E::Store(store::Error::Denied { .. }) => {
+            "Check the credentials and their rights: a backup needs to list, read and create.".to_owned()
+        }
+        E::Store(store::Error::Unreachable { .. } | store::Error::Deadline { .. }) => {
+            "What is stored is safe. Run the same command again when the store answers; it reuses what is there."
+                .to_owned()
+        }
+        E::Cancelled => "What is stored is kept. Run the same command again to go on.".to_owned(),
+        _ => return None,
+    };
+    Some(hint)
+}
+
+fn no_plan_hint(error: &NoPlan) -> Option<String> {
+    Some(match error {
+        NoPlan::TooEarly { first, .. } => format!("The earliest that can be had: `--to {first}`."),
+        NoPlan::NotExact { nearest, .. } => format!("Leave `--exact` out, or say `--to {nearest}`."),
+        NoPlan::NoSnapshot(_) => "`lifeboat snapshots` lists what there is.".to_owned(),
+        NoPlan::NoneComplete(_) => {
+            "Name an incomplete one if that will do: `lifeboat snapshots`, then `--snapshot ID`.".to_owned()
+        }
+        NoPlan::NoSuchId(_) => "`lifeboat snapshots` lists the ids.".to_owned(),
+        NoPlan::Ambiguous(..) => "Give more characters of the id.".to_owned(),
+        NoPlan::SeveralWriters(..) => "Say which one by its full name, `writer/source`.".to_owned(),
+    })
+}
