@@ -338,7 +338,8 @@ mod tests {
             let built = build(&frames, &key, &sealer);
             let bytes = built.parts.concat();
             prop_assert_eq!(built.size, bytes.len() as u64);
-            prop_assert_eq!(built.id.as_bytes(), blake3::hash(&bytes).as_bytes());
+            let sum = blake3::hash(&bytes);
+            prop_assert_eq!(built.id.as_bytes(), sum.as_bytes());
             prop_assert_eq!(parse(&bytes, &key, &opener, OWNER).unwrap(), built.directory);
         }
 

@@ -112,13 +112,29 @@ impl Catalog {
         catalog.db.busy_timeout(Duration::from_secs(60)).map_err(fail)?;
         // WAL lets readers go on while a backup commits. synchronous=NORMAL may lose the last transaction in a power
         // cut, which the log in the store still has: the next run reads it from there.
-        catalog
-            .db
-            .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -16000;")
-            .map_err(fail)?;
+        catalog.enter_wal().map_err(fail)?;
+        catalog.db.execute_batch("PRAGMA synchronous = NORMAL; PRAGMA cache_size = -16000;").map_err(fail)?;
         catalog.db.set_prepared_statement_cache_capacity(64);
         catalog.migrate()?;
         Ok(catalog)
+    }
+
+    /// Changing the journal's mode needs the file alone, and SQLite does not wait for that: two processes that make one
+    /// catalog at once take turns here.
+    fn enter_wal(&self) -> rusqlite::Result<()> {
+        let mode = |sql: &str| self.db.query_row(sql, [], |row| row.get::<_, String>(0));
+        for _ in 0..400 {
+            match mode("PRAGMA journal_mode") {
+                Ok(mode) if mode == "wal" || mode == "memory" => return Ok(()),
+                _ => match mode("PRAGMA journal_mode = WAL") {
+                    Err(rusqlite::Error::SqliteFailure(e, _)) if e.code == rusqlite::ErrorCode::DatabaseBusy => {
+                        std::thread::sleep(Duration::from_millis(25));
+                    }
+                    other => return other.map(drop),
+                },
+            }
+        }
+        mode("PRAGMA journal_mode = WAL").map(drop)
     }
 
     fn migrate(&mut self) -> Result<(), Error> {
@@ -219,11 +235,12 @@ impl Catalog {
         })
     }
 
-    /// Every commit of a writer, in the order of the log.
-    pub fn commits(&self, writer: WriterRow) -> Result<Vec<Head>, Error> {
+    /// Every commit of a writer, in the order of the log: those that were read, or those that are known by name only.
+    pub fn commits(&self, writer: WriterRow, readable: bool) -> Result<Vec<Head>, Error> {
         self.read(|db| {
-            let sql = "SELECT sequence, digest FROM log_commit WHERE writer = ?1 ORDER BY sequence, digest";
-            db.prepare_cached(sql)?.query_map([writer.0], read_head)?.collect()
+            let sql = "SELECT sequence, digest FROM log_commit WHERE writer = ?1 AND readable = ?2
+                       ORDER BY sequence, digest";
+            db.prepare_cached(sql)?.query_map(rusqlite::params![writer.0, readable], read_head)?.collect()
         })
     }
 

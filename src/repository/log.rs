@@ -129,28 +129,37 @@ impl Repository {
         }
         let row = self.catalog.writer(name)?;
         let known = self.catalog.newest(row)?;
-        let listed = self.list_log(name, known.map(|head| head.sequence))?;
+        let readable = !self.log_openers(name).is_empty();
+        let mut have: HashSet<CommitId> = self.catalog.commits(row, true)?.iter().map(|head| head.digest).collect();
+        let unread = self.catalog.commits(row, false)?;
+        let mut from = known.map(|head| head.sequence);
+        if readable {
+            // Commits that were seen when no key was at hand, or that were damaged, are tried again.
+            from = unread.first().map(|head| head.sequence).min(from).or(from);
+        } else {
+            have.extend(unread.iter().map(|head| head.digest));
+        }
+        let listed = self.list_log(name, from)?;
         if let Some(known) = known {
             if !listed.iter().any(|l| l.head == known) {
                 let Head { sequence, digest } = known;
                 report.problems.push(Problem::MissingCommit { writer: name.to_owned(), sequence, digest });
             }
         }
-        let have: HashSet<CommitId> = self.catalog.commits(row)?.iter().map(|head| head.digest).collect();
-        let readable = !self.log_openers(name).is_empty();
         let fresh: Vec<&Listed> = listed.iter().filter(|l| !have.contains(&l.head.digest)).collect();
         if !fresh.is_empty() {
             progress.event(Event::Stage("reading the log"));
         }
-        let mut last = known.map_or(0, |head| head.sequence);
+        for pair in listed.windows(2).filter(|pair| pair[0].head.sequence == pair[1].head.sequence) {
+            // An old fork was told when it was joined; one with a side that is new here is told now.
+            if pair.iter().any(|l| !have.contains(&l.head.digest)) {
+                report.problems.push(Problem::Fork { writer: name.to_owned(), sequence: pair[0].head.sequence });
+            }
+        }
         for object in fresh {
             if progress.cancelled() {
                 return Err(Error::Cancelled);
             }
-            if object.head.sequence == last {
-                report.problems.push(Problem::Fork { writer: name.to_owned(), sequence: last });
-            }
-            last = object.head.sequence;
             if readable {
                 self.take_commit(name, row, object, report)?;
             } else {
@@ -194,7 +203,9 @@ impl Repository {
             }
             Err(e) => return Err(e),
         };
-        let have: HashSet<CommitId> = self.catalog.commits(row)?.iter().map(|head| head.digest).collect();
+        let mut have: HashSet<CommitId> =
+            self.catalog.commits(row, true)?.iter().map(|head| head.digest).collect();
+        have.extend(self.catalog.commits(row, false)?.iter().map(|head| head.digest));
         for parent in commit.header.parents.iter().filter(|parent| !have.contains(parent)) {
             let sequence = commit.header.sequence.saturating_sub(1);
             let writer = writer.to_owned();
@@ -245,7 +256,8 @@ impl Repository {
         for Seen { writer, sequence, digest } in seen {
             let row = self.catalog.writer(&writer)?;
             let missing = Problem::MissingCommit { writer, sequence, digest };
-            if !self.catalog.commits(row)?.iter().any(|h| h.digest == digest) && !report.problems.contains(&missing) {
+            let known = [self.catalog.commits(row, true)?, self.catalog.commits(row, false)?].concat();
+            if !known.iter().any(|h| h.digest == digest) && !report.problems.contains(&missing) {
                 report.problems.push(missing);
             }
         }

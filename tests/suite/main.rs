@@ -1,1 +1,13 @@
-fn main(){}
+//! Every test that needs more than one module, in one binary: fast to link.
+
+mod cli;
+mod common;
+mod contract;
+mod crash;
+mod damage;
+mod fixtures;
+mod floors;
+mod flows;
+mod hosts;
+mod metadata;
+mod recovery;

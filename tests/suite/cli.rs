@@ -1,0 +1,354 @@
+//! The binary itself: flags, words, exit codes, in a sealed environment. What people read is compared with
+//! `tests/suite/snapshots/`; run with `LIFEBOAT_BLESS=1` to write it anew, and read the difference.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use crate::common::tree;
+
+struct Sealed {
+    root: tempfile::TempDir,
+}
+
+impl Sealed {
+    fn new() -> Self {
+        let sealed = Self { root: tempfile::tempdir().unwrap() };
+        tree::make(&sealed.path("data"), 5);
+        tree::age(&sealed.path("data"));
+        sealed
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lifeboat"));
+        command.env_clear().env("HOME", self.root.path()).env("PATH", std::env::var_os("PATH").unwrap());
+        command.env("XDG_STATE_HOME", self.path("state")).env("TZ", "UTC").env("COLUMNS", "100");
+        command.current_dir(self.root.path()).args(args).stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    /// Runs and asserts the exit code; returns stdout and stderr, with what varies taken out.
+    fn expect(&self, code: i32, args: &[&str]) -> (String, String) {
+        let output = self.run(args);
+        let (out, err) = (self.normal(&output.stdout), self.normal(&output.stderr));
+        assert_eq!(output.status.code(), Some(code), "lifeboat {args:?}\n{out}\n{err}");
+        (out, err)
+    }
+
+    fn normal(&self, bytes: &[u8]) -> String {
+        let text = String::from_utf8_lossy(bytes).replace(self.root.path().to_str().unwrap(), "$ROOT");
+        normalize(&text)
+    }
+
+    fn init(&self) {
+        self.expect(0, &["--repo", "repo", "init", "--generate-identity", "identity.txt"]);
+    }
+
+    fn backup(&self) {
+        self.expect(0, &["--repo", "repo", "backup", "--path", "data", "--name", "data"]);
+    }
+}
+
+/// Ids, digests, keys, times, names of this machine and sizes of sealed things vary from run to run.
+fn normalize(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        if is_time(rest) {
+            out.push_str("$TIME");
+            rest = &rest[20..];
+            continue;
+        }
+        let end = rest.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(rest.len());
+        if end == 0 {
+            out.push(c);
+            rest = &rest[c.len_utf8()..];
+            continue;
+        }
+        let (word, after) = rest.split_at(end);
+        let hex = word.len() >= 10 && word.bytes().all(|b| b.is_ascii_hexdigit()) && word.bytes().any(|b| b.is_ascii_digit());
+        out.push_str(match word {
+            _ if word.starts_with("age1") && word.len() > 50 => "$RECIPIENT",
+            _ if word.len() == 26 && word.starts_with("01") => "$ID",
+            _ if word.len() == 10 && word.starts_with("01") => "$SHORT",
+            _ if hex => "$HEX",
+            word => word,
+        });
+        rest = after;
+    }
+    out.lines().map(hide_numbers).collect::<Vec<_>>().join("\n")
+}
+
+/// `2026-11-21T12:00:00Z`
+fn is_time(text: &str) -> bool {
+    let shape = b"dddd-dd-ddTdd:dd:ddZ";
+    let bytes = text.as_bytes();
+    bytes.len() >= shape.len()
+        && shape.iter().zip(bytes).all(|(s, b)| if *s == b'd' { b.is_ascii_digit() } else { s == b })
+}
+
+/// Hides what is measured: free space, durations, sealed sizes; and the names of this host and of who runs the tests.
+fn hide_numbers(line: &str) -> String {
+    let mut line = line.to_owned();
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let lower = host.to_ascii_lowercase();
+    while let Some(at) = line.find(&format!("{lower}-")).filter(|at| line.len() >= at + lower.len() + 7) {
+        let end = at + lower.len() + 7;
+        line.replace_range(at..end, "$WRITER");
+    }
+    if let Some(at) = line.find(&format!("of host {host}, since ")) {
+        let end = at + format!("of host {host}, since ").len() + 10;
+        line.replace_range(at..end, "of host $HOST, since $DAY");
+    }
+    let user = uzers::get_current_username().unwrap_or_default().to_string_lossy().into_owned();
+    let group = uzers::get_current_groupname().unwrap_or_default().to_string_lossy().into_owned();
+    line = line.replace(&format!(" {user:>8} {group:>8} "), " $USER $GROUP ");
+    for (before, after, shown) in [(" in ", " s", " in $N s"), (", ", " free)", ", $N free)")] {
+        if let (Some(start), true) = (line.rfind(before), line.ends_with(after)) {
+            line.replace_range(start.., shown);
+        }
+    }
+    for marker in ["stored    ", "fetch     "] {
+        if let Some(rest) = line.strip_prefix(marker).or_else(|| line.strip_prefix(&format!("! {marker}"))) {
+            let tail = rest.find(" in ").or_else(|| rest.find(" from ")).map_or("", |at| &rest[at..]);
+            line = format!("{marker}$SIZE{tail}");
+        }
+    }
+    if line.starts_with("read       ") {
+        let (start, end) = (line.find(", ").unwrap_or(0), line.find(';').unwrap_or(0));
+        line.replace_range(start..end, ", $SIZE");
+    }
+    if line.starts_with("$ID  $TIME") {
+        // The last size of a line of `snapshots` is of sealed bytes.
+        let end = line.rfind("  complete").unwrap_or(line.len());
+        let start = line[..end].trim_end_matches(|c: char| c != ' ').trim_end().rfind("  ").unwrap_or(end);
+        line.replace_range(start..end, "  $SIZE");
+    }
+    line
+}
+
+fn snapshot(name: &str, text: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suite/snapshots").join(format!("{name}.txt"));
+    let text = format!("{}\n", text.trim_end());
+    if std::env::var_os("LIFEBOAT_BLESS").is_some() {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        return;
+    }
+    let expected = fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(text, expected, "{} differs; `LIFEBOAT_BLESS=1 ./test` writes it anew", path.display());
+}
+
+#[test]
+fn help_of_every_command() {
+    let sealed = Sealed::new();
+    let commands: &[&[&str]] = &[
+        &[], &["init"], &["backup"], &["snapshots"], &["ls"], &["find"], &["diff"], &["dump"], &["stats"], &["restore"],
+        &["check"], &["catalog"], &["catalog", "rebuild"], &["key"], &["key", "generate"], &["key", "list"],
+        &["key", "request"], &["key", "admit"], &["demo"], &["completions"], &["man"],
+    ];
+    let mut text = String::new();
+    for command in commands {
+        let (out, _) = sealed.expect(0, &[*command, &["--help"]].concat());
+        text.push_str(&format!("$ lifeboat {} --help\n{out}\n\n", command.join(" ")));
+    }
+    snapshot("help", &text);
+}
+
+#[test]
+fn a_person_gets_from_nothing_to_a_restored_directory() {
+    let sealed = Sealed::new();
+    let mut story = String::new();
+    let mut tell = |code: i32, args: &[&str]| {
+        let (out, err) = sealed.expect(code, args);
+        let err = err.lines().map(|line| format!("! {line}\n")).collect::<String>();
+        story.push_str(&format!("$ lifeboat {}\n{out}\n{err}\n", args.join(" ")));
+    };
+    let with_identity = |args: &[&'static str]| [&["--repo", "repo", "--identity", "identity.txt"], args].concat();
+    tell(0, &["--repo", "repo", "init", "--generate-identity", "identity.txt"]);
+    tell(0, &["--repo", "repo", "backup", "--path", "data", "--name", "data", "--tag", "first"]);
+    fs::write(sealed.path("data/docs/new.txt"), "new").unwrap();
+    tree::age(&sealed.path("data"));
+    tell(0, &["--repo", "repo", "backup", "--path", "data", "--name", "data"]);
+    tell(0, &["--repo", "repo", "snapshots"]);
+    tell(0, &with_identity(&["ls", "data", "docs", "--long"]));
+    tell(0, &with_identity(&["find", "data", "*.txt", "--snapshot", "latest~1"]));
+    tell(0, &with_identity(&["diff", "data"]));
+    tell(0, &with_identity(&["dump", "data", "docs/new.txt"]));
+    tell(0, &with_identity(&["restore", "data", "--into", "back", "--dry-run"]));
+    tell(0, &with_identity(&["restore", "data", "--into", "back", "--verify"]));
+    tell(0, &with_identity(&["check", "--read-data"]));
+    tell(0, &with_identity(&["catalog", "rebuild"]));
+    tell(0, &with_identity(&["key", "list"]));
+    assert_eq!(tree::describe(&sealed.path("back")), tree::describe(&sealed.path("data")));
+    snapshot("story", &story);
+}
+
+#[test]
+fn obvious_mistakes_are_told_plainly() {
+    let sealed = Sealed::new();
+    let mut all = String::new();
+    let mut wrong = |code: i32, args: &[&str]| {
+        let (out, err) = sealed.expect(code, args);
+        assert!(out.is_empty() && err.starts_with("error: "), "{args:?}\n{out}\n{err}");
+        all.push_str(&format!("$ lifeboat {}\n{err}\nexit {code}\n\n", args.join(" ")));
+    };
+    wrong(2, &["snapshots"]);
+    wrong(10, &["--repo", "nowhere", "snapshots"]);
+    wrong(2, &["--repo", "repo", "init"]);
+    wrong(2, &["--repo", "s4://bucket", "snapshots"]);
+    wrong(2, &["--repo", "s3://key:secret@bucket", "snapshots"]);
+    wrong(2, &["--repo", "repo", "--recipient", "age1nonsense", "init"]);
+    sealed.init();
+    sealed.backup();
+    wrong(2, &["--repo", "repo", "init", "--generate-identity", "other.txt"]);
+    wrong(2, &["--repo", "repo", "backup", "nothing"]);
+    wrong(2, &["--repo", "repo", "backup"]);
+    wrong(1, &["--repo", "repo", "backup", "--path", "nowhere", "--name", "data"]);
+    wrong(2, &["--repo", "repo", "backup", "--path", "data", "--name", "a/b"]);
+    wrong(12, &["--repo", "repo", "restore", "data", "--into", "back"]);
+    wrong(12, &["--repo", "repo", "--identity", "nowhere.txt", "restore", "data", "--into", "back"]);
+    sealed.expect(0, &["key", "generate", "--output", "stranger.txt"]);
+    wrong(12, &["--repo", "repo", "--identity", "stranger.txt", "restore", "data", "--into", "back"]);
+    let identity = ["--repo", "repo", "--identity", "identity.txt"];
+    let mut read = |code: i32, args: &[&str]| wrong(code, &[&identity[..], args].concat());
+    read(2, &["restore", "data", "--into", "data"]);
+    read(4, &["restore", "nothing", "--into", "back"]);
+    read(4, &["restore", "data", "--to", "2001-02-03T04:05:06Z", "--into", "back"]);
+    read(2, &["restore", "data", "--to", "2026-10-25 02:30 Europe/Berlin", "--into", "back"]);
+    read(2, &["restore", "data", "--to", "soon", "--into", "back"]);
+    read(2, &["restore", "data", "--to", "2026-01-01", "--into", "back"]);
+    read(4, &["restore", "data", "--snapshot", "ZZZ", "--into", "back"]);
+    read(1, &["dump", "data", "no/such/file"]);
+    read(2, &["check", "--read-data-subset", "9/4"]);
+    fs::write(sealed.path("lifeboat.toml"), "[repository]\nurl = \"repo\"\nrecipient = \"age1\"\n").unwrap();
+    wrong(2, &["snapshots"]);
+    fs::write(sealed.path("lifeboat.toml"), "[sources.x]\nkind = \"volume\"\npaths = \"/\"\n").unwrap();
+    wrong(2, &["snapshots"]);
+    snapshot("mistakes", &all);
+}
+
+#[test]
+fn a_configuration_and_the_environment_name_what_flags_do_not() {
+    let sealed = Sealed::new();
+    sealed.init();
+    fs::write(
+        sealed.path("lifeboat.toml"),
+        "[repository]\nurl = \"repo\"\nidentity_file = \"identity.txt\"\n\
+         [sources.files]\nkind = \"volume\"\npath = \"data\"\nexclude = [\"*.bin\"]\n\
+         [sources.dump]\nkind = \"command\"\ncommand = [\"seq\", \"1\", \"10\"]\n\
+         [groups.nightly]\nsources = [\"dump\"]\n",
+    )
+    .unwrap();
+    sealed.expect(0, &["backup", "--all"]);
+    sealed.expect(0, &["backup", "--group", "nightly"]);
+    let (out, _) = sealed.expect(0, &["snapshots", "--json"]);
+    assert_eq!(serde_json::from_str::<Vec<serde_json::Value>>(&out).unwrap().len(), 3);
+    let (out, _) = sealed.expect(0, &["dump", "dump"]);
+    assert_eq!(out.lines().count(), 10);
+    let (out, _) = sealed.expect(0, &["ls", "files", "-R"]);
+    assert!(out.contains("docs/a.jsonl") && !out.contains(".bin"));
+    let output = sealed.command(&["snapshots"]).env("LIFEBOAT_REPOSITORY", "elsewhere").output().unwrap();
+    assert_eq!(output.status.code(), Some(10), "the environment comes before the file");
+}
+
+#[test]
+fn json_is_json_and_stdout_holds_nothing_else() {
+    let sealed = Sealed::new();
+    sealed.init();
+    let identity = ["--json", "--repo", "repo", "--identity", "identity.txt"];
+    for args in [
+        &["backup", "--path", "data", "--name", "data"][..],
+        &["snapshots"],
+        &["ls", "data", "-R"],
+        &["find", "data", "*.txt"],
+        &["stats"],
+        &["restore", "data", "--into", "back", "--dry-run"],
+        &["restore", "data", "--into", "back"],
+        &["check", "--read-data"],
+        &["catalog", "rebuild"],
+        &["key", "list"],
+    ] {
+        let output = sealed.run(&[&identity[..], args].concat());
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        let out = String::from_utf8(output.stdout).unwrap();
+        assert!(!out.is_empty(), "{args:?}");
+        for line in out.lines() {
+            serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|e| panic!("{args:?}: {e}: {line}"));
+        }
+    }
+    let output = sealed.run(&["--json", "--repo", "nowhere", "snapshots"]);
+    let error: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert_eq!((error["message_type"].as_str(), error["exit_code"].as_u64()), (Some("error"), Some(10)));
+}
+
+#[test]
+fn commands_and_streams_are_sources() {
+    let sealed = Sealed::new();
+    sealed.init();
+    sealed.expect(0, &["--repo", "repo", "backup", "--name", "numbers", "--", "seq", "1", "1000"]);
+    let (_, err) = sealed.expect(1, &["--repo", "repo", "backup", "--name", "bad", "--", "sh", "-c", "echo x; exit 7"]);
+    assert!(err.contains("exit status: 7") && err.contains("No snapshot was made"), "{err}");
+    let mut child = sealed.command(&["--repo", "repo", "backup", "--stdin", "--name", "in"]);
+    let mut child = child.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"from outside").unwrap();
+    assert!(child.wait().unwrap().success());
+    let (out, _) = sealed.expect(0, &["--repo", "repo", "--identity", "identity.txt", "dump", "in"]);
+    assert_eq!(out, "from outside");
+    let (out, _) = sealed.expect(0, &["--repo", "repo", "snapshots"]);
+    assert!(!out.contains("bad"), "{out}");
+}
+
+#[test]
+fn ctrl_c_ends_cleanly_and_the_next_run_goes_on() {
+    let sealed = Sealed::new();
+    sealed.init();
+    let args = ["--repo", "repo", "backup", "--name", "slow", "--", "sh", "-c", "while :; do seq 1 100000; sleep 0.05; done"];
+    let mut child = sealed.command(&args);
+    let child = child.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    // Until it works: the run's own lock is there.
+    let waiting = |name: &str| fs::read_dir(sealed.path("state/lifeboat")).is_ok_and(|mut all| {
+        all.any(|e| e.is_ok_and(|e| e.path().join(name).exists()))
+    });
+    while !waiting("manifests/slow.jsonl.tmp") && !waiting("source-slow.lock") {
+        std::thread::yield_now();
+    }
+    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(kill.success());
+    let output = child.wait_with_output().unwrap();
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{err}");
+    assert!(err.contains("error: interrupted") && err.contains("Run the same command again"), "{err}");
+    sealed.backup();
+    let (out, _) = sealed.expect(0, &["--repo", "repo", "snapshots"]);
+    assert!(!out.contains("slow"), "{out}");
+}
+
+#[test]
+fn the_demo_proves_what_it_says() {
+    let sealed = Sealed::new();
+    let (out, _) = sealed.expect(0, &["demo", "--keep", "demo", "--input", "data"]);
+    assert!(out.contains("Proved") && out.contains("byte for byte: equal"), "{out}");
+    assert!(sealed.path("demo/repository/recover.py").is_file());
+    let (_, err) = sealed.expect(2, &["demo", "--keep", "demo"]);
+    assert!(err.contains("not empty"), "{err}");
+}
+
+#[test]
+fn completions_and_the_manual_page_are_made() {
+    let sealed = Sealed::new();
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(sealed.expect(0, &["completions", shell]).0.contains("snapshots"));
+    }
+    assert!(sealed.expect(0, &["man"]).0.contains(".TH lifeboat"));
+    sealed.expect(0, &["man", "--dir", "pages"]);
+    assert!(sealed.path("pages/lifeboat-restore.1").is_file());
+}

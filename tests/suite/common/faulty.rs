@@ -1,0 +1,132 @@
+//! A store that stops working: at its n-th operation, before or after it took effect, and for ever from then on. What a
+//! crash, a pulled cable or a lost answer look like from below.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
+    PutOptions, PutPayload, PutResult, Result,
+};
+
+/// When the operation that fails fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fails {
+    /// Before it took effect.
+    Before,
+    /// After it took effect: the answer is lost.
+    After,
+}
+
+/// A store that stops.
+#[derive(Debug)]
+pub struct Faulty {
+    inner: Arc<dyn ObjectStore>,
+    operations: AtomicU64,
+    stop_at: u64,
+    fails: Fails,
+}
+
+impl Faulty {
+    /// Stops at operation `stop_at`, counted from 1; zero never stops.
+    pub fn new(inner: Arc<dyn ObjectStore>, stop_at: u64, fails: Fails) -> Arc<Self> {
+        Arc::new(Self { inner, operations: AtomicU64::new(0), stop_at, fails })
+    }
+
+    pub fn operations(&self) -> u64 {
+        self.operations.load(Ordering::SeqCst)
+    }
+
+    fn error() -> Error {
+        Error::Generic { store: "faulty", source: "the cable was pulled".into() }
+    }
+
+    /// Counts an operation: whether it takes effect, and whether its answer arrives.
+    fn count(&self) -> (bool, bool) {
+        let number = self.operations.fetch_add(1, Ordering::SeqCst) + 1;
+        if self.stop_at == 0 || number < self.stop_at {
+            (true, true)
+        } else {
+            (number == self.stop_at && self.fails == Fails::After, false)
+        }
+    }
+
+    fn answer<T>(&self, arrives: bool, result: Result<T>) -> Result<T> {
+        if arrives { result } else { Err(Self::error()) }
+    }
+}
+
+impl fmt::Display for Faulty {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Faulty({})", self.inner)
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Faulty {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        let (works, arrives) = self.count();
+        if !works {
+            return Err(Self::error());
+        }
+        let result = self.inner.put_opts(location, payload, options).await;
+        self.answer(arrives, result)
+    }
+
+    async fn put_multipart_opts(&self, _: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        Err(Error::NotImplemented { operation: "multipart".into(), implementer: "faulty".into() })
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        let (works, arrives) = self.count();
+        if !works {
+            return Err(Self::error());
+        }
+        let result = self.inner.get_opts(location, options).await;
+        self.answer(arrives, result)
+    }
+
+    async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        let (works, arrives) = self.count();
+        if !works {
+            return Err(Self::error());
+        }
+        let result = self.inner.get_ranges(location, ranges).await;
+        self.answer(arrives, result)
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        let (_, arrives) = self.count();
+        if arrives { self.inner.list(prefix) } else { futures_util::stream::iter([Err(Self::error())]).boxed() }
+    }
+
+    fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
+        let (_, arrives) = self.count();
+        if arrives {
+            self.inner.list_with_offset(prefix, offset)
+        } else {
+            futures_util::stream::iter([Err(Self::error())]).boxed()
+        }
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        let (_, arrives) = self.count();
+        let result = self.inner.list_with_delimiter(prefix).await;
+        self.answer(arrives, result)
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
