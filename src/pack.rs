@@ -257,11 +257,7 @@ impl Directory {
         })
     }
 
-    fn parse_chunks(
-        frames: &[FramePlace],
-        table: &[u8],
-        frames_end: u64,
-    ) -> Result<Vec<Vec<(ChunkId, u32)>>, Error> {
+    fn parse_chunks(frames: &[FramePlace], table: &[u8], frames_end: u64) -> Result<Vec<Vec<(ChunkId, u32)>>, Error> {
         let bad = |why: &str| Error::Directory(why.to_owned());
         let mut rows = table.chunks_exact(CHUNK_ROW);
         if !rows.remainder().is_empty() {

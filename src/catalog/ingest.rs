@@ -132,13 +132,7 @@ fn take_over(db: &Connection, at: CommitAt<'_>, chunks: &ChunkTables, seen: i64)
     Ok(Ingested::New)
 }
 
-fn take_lines(
-    db: &Connection,
-    at: CommitAt<'_>,
-    row: i64,
-    chunks: &ChunkTables,
-    seen: i64,
-) -> Result<(), Trouble> {
+fn take_lines(db: &Connection, at: CommitAt<'_>, row: i64, chunks: &ChunkTables, seen: i64) -> Result<(), Trouble> {
     let mut number = at.commit.header.first_frame;
     let ancestry = Ancestry::of(db, at.writer)?;
     for line in &at.commit.lines {

@@ -104,7 +104,8 @@ impl Catalog {
     /// The frames of a pack, in order.
     pub fn frames_of(&self, pack_row: i64) -> Result<Vec<FrameRow>, Error> {
         self.read(|db| {
-            let sql = format!("SELECT {COLUMNS} FROM frame f JOIN pack p ON p.id = f.pack WHERE f.pack = ?1 ORDER BY f.at");
+            let sql =
+                format!("SELECT {COLUMNS} FROM frame f JOIN pack p ON p.id = f.pack WHERE f.pack = ?1 ORDER BY f.at");
             db.prepare_cached(&sql)?.query_map([pack_row], read_frame)?.collect()
         })
     }

@@ -230,7 +230,8 @@ impl Catalog {
     /// The commit with the highest place, whether readable or not.
     pub fn newest(&self, writer: WriterRow) -> Result<Option<Head>, Error> {
         self.read(|db| {
-            let sql = "SELECT sequence, digest FROM log_commit WHERE writer = ?1 ORDER BY sequence DESC, digest LIMIT 1";
+            let sql =
+                "SELECT sequence, digest FROM log_commit WHERE writer = ?1 ORDER BY sequence DESC, digest LIMIT 1";
             db.prepare_cached(sql)?.query_row([writer.0], read_head).optional()
         })
     }

@@ -73,8 +73,7 @@ fn read_pack(row: &rusqlite::Row<'_>) -> rusqlite::Result<PackRow> {
     })
 }
 
-const COLUMNS: &str =
-    "id, writer, name, size, directory_at, directory_length, recipients, chunks_known, state, seen";
+const COLUMNS: &str = "id, writer, name, size, directory_at, directory_length, recipients, chunks_known, state, seen";
 
 impl Catalog {
     /// Every pack of a writer, in the order of its log.

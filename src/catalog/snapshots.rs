@@ -66,9 +66,8 @@ impl Catalog {
         self.read(|db| {
             let mut rows =
                 db.prepare_cached("SELECT frame, count(*), sum(used) FROM sparse GROUP BY frame ORDER BY frame")?;
-            let rows = rows.query_map([], |row| {
-                Ok((row.get(0)?, row.get::<_, i64>(1)? as u64, row.get::<_, i64>(2)? as u64))
-            })?;
+            let rows = rows
+                .query_map([], |row| Ok((row.get(0)?, row.get::<_, i64>(1)? as u64, row.get::<_, i64>(2)? as u64)))?;
             rows.collect()
         })
     }

@@ -18,9 +18,9 @@ use crate::ops::Kind;
 use crate::ops::backup::World;
 use crate::plan::restore::Wanted;
 use crate::progress::Progress;
-use crate::repository::{Keys, OpenOptions, Problem, Repository};
+use crate::repository::{self, Keys, OpenOptions, Problem, Repository};
 use crate::seal::{Keyring, Recipient};
-use crate::store::{Limits, Store, open_url};
+use crate::store::{self, Limits, Store, open_url};
 
 /// A command's surroundings.
 pub struct Context {
@@ -71,18 +71,21 @@ impl Context {
 
     /// Opens the store.
     pub fn store(&self, create: bool) -> Result<Store, Failure> {
-        let repository = &self.config.repository;
+        let section = &self.config.repository;
         let rate = |flag: &Option<String>, config: &Option<String>| {
             let text = flag.as_ref().or(config.as_ref());
             text.map(|text| parse_size(text)).transpose().map_err(|e| Failure::usage(e, "As in `--limit-upload 20M`."))
         };
         let limits = Limits {
-            concurrency: repository.concurrency,
-            upload: rate(&self.global.limit_upload, &repository.limit_upload)?,
-            download: rate(&self.global.limit_download, &repository.limit_download)?,
+            concurrency: section.concurrency,
+            upload: rate(&self.global.limit_upload, &section.limit_upload)?,
+            download: rate(&self.global.limit_download, &section.limit_download)?,
             ..Limits::default()
         };
-        Ok(open_url(&self.url()?, &repository.credentials(), limits, create)?)
+        open_url(&self.url()?, &section.credentials(), limits, create).map_err(|e| match e {
+            store::Error::NotFound { store, .. } => repository::Error::NoRepository(store).into(),
+            e => e.into(),
+        })
     }
 
     /// Where this host keeps its part.
@@ -203,5 +206,7 @@ fn ask_passphrase(what: &str) -> Result<SecretString, String> {
         return Ok(SecretString::from(text.trim_end_matches(['\r', '\n']).to_owned()));
     }
     let asked = rpassword::prompt_password(format!("{what}: "));
-    asked.map(SecretString::from).map_err(|e| format!("it is protected by a passphrase, and none could be asked for: {e}"))
+    asked
+        .map(SecretString::from)
+        .map_err(|e| format!("it is protected by a passphrase, and none could be asked for: {e}"))
 }

@@ -73,7 +73,9 @@ fn run(cli: Cli, stop: Arc<AtomicBool>) -> Result<Outcome, Failure> {
         Command::Catalog(CatalogCommand::Rebuild) => commands::catalog::rebuild(&context),
         Command::Key(KeyCommand::Generate { output }) => commands::key::generate(&context, &output),
         Command::Key(KeyCommand::List) => commands::key::list(&context),
-        Command::Key(KeyCommand::Request { output, host }) => commands::key::request(&context, &output, host.as_deref()),
+        Command::Key(KeyCommand::Request { output, host }) => {
+            commands::key::request(&context, &output, host.as_deref())
+        }
         Command::Key(KeyCommand::Admit { request }) => commands::key::admit(&context, &request),
         Command::Completions { .. } | Command::Man { .. } | Command::Demo(_) => Ok(Outcome::Done),
     }

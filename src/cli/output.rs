@@ -101,10 +101,16 @@ mod tests {
 
     #[test]
     fn numbers_are_for_people() {
-        assert_eq!((size(0), size(1023), size(1024), size(1 << 30)), ("0 B".into(), "1023 B".into(), "1.0 KiB".into(), "1.0 GiB".into()));
+        assert_eq!(
+            (size(0), size(1023), size(1024), size(1 << 30)),
+            ("0 B".into(), "1023 B".into(), "1.0 KiB".into(), "1.0 GiB".into())
+        );
         assert_eq!(size((1 << 20) - 1), "1.0 MiB");
         assert_eq!((count(0), count(999), count(1_234_567)), ("0".into(), "999".into(), "1,234,567".into()));
         assert_eq!(counted(1, "file", "files"), "1 file");
-        assert_eq!((duration(1.25), duration(61.0), duration(3700.0)), ("1.2 s".into(), "1m 01s".into(), "1h 01m".into()));
+        assert_eq!(
+            (duration(1.25), duration(61.0), duration(3700.0)),
+            ("1.2 s".into(), "1m 01s".into(), "1h 01m".into())
+        );
     }
 }

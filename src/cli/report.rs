@@ -62,7 +62,8 @@ impl Failure {
     pub fn print(&self, output: &mut dyn Write, json: bool) {
         let lines = self.lines();
         if json {
-            let part = |label: &str| -> Vec<&str> { lines.iter().filter_map(|line| line.strip_prefix(label)).collect() };
+            let part =
+                |label: &str| -> Vec<&str> { lines.iter().filter_map(|line| line.strip_prefix(label)).collect() };
             let message = serde_json::json!({
                 "message_type": "error",
                 "error": part("error: ").first(),

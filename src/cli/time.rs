@@ -43,9 +43,11 @@ impl BadTime {
     /// What to write instead.
     pub fn hint(&self) -> String {
         match self {
-            Self::Unknown(_) => "Write it as `2026-11-20T14:05:00Z`, `2026-11-20 14:05 Europe/Berlin`, `yesterday 18:00`, \
+            Self::Unknown(_) => {
+                "Write it as `2026-11-20T14:05:00Z`, `2026-11-20 14:05 Europe/Berlin`, `yesterday 18:00`, \
                                  `2h ago` or `latest`."
-                .to_owned(),
+                    .to_owned()
+            }
             Self::Twice { first, second, .. } => format!("Say which one: `--to {first}` or `--to {second}`."),
             Self::Never(_) => "Write the time in UTC, with a `Z` behind it.".to_owned(),
             Self::WholeDay(day) => format!("Say when: `--to '{day} 00:00'` or `--to '{day} 23:59:59'`."),
@@ -108,10 +110,10 @@ fn read_clock(text: &str) -> Option<NaiveTime> {
 
 /// The words before a zone's name, and the zone.
 fn split_zone(text: &str) -> (&str, Zone) {
-    if let Some((rest, last)) = text.rsplit_once(' ') {
-        if let Ok(zone) = last.parse::<Tz>() {
-            return (rest.trim_end(), Zone::Named(zone));
-        }
+    if let Some((rest, last)) = text.rsplit_once(' ')
+        && let Ok(zone) = last.parse::<Tz>()
+    {
+        return (rest.trim_end(), Zone::Named(zone));
     }
     (text, Zone::Local)
 }

@@ -185,10 +185,11 @@ impl Directory {
         for entry in listing {
             let entry = entry.map_err(|e| self.io("list", path, e))?;
             let entry_name = entry.file_name().to_bytes();
-            if entry_name != b"." && entry_name != b".." {
-                if let Ok(below) = path.join(entry_name) {
-                    self.unlink(&below)?;
-                }
+            if entry_name != b"."
+                && entry_name != b".."
+                && let Ok(below) = path.join(entry_name)
+            {
+                self.unlink(&below)?;
             }
         }
         self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(path);

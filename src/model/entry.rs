@@ -184,7 +184,21 @@ impl From<Entry> for Line {
         };
         let Entry { path, mode, uid, gid, user, group, mtime, ctime, inode, xattrs, .. } = entry;
         Self {
-            path, r#type, size, digest, extents, target, device, mode, uid, gid, user, group, mtime, ctime, inode,
+            path,
+            r#type,
+            size,
+            digest,
+            extents,
+            target,
+            device,
+            mode,
+            uid,
+            gid,
+            user,
+            group,
+            mtime,
+            ctime,
+            inode,
             xattrs,
         }
     }

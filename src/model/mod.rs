@@ -19,5 +19,8 @@ pub use path::{RawText, RelPath};
 pub use policy::{Bounds, Chunking, Cutting};
 pub use snapshot::{ManifestPlace, SnapshotRecord, Uses};
 
+/// The chunks of one frame, in order: id and length in bytes.
+pub type ChunkList = Vec<(ChunkId, u32)>;
+
 /// An instant, always UTC; zones are the command line's business.
 pub type Moment = chrono::DateTime<chrono::Utc>;

@@ -92,9 +92,9 @@ pub fn backup(
     let began = (world.clock)();
     repository.prepare_run(name, began, &**progress)?;
     let previous = newest(repository, name)?;
-    let old = previous.as_ref().and_then(|record| {
-        read_local_manifest(&repository.folder().manifest(name), &record.id.to_string())
-    });
+    let old = previous
+        .as_ref()
+        .and_then(|record| read_local_manifest(&repository.folder().manifest(name), &record.id.to_string()));
     if let (Some(record), None) = (&previous, &old) {
         tracing::info!(snapshot = %record.id, "its manifest is not on this host: everything is read once");
     }
@@ -104,8 +104,7 @@ pub fn backup(
         progress.event(Event::Expect { items: record.files, bytes: record.bytes });
     }
     let walk_trust = repository.trust(Arc::clone(&marked))?;
-    let reading =
-        Reading { source, cutter: repository.cutter(), content: repository.content_key().clone() };
+    let reading = Reading { source, cutter: repository.cutter(), content: repository.content_key().clone() };
     let id = SnapshotId::new(began.timestamp_millis().max(0) as u64, world.random);
     let clock = Arc::clone(&world.clock);
     let mut session = Session::begin(repository, id, name, marked, clock, Arc::clone(progress))?;
@@ -171,10 +170,8 @@ fn sparse_frames(
         newest.insert(snapshot.record.source.clone(), snapshot.record);
     }
     let uses: Vec<_> = newest.into_values().map(|record| record.uses).collect();
-    let frames: Vec<SparseFrame> = rows
-        .into_iter()
-        .map(|(frame, sources, used)| SparseFrame { frame: frame as u64, sources, used })
-        .collect();
+    let frames: Vec<SparseFrame> =
+        rows.into_iter().map(|(frame, sources, used)| SparseFrame { frame: frame as u64, sources, used }).collect();
     let budget = previous.map_or(0, |record| record.bytes / 20).max(64 << 20);
     Ok(choose(&frames, &uses, budget))
 }
@@ -306,9 +303,12 @@ fn take_file(
                     tally.skip(&entry.path, why, progress);
                 }
                 entry.xattrs = end.xattrs;
-                entry.kind =
-                    EntryKind::File(FileContent { size: end.size, digest: end.digest, extents: Vec::new() });
-                if known { tally.changed += 1 } else { tally.new += 1 }
+                entry.kind = EntryKind::File(FileContent { size: end.size, digest: end.digest, extents: Vec::new() });
+                if known {
+                    tally.changed += 1
+                } else {
+                    tally.new += 1
+                }
                 progress.event(Event::Done { items: 1, bytes: 0 });
                 return Ok(session.entry(entry, Some(draft))?);
             }
@@ -408,10 +408,7 @@ impl Planner<'_> {
             return false;
         }
         let (pieces_in, pieces) = bounded(PIECES);
-        let entry = Box::new(std::mem::replace(
-            &mut found.entry,
-            Entry::bare(RelPath::root(), EntryKind::Dir),
-        ));
+        let entry = Box::new(std::mem::replace(&mut found.entry, Entry::bare(RelPath::root(), EntryKind::Dir)));
         found.entry.path = entry.path.clone();
         found.entry.inode = entry.inode;
         let known = old.is_some();

@@ -287,12 +287,7 @@ fn read_pack(
 }
 
 /// Turns what was found into damage with the snapshots that it hurts.
-fn tell(
-    repository: &Repository,
-    snapshots: &[SnapshotRow],
-    bad: &Bad,
-    report: &mut CheckReport,
-) -> Result<(), Error> {
+fn tell(repository: &Repository, snapshots: &[SnapshotRow], bad: &Bad, report: &mut CheckReport) -> Result<(), Error> {
     let hurt_by = |frames: &[i64]| -> Vec<SnapshotId> {
         let uses = |s: &&SnapshotRow| {
             frames.iter().any(|row| s.record.uses.0.iter().any(|(a, b)| (*a..=*b).contains(&(*row as u64))))
@@ -335,9 +330,9 @@ fn read_manifests(
                         _ => continue,
                     },
                     Ok(None) => continue,
-                    Err(e @ Error::Repository(repository::Error::UnknownFrame(_) | repository::Error::Manifest { .. })) => {
-                        e.to_string()
-                    }
+                    Err(
+                        e @ Error::Repository(repository::Error::UnknownFrame(_) | repository::Error::Manifest { .. }),
+                    ) => e.to_string(),
                     Err(e) => return Err(e),
                 };
                 if report.files_hurt.len() < 1000 {

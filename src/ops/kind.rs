@@ -77,8 +77,12 @@ fn repository_kind(error: &repository::Error) -> Kind {
         E::NoRepository(_) => Kind::NoRepository,
         E::Store(store::Error::BadUrl { .. }) | E::OtherRecipients => Kind::Usage,
         E::Store(store::Error::NotFound { key, .. }) if key == "lifeboat.json" => Kind::NoRepository,
-        E::Keys { .. } | E::NeedsIdentity(_) | E::NotAWriter(_) | E::NotAdmitted(_) | E::Fingerprint { .. } => Kind::Key,
-        E::BadObject { .. } | E::Pack { .. } | E::Frame { .. } | E::UnknownFrame(_) | E::Manifest { .. } => Kind::Damage,
+        E::Keys { .. } | E::NeedsIdentity(_) | E::NotAWriter(_) | E::NotAdmitted(_) | E::Fingerprint { .. } => {
+            Kind::Key
+        }
+        E::BadObject { .. } | E::Pack { .. } | E::Frame { .. } | E::UnknownFrame(_) | E::Manifest { .. } => {
+            Kind::Damage
+        }
         E::Store(store::Error::Truncated { .. } | store::Error::TooLarge { .. } | store::Error::Conflict { .. }) => {
             Kind::Damage
         }
@@ -91,13 +95,13 @@ fn repository_kind(error: &repository::Error) -> Kind {
 fn repository_hint(error: &repository::Error) -> Option<String> {
     use repository::Error as E;
     let hint = match error {
-        E::NoRepository(url) => format!("Check the URL, or make one there: `lifeboat --repo {url} init --generate-identity FILE`."),
+        E::NoRepository(url) => {
+            format!("Check the URL, or make one there: `lifeboat --repo {url} init --generate-identity FILE`.")
+        }
         E::Store(store::Error::NotFound { store, key }) if key == "lifeboat.json" => {
             format!("Check the URL, or make one there: `lifeboat --repo {store} init --generate-identity FILE`.")
         }
-        E::Exists(_) => {
-            "To join it from this host, run `init` with `--identity FILE`. Nothing was changed.".to_owned()
-        }
+        E::Exists(_) => "To join it from this host, run `init` with `--identity FILE`. Nothing was changed.".to_owned(),
         E::Keys { source: seal::Error::NoIdentity(_), .. } => {
             "Point `--identity` at the file whose public key is among the recipients (`lifeboat key list` shows them)."
                 .to_owned()
@@ -108,13 +112,19 @@ fn repository_hint(error: &repository::Error) -> Option<String> {
         E::NotAWriter(_) => "Join it with an identity at hand, once: `lifeboat init --identity FILE`. Without one: \
                              `lifeboat key request`, and have it admitted."
             .to_owned(),
-        E::NotAdmitted(_) => "Where an identity is at hand, run `lifeboat key admit REQUEST`, then this again.".to_owned(),
-        E::OtherRecipients => "This host seals only to the recipients it pinned. Leave `recipients` out, or make the list \
+        E::NotAdmitted(_) => {
+            "Where an identity is at hand, run `lifeboat key admit REQUEST`, then this again.".to_owned()
+        }
+        E::OtherRecipients => {
+            "This host seals only to the recipients it pinned. Leave `recipients` out, or make the list \
                                the same; `lifeboat key list` shows it."
-            .to_owned(),
-        E::Fingerprint { .. } => "Do not go on unless you know why it changed: somebody may have replaced the repository. \
+                .to_owned()
+        }
+        E::Fingerprint { .. } => {
+            "Do not go on unless you know why it changed: somebody may have replaced the repository. \
                                   The right fingerprint is the one that `init` printed."
-            .to_owned(),
+                .to_owned()
+        }
         E::Newer { .. } => "Use a newer lifeboat.".to_owned(),
         E::Catalog(catalog::Error::Newer { .. }) => {
             "Use the newer lifeboat, or delete the catalog: `lifeboat catalog rebuild` makes it anew.".to_owned()

@@ -113,11 +113,7 @@ fn find_entry(
 }
 
 /// The path of the only file of a snapshot, for sources that are one stream.
-pub fn only_file(
-    repository: &Repository,
-    snapshot: &SnapshotRow,
-    progress: &dyn Progress,
-) -> Result<RelPath, Error> {
+pub fn only_file(repository: &Repository, snapshot: &SnapshotRow, progress: &dyn Progress) -> Result<RelPath, Error> {
     let mut manifest = repository.manifest(&snapshot.record, progress)?;
     match (manifest.next_stored()?, manifest.next_stored()?) {
         (Some(entry), None) if entry.content().is_some() => Ok(entry.path),
@@ -139,13 +135,16 @@ pub enum Change {
     Metadata,
 }
 
+/// Takes a change, and the entry before and after it.
+pub type Differs<'f> = &'f mut dyn FnMut(Change, Option<&Entry>, Option<&Entry>) -> Result<(), Error>;
+
 /// Calls `each` for every path that differs, in path order: the change, and the entry in the first and the second.
 pub fn diff(
     repository: &Repository,
     first: &SnapshotRow,
     second: &SnapshotRow,
     progress: &dyn Progress,
-    each: &mut dyn FnMut(Change, Option<&Entry>, Option<&Entry>) -> Result<(), Error>,
+    each: Differs<'_>,
 ) -> Result<(), Error> {
     let mut old = repository.manifest(&first.record, progress)?;
     let mut new = repository.manifest(&second.record, progress)?;
@@ -167,10 +166,10 @@ pub fn diff(
                 b = new.next_stored()?;
             }
             std::cmp::Ordering::Equal => {
-                if let (Some(x), Some(y)) = (&a, &b) {
-                    if let Some(change) = compare(x, y) {
-                        each(change, Some(x), Some(y))?;
-                    }
+                if let (Some(x), Some(y)) = (&a, &b)
+                    && let Some(change) = compare(x, y)
+                {
+                    each(change, Some(x), Some(y))?;
                 }
                 a = old.next_stored()?;
                 b = new.next_stored()?;

@@ -62,11 +62,7 @@ impl<'s> Filter<'s> {
     }
 
     /// Calls `each` for the entry if it is meant, and before it for its directories that were held back.
-    pub fn pass(
-        &mut self,
-        entry: Entry,
-        each: &mut dyn FnMut(Entry) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+    pub fn pass(&mut self, entry: Entry, each: &mut dyn FnMut(Entry) -> Result<(), Error>) -> Result<(), Error> {
         self.held.retain(|dir| entry.path.is_within(&dir.path));
         if self.selection.wants(&entry.path, entry.is_dir()) {
             for directory in self.held.drain(..) {
@@ -91,9 +87,15 @@ mod tests {
         let text = |all: &[&str]| all.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>();
         let selection = Selection::new(&text(include), &text(exclude)).unwrap();
         let (mut filter, mut seen) = (Filter::new(&selection), Vec::new());
-        for (path, is_dir) in
-            [("", true), ("a", true), ("a/b", true), ("a/b/c.txt", false), ("a/d.log", false), ("e", true), ("e/f.txt", false)]
-        {
+        for (path, is_dir) in [
+            ("", true),
+            ("a", true),
+            ("a/b", true),
+            ("a/b/c.txt", false),
+            ("a/d.log", false),
+            ("e", true),
+            ("e/f.txt", false),
+        ] {
             let kind = if is_dir { EntryKind::Dir } else { EntryKind::Fifo };
             let entry = Entry::bare(RelPath::new(path).unwrap(), kind);
             let mut each = |entry: Entry| {

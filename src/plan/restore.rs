@@ -82,15 +82,15 @@ pub enum NoPlan {
 
 /// How times are written in messages: to the second, rounded up, so that pasting one back finds the same snapshot.
 pub fn show(moment: Moment) -> String {
-    let up = if moment.timestamp_subsec_nanos() > 0 { chrono::TimeDelta::seconds(1) } else { chrono::TimeDelta::zero() };
+    let up =
+        if moment.timestamp_subsec_nanos() > 0 { chrono::TimeDelta::seconds(1) } else { chrono::TimeDelta::zero() };
     (moment + up).format("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 /// The snapshots of a source, by its name or its full name. Two writers with one source name must be told apart.
 pub fn of_source(all: &[Candidate], source: &str) -> Result<Vec<Candidate>, NoPlan> {
-    let matches = |c: &&Candidate| {
-        c.full_name == source || c.full_name.split_once('/').is_some_and(|(_, short)| short == source)
-    };
+    let matches =
+        |c: &&Candidate| c.full_name == source || c.full_name.split_once('/').is_some_and(|(_, short)| short == source);
     let found: Vec<Candidate> = all.iter().filter(matches).cloned().collect();
     let mut names: Vec<&str> = found.iter().map(|c| c.full_name.as_str()).collect();
     names.sort_unstable();

@@ -49,7 +49,7 @@ mod tests {
         let all = [sparse(1, 10), sparse(2, 20), sparse(5, 30)];
         let a = Uses(vec![(1, 9)]);
         let b = Uses(vec![(2, 2)]);
-        assert_eq!(choose(&all, &[a.clone()], 1000), HashSet::from([1, 2, 5]));
+        assert_eq!(choose(&all, std::slice::from_ref(&a), 1000), HashSet::from([1, 2, 5]));
         assert_eq!(choose(&all, &[a.clone(), b], 1000), HashSet::from([1, 5]));
         assert_eq!(choose(&all, &[a], 35), HashSet::from([1, 2]), "the least used first, within the budget");
     }

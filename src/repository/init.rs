@@ -6,12 +6,12 @@
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
 
+use super::Error;
 use super::host::{HostFolder, KeyFile};
 use super::layout::{
     DESCRIPTION, Description, MasterSecret, RECIPIENTS_CONTEXT, RecipientsList, WRITER_CONTEXT, WriterDescription,
     WriterSecret,
 };
-use super::Error;
 use crate::model::{Chunking, Digest, Moment, RepositoryId, limits};
 use crate::seal::{Opener, Recipient, Sealer, Secret, SigningKey, generate_identity, open_signed, sign_text};
 use crate::store::Store;
@@ -57,8 +57,8 @@ fn digest_of(bytes: &[u8]) -> Digest {
 }
 
 fn json_line(value: &impl serde::Serialize, key: &str) -> Result<Vec<u8>, Error> {
-    let mut text = serde_json::to_vec(value)
-        .map_err(|e| Error::BadObject { key: key.to_owned(), why: e.to_string() })?;
+    let mut text =
+        serde_json::to_vec(value).map_err(|e| Error::BadObject { key: key.to_owned(), why: e.to_string() })?;
     text.push(b'\n');
     Ok(text)
 }
@@ -88,11 +88,8 @@ pub fn init(store: &Store, options: &InitOptions<'_>) -> Result<Made, Error> {
     let list_text = sign_text(RECIPIENTS_CONTEXT, &json_line(&list, "recipients")?, &admission);
     let recipients_list = digest_of(&list_text);
     appender.create(&format!("keys/recipients-{recipients_list}.json"), &[Bytes::from(list_text)])?;
-    let master = MasterSecret {
-        repository,
-        secret: HEXLOWER.encode(secret.expose()),
-        admission_secret: admission.expose_hex(),
-    };
+    let master =
+        MasterSecret { repository, secret: HEXLOWER.encode(secret.expose()), admission_secret: admission.expose_hex() };
     let sealer = Sealer::new(options.recipients.to_vec());
     let keys = |source| Error::Keys { what: "the repository secret".to_owned(), source };
     let sealed = sealer.seal(&json_line(&master, "secret")?).map_err(keys)?;
@@ -175,10 +172,7 @@ pub(super) fn parse_secret(hex: &str) -> Option<Secret> {
 }
 
 /// Reads the newest list of recipients that the admission key signed.
-pub(super) fn current_recipients(
-    store: &Store,
-    description: &Description,
-) -> Result<(Digest, RecipientsList), Error> {
+pub(super) fn current_recipients(store: &Store, description: &Description) -> Result<(Digest, RecipientsList), Error> {
     let mut lists = Vec::new();
     for object in store.list("keys", None)? {
         let name = object.key.strip_prefix("keys/recipients-").and_then(|rest| rest.strip_suffix(".json"));
@@ -306,8 +300,7 @@ fn put_writer(store: &Store, admission: &Admission, request: &Request) -> Result
     let name = &request.writer;
     let keys = |source| Error::Keys { what: "the writer's secret".to_owned(), source };
     let appender = store.appender();
-    let secret =
-        WriterSecret { repository: request.repository, secret: HEXLOWER.encode(admission.secret.expose()) };
+    let secret = WriterSecret { repository: request.repository, secret: HEXLOWER.encode(admission.secret.expose()) };
     let sealer = Sealer::new(vec![request.recipient.parse().map_err(keys)?]);
     let sealed = sealer.seal(&json_line(&secret, "secret")?).map_err(keys)?;
     let secret_object = digest_of(&sealed);
@@ -317,12 +310,7 @@ fn put_writer(store: &Store, admission: &Admission, request: &Request) -> Result
     Ok(secret_object)
 }
 
-fn join(
-    store: &Store,
-    admission: &Admission,
-    part: &WriterPart,
-    options: &InitOptions<'_>,
-) -> Result<KeyFile, Error> {
+fn join(store: &Store, admission: &Admission, part: &WriterPart, options: &InitOptions<'_>) -> Result<KeyFile, Error> {
     let (mut keys, request) = new_writer(part, options)?;
     keys.secret_object = Some(put_writer(store, admission, &request)?);
     Ok(keys)

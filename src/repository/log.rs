@@ -86,6 +86,9 @@ pub struct SyncReport {
     pub problems: Vec<Problem>,
 }
 
+/// Makes a commit's lines, given the number of the first frame that it adds.
+pub(super) type MakeLines<'f> = &'f mut dyn FnMut(&mut Repository, u64) -> Result<Vec<CommitLine>, Error>;
+
 /// One object of a log.
 struct Listed {
     key: String,
@@ -140,11 +143,11 @@ impl Repository {
             have.extend(unread.iter().map(|head| head.digest));
         }
         let listed = self.list_log(name, from)?;
-        if let Some(known) = known {
-            if !listed.iter().any(|l| l.head == known) {
-                let Head { sequence, digest } = known;
-                report.problems.push(Problem::MissingCommit { writer: name.to_owned(), sequence, digest });
-            }
+        if let Some(known) = known
+            && !listed.iter().any(|l| l.head == known)
+        {
+            let Head { sequence, digest } = known;
+            report.problems.push(Problem::MissingCommit { writer: name.to_owned(), sequence, digest });
         }
         let fresh: Vec<&Listed> = listed.iter().filter(|l| !have.contains(&l.head.digest)).collect();
         if !fresh.is_empty() {
@@ -203,8 +206,7 @@ impl Repository {
             }
             Err(e) => return Err(e),
         };
-        let mut have: HashSet<CommitId> =
-            self.catalog.commits(row, true)?.iter().map(|head| head.digest).collect();
+        let mut have: HashSet<CommitId> = self.catalog.commits(row, true)?.iter().map(|head| head.digest).collect();
         have.extend(self.catalog.commits(row, false)?.iter().map(|head| head.digest));
         for parent in commit.header.parents.iter().filter(|parent| !have.contains(parent)) {
             let sequence = commit.header.sequence.saturating_sub(1);
@@ -272,7 +274,7 @@ impl Repository {
         now: Moment,
         chunks: &ChunkTables,
         progress: &dyn Progress,
-        lines: &mut dyn FnMut(&mut Self, u64) -> Result<Vec<CommitLine>, Error>,
+        lines: MakeLines<'_>,
     ) -> Result<(CommitId, SyncReport), Error> {
         let _lock = self.folder.commit_lock()?;
         let name = self.host()?.name.clone();
@@ -296,10 +298,10 @@ impl Repository {
     fn seen_lines(&mut self, own: &str) -> Result<Vec<CommitLine>, Error> {
         let mut seen = Vec::new();
         for (row, writer) in self.catalog.writers()? {
-            if writer != own {
-                if let Some(Head { sequence, digest }) = self.catalog.newest(row)? {
-                    seen.push(Seen { writer, sequence, digest });
-                }
+            if writer != own
+                && let Some(Head { sequence, digest }) = self.catalog.newest(row)?
+            {
+                seen.push(Seen { writer, sequence, digest });
             }
         }
         let text = serde_json::to_string(&seen).unwrap_or_default();

@@ -38,7 +38,10 @@ impl<'p> ExtentReader<'p> {
         let locate = |extent: &Extent| {
             let row = extent.frame.map(|id| repository.locate(&id)).transpose()?;
             if row.is_some_and(|row| extent.offset + extent.length > row.plain) {
-                return Err(Error::BadObject { key: what.to_owned(), why: "an extent ends beyond its frame".to_owned() });
+                return Err(Error::BadObject {
+                    key: what.to_owned(),
+                    why: "an extent ends beyond its frame".to_owned(),
+                });
             }
             Ok((row, extent.offset, extent.length))
         };

@@ -85,10 +85,10 @@ impl Repository {
             some => Some(Arc::new(Opener::new(some))),
         };
         let secret = find_secret(&store, &description, host.as_ref(), identities.as_deref())?;
-        if let (Some(host), false) = (&host, options.keys.recipients.is_empty()) {
-            if !init::same_set(&options.keys.recipients, &host.recipients) {
-                return Err(Error::OtherRecipients);
-            }
+        if let (Some(host), false) = (&host, options.keys.recipients.is_empty())
+            && !init::same_set(&options.keys.recipients, &host.recipients)
+        {
+            return Err(Error::OtherRecipients);
         }
         let catalog = match &options.catalog {
             Some(path) => Catalog::open(path)?,
@@ -137,12 +137,7 @@ impl Repository {
     }
 
     /// Admits a host that asked.
-    pub fn admit(
-        store: &Store,
-        identities: Identities,
-        pins: &[String],
-        request: &init::Request,
-    ) -> Result<(), Error> {
+    pub fn admit(store: &Store, identities: Identities, pins: &[String], request: &init::Request) -> Result<(), Error> {
         let (description, fingerprint) = read_description(store)?;
         check_pins(store, fingerprint, pins)?;
         if request.repository != description.repository {
@@ -253,7 +248,13 @@ impl Repository {
     }
 
     /// Reads and checks the directory of a pack.
-    pub fn directory(&mut self, writer: &str, pack: &crate::model::PackId, at: u64, length: u64) -> Result<Directory, Error> {
+    pub fn directory(
+        &mut self,
+        writer: &str,
+        pack: &crate::model::PackId,
+        at: u64,
+        length: u64,
+    ) -> Result<Directory, Error> {
         let key = crate::catalog::pack_key(writer, pack);
         if length > limits::DIRECTORY_MAX as u64 {
             return Err(Error::BadObject { key, why: "its directory is larger than the format allows".to_owned() });

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use super::{Error, Repository};
 use crate::catalog::{ChunkTables, PackState, pack_key};
-use crate::model::{CommitFrame, CommitLine, DirectoryPlace, Moment, PackId, PackLine, limits};
+use crate::model::{ChunkList, CommitFrame, CommitLine, DirectoryPlace, Moment, PackId, PackLine, limits};
 use crate::pack::{FOOTER, parse_footer};
 use crate::progress::{Event, Progress};
 
@@ -74,7 +74,8 @@ impl Repository {
         if !(fresh && clean) {
             progress.event(Event::Stage("listing packs"));
             let listing = self.list_packs(&name, now)?;
-            for (what, packs) in [("missing in the store", &listing.missing), ("cut off in the store", &listing.wrong_length)]
+            for (what, packs) in
+                [("missing in the store", &listing.missing), ("cut off in the store", &listing.wrong_length)]
             {
                 if let Some(first) = packs.first() {
                     progress.event(Event::Warning(&format!(
@@ -141,7 +142,7 @@ impl Repository {
         writer: &str,
         id: &PackId,
         size: u64,
-    ) -> Result<Option<(PackLine, Vec<Vec<(crate::model::ChunkId, u32)>>)>, Error> {
+    ) -> Result<Option<(PackLine, Vec<ChunkList>)>, Error> {
         if !(FOOTER..=limits::PACK_MAX).contains(&size) {
             return Ok(None);
         }

@@ -414,12 +414,16 @@ impl<'r> Session<'r> {
         let (lines, chunks) = split(stored, &mut self.counts);
         let mut content = Some(lines);
         self.repository.commit(now, &chunks, &*progress, &mut |repository, _| {
-            Ok(repository.unknown_packs(content.take().unwrap_or_default())?.into_iter().map(CommitLine::Pack).collect())
+            Ok(repository
+                .unknown_packs(content.take().unwrap_or_default())?
+                .into_iter()
+                .map(CommitLine::Pack)
+                .collect())
         })?;
         self.last_commit = now;
         // What is in the catalog now need not be remembered here.
         let committed: std::collections::HashSet<FrameId> =
-            chunks.keys().map(|pack| *pack).filter_map(|pack| self.repository.frames_in(&pack).ok()).flatten().collect();
+            chunks.keys().copied().filter_map(|pack| self.repository.frames_in(&pack).ok()).flatten().collect();
         let names = &self.names;
         self.fresh.retain(|_, (frame, _)| names[*frame as usize].is_none_or(|name| !committed.contains(&name)));
         self.trust.refresh();
@@ -516,10 +520,10 @@ impl<'r> Session<'r> {
         }
         let writer = self.repository.host_row()?;
         for (id, used) in fresh {
-            if let Some(frame) = self.repository.catalog.find_frame_of(writer, id)? {
-                if sparse(*used, frame.plain) {
-                    rows.push(SparseRow { frame: frame.row, used: u64::from(*used) });
-                }
+            if let Some(frame) = self.repository.catalog.find_frame_of(writer, id)?
+                && sparse(*used, frame.plain)
+            {
+                rows.push(SparseRow { frame: frame.row, used: u64::from(*used) });
             }
         }
         Ok(self.repository.catalog.set_sparse(source, &rows)?)

@@ -63,9 +63,7 @@ impl Trust {
             return Ok(*known);
         }
         let found = self.catalog.find_frame_of(self.writer, id)?.filter(|frame| {
-            frame.state == FrameState::Good
-                && frame.recipients == self.list
-                && !self.marked.contains(&frame.row)
+            frame.state == FrameState::Good && frame.recipients == self.list && !self.marked.contains(&frame.row)
         });
         let answer = found.map(|frame| Trusted { row: frame.row, number: frame.number, plain: frame.plain });
         if self.frames.len() >= FRAMES_KEPT {

@@ -162,7 +162,11 @@ impl Keyring {
                 ring.identities.0.push(Box::new(identity));
             }
         }
-        if ring.identities.is_empty() { Err(bad("there is no `AGE-SECRET-KEY-1...` line in it".to_owned())) } else { Ok(ring) }
+        if ring.identities.is_empty() {
+            Err(bad("there is no `AGE-SECRET-KEY-1...` line in it".to_owned()))
+        } else {
+            Ok(ring)
+        }
     }
 }
 
@@ -206,7 +210,10 @@ mod tests {
         let (identity, recipient) = generate_identity();
         let file = format!("# created by hand\n# lifeboat fingerprint: abc\n\n{identity}\n");
         let ring = Keyring::read("id", file.as_bytes(), &mut no_passphrase).unwrap();
-        assert_eq!((ring.identities.len(), ring.recipients, ring.fingerprints), (1, vec![recipient], vec!["abc".into()]));
+        assert_eq!(
+            (ring.identities.len(), ring.recipients, ring.fingerprints),
+            (1, vec![recipient], vec!["abc".into()])
+        );
     }
 
     #[test]

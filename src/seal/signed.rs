@@ -91,12 +91,7 @@ pub fn split_signed(text: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 /// The content, once its signature was checked.
-pub fn open_signed<'t>(
-    context: &'static str,
-    text: &'t [u8],
-    key: &VerifyingKey,
-    by: &str,
-) -> Result<&'t [u8], Error> {
+pub fn open_signed<'t>(context: &'static str, text: &'t [u8], key: &VerifyingKey, by: &str) -> Result<&'t [u8], Error> {
     let bad = || Error::Signature { what: context.rsplit(' ').next().unwrap_or(context), by: by.to_owned() };
     let (line, content) = split_signed(text).ok_or_else(bad)?;
     let line: SignatureLine = serde_json::from_slice(line).map_err(|_| bad())?;

@@ -52,13 +52,15 @@ impl VolumeSource {
     fn entry(&self, path: RelPath, meta: &Metadata, kind: EntryKind) -> Entry {
         let mut names = self.users.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let text = |name: &OsStr| name.to_str().map(str::to_owned);
-        let user = names.users.entry(meta.uid()).or_insert_with(|| {
-            uzers::get_user_by_uid(meta.uid()).and_then(|user| text(user.name()))
-        });
+        let user = names
+            .users
+            .entry(meta.uid())
+            .or_insert_with(|| uzers::get_user_by_uid(meta.uid()).and_then(|user| text(user.name())));
         let user = user.clone();
-        let group = names.groups.entry(meta.gid()).or_insert_with(|| {
-            uzers::get_group_by_gid(meta.gid()).and_then(|group| text(group.name()))
-        });
+        let group = names
+            .groups
+            .entry(meta.gid())
+            .or_insert_with(|| uzers::get_group_by_gid(meta.gid()).and_then(|group| text(group.name())));
         Entry {
             path,
             kind,
@@ -346,7 +348,7 @@ fn is_relation_file(path: &RelPath, size: u64) -> bool {
         [.., global, file] if *global == b"global" => number(file),
         _ => false,
     };
-    placed && size > 0 && size % 8192 == 0
+    placed && size > 0 && size.is_multiple_of(8192)
 }
 
 #[cfg(test)]

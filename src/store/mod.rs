@@ -48,7 +48,7 @@ pub enum Error {
         /// How often it was tried.
         tries: u32,
         /// The last answer.
-        source: object_store::Error,
+        source: Box<object_store::Error>,
     },
     /// No answer within the deadline, at each try.
     #[error("`{store}` did not answer in time when asked to {verb} `{key}` ({tries} tries)")]
@@ -72,7 +72,7 @@ pub enum Error {
         /// The object's name.
         key: String,
         /// The answer.
-        source: object_store::Error,
+        source: Box<object_store::Error>,
     },
     /// The object is longer than anything of its kind may be.
     #[error("object `{key}` in `{store}` has {size} bytes, more than the {limit} that it may have")]
@@ -261,7 +261,8 @@ impl Store {
     }
 
     fn path(&self, key: &str) -> Path {
-        let parts = self.0.root.parts().chain(Path::from(key).parts()).map(|p| p.as_ref().to_owned()).collect::<Vec<_>>();
+        let parts =
+            self.0.root.parts().chain(Path::from(key).parts()).map(|p| p.as_ref().to_owned()).collect::<Vec<_>>();
         Path::from_iter(parts)
     }
 
@@ -350,8 +351,7 @@ impl Store {
         let found = self.call("list", prefix, 0, || async {
             Ok(self.0.objects.list_with_delimiter(Some(&path)).await?.common_prefixes)
         });
-        let mut names: Vec<String> =
-            found?.iter().filter_map(|path| path.filename()).map(str::to_owned).collect();
+        let mut names: Vec<String> = found?.iter().filter_map(|path| path.filename()).map(str::to_owned).collect();
         names.sort();
         Ok(names)
     }
@@ -360,8 +360,8 @@ impl Store {
     pub fn files(&self, prefix: &str) -> Result<Vec<String>, Error> {
         let path = self.path(prefix);
         self.0.traffic.lists.fetch_add(1, Ordering::Relaxed);
-        let found =
-            self.call("list", prefix, 0, || async { Ok(self.0.objects.list_with_delimiter(Some(&path)).await?.objects) });
+        let found = self
+            .call("list", prefix, 0, || async { Ok(self.0.objects.list_with_delimiter(Some(&path)).await?.objects) });
         Ok(found?.iter().map(|object| self.key_of(&object.location)).collect())
     }
 
@@ -403,8 +403,8 @@ impl Store {
             Failure::Store(object_store::Error::NotFound { .. }) => Error::NotFound { store, key },
             Failure::Store(
                 source @ (object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }),
-            ) => Error::Denied { verb, store, key, source },
-            Failure::Store(source) => Error::Unreachable { verb, store, key, tries, source },
+            ) => Error::Denied { verb, store, key, source: Box::new(source) },
+            Failure::Store(source) => Error::Unreachable { verb, store, key, tries, source: Box::new(source) },
             Failure::Late => Error::Deadline { verb, store, key, tries },
             Failure::Short { got, expected } => Error::Truncated { store, key, got, expected },
             Failure::Long { size, limit } => Error::TooLarge { store, key, size, limit },
@@ -467,7 +467,7 @@ impl Appender {
             match self.put(key, parts, size, PutMode::Create) {
                 Err(Error::Unreachable { source, .. })
                     if matches!(
-                        source,
+                        *source,
                         object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. }
                     ) =>
                 {
@@ -501,15 +501,17 @@ impl Appender {
         });
         match outcome {
             Ok(_) => Ok(Created::New),
-            Err(Error::Unreachable {
-                source: object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. },
-                store,
-                key,
-                ..
-            }) => match self.0.size(&key)? {
-                Some(there) if there == size => Ok(Created::AlreadyThere),
-                _ => Err(Error::Conflict { store, key }),
-            },
+            Err(Error::Unreachable { source, store, key, .. })
+                if matches!(
+                    *source,
+                    object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }
+                ) =>
+            {
+                match self.0.size(&key)? {
+                    Some(there) if there == size => Ok(Created::AlreadyThere),
+                    _ => Err(Error::Conflict { store, key }),
+                }
+            }
             Err(error) => Err(error),
         }
     }

@@ -74,7 +74,8 @@ fn normalize(text: &str) -> String {
             continue;
         }
         let (word, after) = rest.split_at(end);
-        let hex = word.len() >= 10 && word.bytes().all(|b| b.is_ascii_hexdigit()) && word.bytes().any(|b| b.is_ascii_digit());
+        let hex =
+            word.len() >= 10 && word.bytes().all(|b| b.is_ascii_hexdigit()) && word.bytes().any(|b| b.is_ascii_digit());
         out.push_str(match word {
             _ if word.starts_with("age1") && word.len() > 50 => "$RECIPIENT",
             _ if word.len() == 26 && word.starts_with("01") => "$ID",
@@ -151,9 +152,27 @@ fn snapshot(name: &str, text: &str) {
 fn help_of_every_command() {
     let sealed = Sealed::new();
     let commands: &[&[&str]] = &[
-        &[], &["init"], &["backup"], &["snapshots"], &["ls"], &["find"], &["diff"], &["dump"], &["stats"], &["restore"],
-        &["check"], &["catalog"], &["catalog", "rebuild"], &["key"], &["key", "generate"], &["key", "list"],
-        &["key", "request"], &["key", "admit"], &["demo"], &["completions"], &["man"],
+        &[],
+        &["init"],
+        &["backup"],
+        &["snapshots"],
+        &["ls"],
+        &["find"],
+        &["diff"],
+        &["dump"],
+        &["stats"],
+        &["restore"],
+        &["check"],
+        &["catalog"],
+        &["catalog", "rebuild"],
+        &["key"],
+        &["key", "generate"],
+        &["key", "list"],
+        &["key", "request"],
+        &["key", "admit"],
+        &["demo"],
+        &["completions"],
+        &["man"],
     ];
     let mut text = String::new();
     for command in commands {
@@ -311,13 +330,15 @@ fn commands_and_streams_are_sources() {
 fn ctrl_c_ends_cleanly_and_the_next_run_goes_on() {
     let sealed = Sealed::new();
     sealed.init();
-    let args = ["--repo", "repo", "backup", "--name", "slow", "--", "sh", "-c", "while :; do seq 1 100000; sleep 0.05; done"];
+    let args =
+        ["--repo", "repo", "backup", "--name", "slow", "--", "sh", "-c", "while :; do seq 1 100000; sleep 0.05; done"];
     let mut child = sealed.command(&args);
     let child = child.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     // Until it works: the run's own lock is there.
-    let waiting = |name: &str| fs::read_dir(sealed.path("state/lifeboat")).is_ok_and(|mut all| {
-        all.any(|e| e.is_ok_and(|e| e.path().join(name).exists()))
-    });
+    let waiting = |name: &str| {
+        fs::read_dir(sealed.path("state/lifeboat"))
+            .is_ok_and(|mut all| all.any(|e| e.is_ok_and(|e| e.path().join(name).exists())))
+    };
     while !waiting("manifests/slow.jsonl.tmp") && !waiting("source-slow.lock") {
         std::thread::yield_now();
     }

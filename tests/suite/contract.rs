@@ -108,22 +108,29 @@ fn s3_keeps_the_contract_and_carries_a_repository() {
     lifeboat::repository::init(&store, &host.options(&recipients)).unwrap();
     let open = |identities| {
         let keys = lifeboat::repository::Keys { identities, ..Default::default() };
-        let options =
-            lifeboat::repository::OpenOptions { state: host.state.path(), catalog: None, keys, sync: true };
-        lifeboat::repository::Repository::open(server.store("repository"), options, &lifeboat::progress::Silent).unwrap().0
+        let options = lifeboat::repository::OpenOptions { state: host.state.path(), catalog: None, keys, sync: true };
+        lifeboat::repository::Repository::open(server.store("repository"), options, &lifeboat::progress::Silent)
+            .unwrap()
+            .0
     };
     let volume = lifeboat::source::VolumeSource::new(&source, &Default::default()).unwrap();
     let progress: Arc<dyn lifeboat::progress::Progress> = Arc::new(lifeboat::progress::Silent);
     let world = crate::common::world();
-    lifeboat::ops::backup::backup(&volume, "data", &mut open(Default::default()), &Default::default(), &world, &progress)
-        .unwrap();
+    lifeboat::ops::backup::backup(
+        &volume,
+        "data",
+        &mut open(Default::default()),
+        &Default::default(),
+        &world,
+        &progress,
+    )
+    .unwrap();
     let mut repository = open(person.identities());
     use lifeboat::ops::restore::{find_snapshot, prepare, restore};
     let wanted = lifeboat::plan::restore::Wanted::Latest;
     let (snapshot, choice) = find_snapshot(&repository, "data", &wanted, false).unwrap();
     let silent = lifeboat::progress::Silent;
-    let prepared =
-        prepare(&repository, snapshot, &choice, Some(&back), crate::common::plain(), &silent).unwrap();
+    let prepared = prepare(&repository, snapshot, &choice, Some(&back), crate::common::plain(), &silent).unwrap();
     restore(&mut repository, &prepared, &silent).unwrap();
     assert_eq!(tree::describe(&back), tree::describe(&source));
 }

@@ -18,14 +18,37 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("repository", &["model", "progress", "chunk", "seal", "pack", "plan", "store", "catalog"]),
     (
         "ops",
-        &["model", "progress", "chunk", "seal", "pack", "plan", "store", "source", "destination", "catalog", "repository"],
+        &[
+            "model",
+            "progress",
+            "chunk",
+            "seal",
+            "pack",
+            "plan",
+            "store",
+            "source",
+            "destination",
+            "catalog",
+            "repository",
+        ],
     ),
     ("config", &["model", "seal", "store", "source", "repository"]),
     (
         "cli",
         &[
-            "model", "progress", "chunk", "seal", "pack", "plan", "store", "source", "destination", "catalog",
-            "repository", "ops", "config",
+            "model",
+            "progress",
+            "chunk",
+            "seal",
+            "pack",
+            "plan",
+            "store",
+            "source",
+            "destination",
+            "catalog",
+            "repository",
+            "ops",
+            "config",
         ],
     ),
 ];
@@ -124,13 +147,14 @@ fn files_and_functions_stay_short() {
             if opens {
                 start = Some((n, indent));
             }
-            if let Some((from, at)) = start {
-                if line.len() == at + 1 && line.ends_with('}') {
-                    if n - from > 90 {
-                        wrong.push(format!("{}:{}: a function of {} lines", path.display(), from + 1, n - from));
-                    }
-                    start = None;
+            if let Some((from, at)) = start
+                && line.len() == at + 1
+                && line.ends_with('}')
+            {
+                if n - from > 90 {
+                    wrong.push(format!("{}:{}: a function of {} lines", path.display(), from + 1, n - from));
                 }
+                start = None;
             }
         }
     }

@@ -141,10 +141,7 @@ fn files_that_cannot_be_read_are_named_and_the_snapshot_is_incomplete() {
         fn root(&self) -> String {
             self.0.root()
         }
-        fn walk(
-            &self,
-            each: &mut dyn FnMut(lifeboat::source::Found) -> bool,
-        ) -> Result<(), lifeboat::source::Error> {
+        fn walk(&self, each: &mut dyn FnMut(lifeboat::source::Found) -> bool) -> Result<(), lifeboat::source::Error> {
             self.0.walk(each)
         }
         fn open(&self, found: &lifeboat::source::FoundEntry) -> Result<lifeboat::source::Opened<'_>, String> {
@@ -193,9 +190,8 @@ fn streams_are_stored_and_a_failing_command_is_no_snapshot() {
     let path = RelPath::new("dump.sql").unwrap();
     let stdin = StdinSource::new(path.clone(), clock()(), Box::new(std::io::Cursor::new(body.clone())));
     ops::backup::backup(&stdin, "in", &mut repository, &BackupOptions::default(), &world(), &progress).unwrap();
-    let command = |script: &str| {
-        CommandSource::new(path.clone(), clock()(), vec!["sh".into(), "-c".into(), script.into()])
-    };
+    let command =
+        |script: &str| CommandSource::new(path.clone(), clock()(), vec!["sh".into(), "-c".into(), script.into()]);
     let good = command("seq 1 200000");
     ops::backup::backup(&good, "dump", &mut repository, &BackupOptions::default(), &world(), &progress).unwrap();
     let bad = command("seq 1 200000; exit 4");
@@ -239,9 +235,12 @@ fn overwrite_modes_do_what_they_say() {
     host.restore(&person, &Wanted::Latest, back.path()).unwrap();
     let file = back.path().join("docs/deep/b.bin");
     let original = fs::read(&file).unwrap();
-    for (mode, comes_back) in
-        [(Overwrite::Never, false), (Overwrite::IfNewer, false), (Overwrite::IfChanged, true), (Overwrite::Always, true)]
-    {
+    for (mode, comes_back) in [
+        (Overwrite::Never, false),
+        (Overwrite::IfNewer, false),
+        (Overwrite::IfChanged, true),
+        (Overwrite::Always, true),
+    ] {
         // The file on disk is newer than the snapshot's.
         fs::write(&file, "scribble").unwrap();
         let mut options = options(mode);
@@ -314,8 +313,8 @@ fn a_cancelled_backup_leaves_no_snapshot_and_the_next_one_is_whole() {
     let stop = CancelFlag::default();
     stop.0.store(true, std::sync::atomic::Ordering::Relaxed);
     let progress: Arc<dyn Progress> = Arc::new(stop);
-    let error =
-        ops::backup::backup(&volume, "data", &mut repository, &BackupOptions::default(), &world(), &progress).unwrap_err();
+    let error = ops::backup::backup(&volume, "data", &mut repository, &BackupOptions::default(), &world(), &progress)
+        .unwrap_err();
     assert_eq!(error.kind() as u8, 130);
     drop(repository);
     assert!(host.snapshots().is_empty());
@@ -365,4 +364,3 @@ fn many_small_changes_keep_the_newest_snapshot_in_few_frames() {
     assert!(prepared.plan.frames <= frames);
     assert!(plain_bytes < 4 * bytes, "the newest snapshot of {bytes} bytes reads frames of {plain_bytes}");
 }
-

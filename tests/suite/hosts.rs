@@ -83,8 +83,7 @@ fn a_host_without_identity_backs_up_lists_and_checks_but_reads_nothing_back() {
             assert!(!bytes.windows(secret.len()).any(|w| w == secret.as_bytes()), "{}", path.display());
         }
     }
-    let (snapshot, _) =
-        ops::restore::find_snapshot(&repository, "data", &Wanted::Latest, false).unwrap();
+    let (snapshot, _) = ops::restore::find_snapshot(&repository, "data", &Wanted::Latest, false).unwrap();
     let path = lifeboat::model::RelPath::new("secret").unwrap();
     let error = ops::look::dump(&repository, &snapshot, &path, &mut Vec::new(), &Silent).unwrap_err();
     assert_eq!(error.kind() as u8, 12, "{error}");
@@ -109,8 +108,7 @@ fn two_hosts_write_one_repository_and_neither_reads_the_other() {
     assert!(error.to_string().contains("several writers"), "{error}");
     let (mut repository, _) = a.open(Some(&person)).unwrap();
     let name = format!("{}/data", made.writer);
-    let (snapshot, choice) =
-        ops::restore::find_snapshot(&repository, &name, &Wanted::Latest, false).unwrap();
+    let (snapshot, choice) = ops::restore::find_snapshot(&repository, &name, &Wanted::Latest, false).unwrap();
     let back = tempfile::tempdir().unwrap();
     let plan =
         ops::restore::prepare(&repository, snapshot, &choice, Some(back.path()), crate::common::plain(), &Silent);

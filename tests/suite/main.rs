@@ -1,5 +1,7 @@
 //! Every test that needs more than one module, in one binary: fast to link.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr)] // a test that panics is a test that fails
+
 mod cli;
 mod common;
 mod contract;

@@ -18,10 +18,14 @@ pub fn rebuild(context: &Context) -> Result<Outcome, Failure> {
     let snapshots = repository.catalog().snapshots()?.len() as u64;
     if context.ui.json {
         let problems: Vec<String> = report.problems.iter().map(ToString::to_string).collect();
-        context.ui.json(&serde_json::json!({"commits": report.commits, "snapshots": snapshots, "problems": problems}))?;
+        context
+            .ui
+            .json(&serde_json::json!({"commits": report.commits, "snapshots": snapshots, "problems": problems}))?;
     } else {
         let commits = counted(report.commits, "commit", "commits");
-        context.ui.answer(format!("catalog   rebuilt from {commits}: {}", counted(snapshots, "snapshot", "snapshots")))?;
+        context
+            .ui
+            .answer(format!("catalog   rebuilt from {commits}: {}", counted(snapshots, "snapshot", "snapshots")))?;
     }
     Ok(if report.problems.is_empty() { Outcome::Done } else { Outcome::Damage })
 }

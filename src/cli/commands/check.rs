@@ -57,7 +57,10 @@ fn tell(context: &Context, report: &CheckReport, can_read: bool, read: ReadData)
         ui.answer(format!("manifests  {} read", count(report.manifests_read)))?;
     }
     if report.unnamed > 0 {
-        ui.answer(format!("unnamed    {} of a run that did not end; the next backup uses them", counted(report.unnamed, "pack", "packs")))?;
+        ui.answer(format!(
+            "unnamed    {} of a run that did not end; the next backup uses them",
+            counted(report.unnamed, "pack", "packs")
+        ))?;
     }
     for problem in &report.problems {
         ui.answer(format!("PROBLEM    {problem}"))?;

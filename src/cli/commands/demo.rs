@@ -65,12 +65,32 @@ fn play(stage: &Stage, args: &DemoArgs) -> Result<(), Failure> {
     if let Some(input) = &args.input {
         stage.title("4. Real input")?;
         let input = input.display().to_string();
-        stage.lifeboat(&["backup", "--path", &input, "--name", "real", "--exclude", "/target", "--exclude", "/.git"])?;
+        stage.lifeboat(&[
+            "backup",
+            "--path",
+            &input,
+            "--name",
+            "real",
+            "--exclude",
+            "/target",
+            "--exclude",
+            "/.git",
+        ])?;
     }
     stage.title("5. Back to the time before it happened, byte for byte")?;
     let time = before.to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
     let identity = stage.path("identity.txt");
-    stage.lifeboat(&["--identity", &identity, "restore", "data", "--to", &time, "--into", &stage.path("back"), "--verify"])?;
+    stage.lifeboat(&[
+        "--identity",
+        &identity,
+        "restore",
+        "data",
+        "--to",
+        &time,
+        "--into",
+        &stage.path("back"),
+        "--verify",
+    ])?;
     let compared = compare(&stage.root.join("data.before"), &stage.root.join("back"))?;
     stage.ui.answer(format!("compared  {compared} files with the originals, byte for byte: equal"))?;
     if args.input.is_some() {

@@ -59,15 +59,16 @@ pub fn write_identity(file: &Path) -> Result<Recipient, Failure> {
         ),
         _ => Failure::io("write", file, e),
     })?;
-    let text = format!("# lifeboat identity: whoever has this file can read the backups\n# public key: {recipient}\n{identity}\n");
+    let text = format!(
+        "# lifeboat identity: whoever has this file can read the backups\n# public key: {recipient}\n{identity}\n"
+    );
     let written = output.write_all(text.as_bytes()).and_then(|()| output.sync_all());
     written.map_err(|e| Failure::io("write", file, e))?;
     Ok(recipient.parse()?)
 }
 
 fn pin_in_identity(file: &Path, made: &Made) -> Result<(), Failure> {
-    let mut output =
-        std::fs::OpenOptions::new().append(true).open(file).map_err(|e| Failure::io("write", file, e))?;
+    let mut output = std::fs::OpenOptions::new().append(true).open(file).map_err(|e| Failure::io("write", file, e))?;
     let line = format!("# lifeboat fingerprint: {}\n", made.fingerprint);
     output.write_all(line.as_bytes()).and_then(|()| output.sync_all()).map_err(|e| Failure::io("write", file, e))
 }

@@ -51,7 +51,9 @@ pub fn list(context: &Context) -> Result<Outcome, Failure> {
         for writer in &writers {
             let here = if own.as_deref() == Some(&writer.writer) { "  (this host)" } else { "" };
             let since = writer.created.format("%Y-%m-%d");
-            context.ui.answer(format!("writer       {}  of host {}, since {since}{here}", writer.writer, writer.host))?;
+            context
+                .ui
+                .answer(format!("writer       {}  of host {}, since {since}{here}", writer.writer, writer.host))?;
         }
     }
     Ok(if problems.is_empty() { Outcome::Done } else { Outcome::Damage })

@@ -39,7 +39,10 @@ pub fn snapshots(context: &Context, args: &SnapshotsArgs) -> Result<Outcome, Fai
     } else {
         let names: Vec<String> = rows.iter().map(crate::catalog::SnapshotRow::full_name).collect();
         let width = names.iter().map(String::len).max().unwrap_or(0).max(6);
-        context.ui.answer(format!("{:26}  {:20}  {:width$}  {:>10}  {:>10}  state", "id", "ended", "source", "size", "added"))?;
+        context.ui.answer(format!(
+            "{:26}  {:20}  {:width$}  {:>10}  {:>10}  state",
+            "id", "ended", "source", "size", "added"
+        ))?;
         for (row, name) in rows.iter().zip(names) {
             let r = &row.record;
             let state = match r.complete {
@@ -116,7 +119,8 @@ pub fn find(context: &Context, args: &FindArgs) -> Result<Outcome, Failure> {
     let mut snapshots = Vec::new();
     if args.all_snapshots {
         let all = repository.catalog().snapshots()?;
-        snapshots.extend(all.into_iter().filter(|row| row.record.source == args.source || row.full_name() == args.source));
+        snapshots
+            .extend(all.into_iter().filter(|row| row.record.source == args.source || row.full_name() == args.source));
     } else {
         let (wanted, _) = context.wanted(&args.which)?;
         snapshots.push(find_snapshot(&repository, &args.source, &wanted, false)?.0);

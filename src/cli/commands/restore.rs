@@ -91,7 +91,13 @@ fn show_plan(
         return ui.json(&serde_json::json!({"message_type": "plan", "plan": plan}));
     }
     // The plan is the answer of a dry run; before a restore (whose answer may be a tar on stdout) it is the story.
-    let say = |line: String| if args.dry_run { ui.answer(line) } else { Ok(ui.story(line)) };
+    let say = |line: String| {
+        if args.dry_run {
+            return ui.answer(line);
+        }
+        ui.story(line);
+        Ok(())
+    };
     let wanted = match read_as {
         Some(read_as) => format!("to {read_as}"),
         None => format!("as of {}", show(plan.shows)),
@@ -110,7 +116,11 @@ fn show_plan(
     say(format!("content   {what}, {} in all", counted(plan.entries, "entry", "entries")))?;
     let from = repository.store().label();
     let packs = counted(plan.packs, "pack", "packs");
-    say(format!("fetch     {} from {packs} in {} of {from}", size(plan.fetch_bytes), counted(plan.requests, "request", "requests")))?;
+    say(format!(
+        "fetch     {} from {packs} in {} of {from}",
+        size(plan.fetch_bytes),
+        counted(plan.requests, "request", "requests")
+    ))?;
     if let Some(into) = &plan.into {
         let state = match plan.state {
             LandingState::Empty => "empty",
@@ -138,7 +148,11 @@ fn tell(context: &Context, report: &RestoreReport, seconds: f64) -> Result<(), F
     let written = counted(report.files_written, "file", "files");
     ui.answer(format!("restored  {written}, {} written, in {}", size(report.bytes_written), duration(seconds)))?;
     if report.files_kept > 0 || report.bytes_kept > 0 {
-        ui.answer(format!("kept      {}, {} were right already", counted(report.files_kept, "file", "files"), size(report.bytes_kept)))?;
+        ui.answer(format!(
+            "kept      {}, {} were right already",
+            counted(report.files_kept, "file", "files"),
+            size(report.bytes_kept)
+        ))?;
     }
     if report.deleted > 0 {
         ui.answer(format!("deleted   {}", counted(report.deleted, "path", "paths")))?;
@@ -148,7 +162,10 @@ fn tell(context: &Context, report: &RestoreReport, seconds: f64) -> Result<(), F
     }
     if let Some((path, what)) = report.trouble.first() {
         let n = report.trouble.len() as u64;
-        ui.warning(format!("{} could not be set; the first: `{path}`: {what}", counted(n, "piece of metadata", "pieces of metadata")));
+        ui.warning(format!(
+            "{} could not be set; the first: `{path}`: {what}",
+            counted(n, "piece of metadata", "pieces of metadata")
+        ));
     }
     Ok(())
 }

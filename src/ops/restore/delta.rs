@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use super::window::Target;
 use super::{Locator, Prepared, each_selected};
 use crate::catalog::{FrameRow, PackRow};
-use crate::model::{ChunkId, FileContent};
+use crate::model::{ChunkId, ChunkList, FileContent};
 use crate::ops::Error;
 use crate::progress::Progress;
 use crate::repository::{self, Repository};
@@ -64,7 +64,7 @@ pub(super) fn compare(
 ) -> Result<Vec<(FrameRow, Target)>, Error> {
     let mut wrong: Vec<(FrameRow, Target)> = Vec::new();
     let mut at = 0;
-    let mut loaded: Option<(i64, Option<Vec<(ChunkId, u32)>>)> = None;
+    let mut loaded: Option<(i64, Option<ChunkList>)> = None;
     for extent in &content.extents {
         let Some(row) = locator.find(extent)? else {
             clear(file, at, extent.length)?;

@@ -179,12 +179,8 @@ impl State<'_> {
         let (mut at, mut left) = (0, 0);
         for extent in &content.extents {
             if let Some(row) = locator.find(extent)? {
-                let target = Target {
-                    file,
-                    file_offset: at,
-                    frame_offset: extent.offset as u32,
-                    length: extent.length as u32,
-                };
+                let target =
+                    Target { file, file_offset: at, frame_offset: extent.offset as u32, length: extent.length as u32 };
                 window.targets.entry(row.row).or_insert_with(|| (row, Vec::new())).1.push(target);
                 left += extent.length;
             }
@@ -202,8 +198,13 @@ impl State<'_> {
         in_place: bool,
     ) -> Result<(), Error> {
         window.bytes += left;
-        let task =
-            Task { entry, left: AtomicU64::new(left), handle: Mutex::new(handle), hurt: AtomicBool::new(false), in_place };
+        let task = Task {
+            entry,
+            left: AtomicU64::new(left),
+            handle: Mutex::new(handle),
+            hurt: AtomicBool::new(false),
+            in_place,
+        };
         if left == 0 {
             // Empty, or nothing but holes, or right already.
             finish_file(self.directory, &task)?;
@@ -236,8 +237,7 @@ impl State<'_> {
     }
 
     fn flush_if_full(&mut self, repository: &Repository, window: &mut Window) -> Result<(), Error> {
-        let full =
-            window.entries >= limits::RESTORE_WINDOW_ENTRIES || window.bytes >= limits::RESTORE_WINDOW_BYTES;
+        let full = window.entries >= limits::RESTORE_WINDOW_ENTRIES || window.bytes >= limits::RESTORE_WINDOW_BYTES;
         if full { self.flush(repository, window) } else { Ok(()) }
     }
 
@@ -273,7 +273,8 @@ impl State<'_> {
         if let EntryKind::Hardlink { target } = &entry.kind {
             // The file with the content may be hurt or left out by the selection: said, not fatal.
             if self.directory.existing(target)?.is_none() {
-                self.hurt.push((entry.path.to_string(), format!("the file that it links to, `{target}`, is not there")));
+                self.hurt
+                    .push((entry.path.to_string(), format!("the file that it links to, `{target}`, is not there")));
                 return Ok(());
             }
         }

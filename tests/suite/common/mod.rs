@@ -103,12 +103,7 @@ impl Host {
         self.backup_as(source, "data", &BackupOptions::default())
     }
 
-    pub fn backup_as(
-        &self,
-        source: &Path,
-        name: &str,
-        options: &BackupOptions,
-    ) -> Result<BackupReport, ops::Error> {
+    pub fn backup_as(&self, source: &Path, name: &str, options: &BackupOptions) -> Result<BackupReport, ops::Error> {
         let (mut repository, _) = self.open(None)?;
         let volume = VolumeSource::new(source, &Rules::default())?;
         let progress: Arc<dyn Progress> = Arc::new(Silent);

@@ -34,7 +34,10 @@ pub fn make(root: &Path, seed: u64) {
 
 /// Sets every time below `root` back, so that nothing was changed within a clock tick of its backup.
 pub fn age(root: &Path) {
-    let status = std::process::Command::new("find").arg(root).args(["-exec", "touch", "-h", "-d", "2020-02-02 02:02:02.123456789", "{}", "+"]).status();
+    let status = std::process::Command::new("find")
+        .arg(root)
+        .args(["-exec", "touch", "-h", "-d", "2020-02-02 02:02:02.123456789", "{}", "+"])
+        .status();
     assert!(status.unwrap().success());
 }
 
