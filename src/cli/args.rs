@@ -68,15 +68,8 @@ pub struct Global {
     /// File with the secret key that reads backups
     #[arg(long, global = true, value_name = "FILE", env = "LIFEBOAT_IDENTITY_FILE", help_heading = "Global")]
     pub identity: Vec<PathBuf>,
-    /// Public key that backups are sealed to: age1... or an SSH public key
-    #[arg(
-        long,
-        global = true,
-        value_name = "KEY",
-        env = "LIFEBOAT_RECIPIENTS",
-        value_delimiter = ',',
-        help_heading = "Global"
-    )]
+    /// Public key that backups are sealed to: age1... or an SSH public key; several with commas
+    #[arg(long, global = true, value_name = "KEY", env = "LIFEBOAT_RECIPIENTS", help_heading = "Global")]
     pub recipient: Vec<String>,
     /// Local index of the repository [default: in the state directory]
     #[arg(long, global = true, value_name = "FILE", env = "LIFEBOAT_CATALOG", help_heading = "Global")]

@@ -118,7 +118,14 @@ impl Context {
     pub fn recipients(&self) -> Result<Vec<Recipient>, Failure> {
         let named =
             if self.global.recipient.is_empty() { &self.config.repository.recipients } else { &self.global.recipient };
-        Ok(named.iter().map(|text| text.parse()).collect::<Result<_, _>>()?)
+        let mut all: Vec<Recipient> = Vec::new();
+        for (n, part) in named.iter().flat_map(|text| text.split(',').enumerate()) {
+            // An SSH key's comment may hold a comma: what follows one is a key only if it begins like one.
+            if n == 0 || ["age1", "ssh-"].iter().any(|start| part.trim().starts_with(start)) {
+                all.push(part.parse()?);
+            }
+        }
+        Ok(all)
     }
 
     /// Identities and pins at hand.

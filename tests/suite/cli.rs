@@ -354,6 +354,67 @@ fn ctrl_c_ends_cleanly_and_the_next_run_goes_on() {
 }
 
 #[test]
+fn a_run_that_was_killed_is_resumed() {
+    let sealed = Sealed::new();
+    sealed.init();
+    fs::write(sealed.path("stream"), tree::noise(90_000_000, 1)).unwrap();
+    let args = ["--repo", "repo", "backup", "--name", "big", "--", "sh", "-c", "cat stream; sleep 600"];
+    let mut child = sealed.command(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let packs = || {
+        let output = Command::new("find").arg(sealed.path("repo")).args(["-path", "*/packs/*", "-type", "f"]).output();
+        let output = output.unwrap();
+        // The store's staging files have a `#` in their names.
+        String::from_utf8_lossy(&output.stdout).lines().filter(|line| !line.contains('#')).count()
+    };
+    while packs() < 2 {
+        assert!(child.try_wait().unwrap().is_none(), "the run ended by itself");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let (out, _) = sealed.expect(0, &["--repo", "repo", "snapshots", "--json"]);
+    assert_eq!(out, "[]", "a killed run leaves no snapshot");
+    let again = ["--json", "--quiet", "--repo", "repo", "backup", "--name", "big", "--", "cat", "stream"];
+    let (out, _) = sealed.expect(0, &again);
+    let summary: serde_json::Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
+    let added = summary["data_added"].as_u64().unwrap();
+    assert!(added < 30_000_000, "{added} of 90,000,000 bytes were stored again");
+    let identity = ["--repo", "repo", "--identity", "identity.txt"];
+    sealed.expect(0, &[&identity[..], &["dump", "big", "--output", "back"]].concat());
+    assert!(fs::read(sealed.path("back")).unwrap() == fs::read(sealed.path("stream")).unwrap());
+    sealed.expect(0, &[&identity[..], &["check", "--read-data"]].concat());
+}
+
+#[test]
+fn ssh_keys_and_passphrases_open_repositories() {
+    let sealed = Sealed::new();
+    let keys = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/keys");
+    let public = fs::read_to_string(keys.join("ssh_ed25519.pub")).unwrap();
+    sealed.expect(0, &["--repo", "repo", "--recipient", public.trim(), "init"]);
+    sealed.backup();
+    let private = keys.join("ssh_ed25519");
+    sealed.expect(0, &["--repo", "repo", "--identity", private.to_str().unwrap(), "restore", "data", "--into", "back"]);
+    assert_eq!(tree::describe(&sealed.path("back")), tree::describe(&sealed.path("data")));
+    // An identity under a passphrase, as `age -p` makes it.
+    sealed.expect(0, &["--repo", "other", "init", "--generate-identity", "plain.txt"]);
+    sealed.expect(0, &["--repo", "other", "backup", "--path", "data", "--name", "data"]);
+    let plain = fs::read(sealed.path("plain.txt")).unwrap();
+    let mut recipient = age::scrypt::Recipient::new(age::secrecy::SecretString::from("right horse".to_owned()));
+    recipient.set_work_factor(8);
+    fs::write(sealed.path("sealed.txt"), age::encrypt(&recipient, &plain).unwrap()).unwrap();
+    fs::write(sealed.path("right"), "right horse\n").unwrap();
+    fs::write(sealed.path("wrong"), "wrong horse\n").unwrap();
+    let dump = |passphrase: &str| {
+        let args = ["--repo", "other", "--identity", "sealed.txt", "dump", "data", "docs/a.jsonl"];
+        sealed.command(&args).env("LIFEBOAT_PASSPHRASE_FILE", sealed.path(passphrase)).output().unwrap()
+    };
+    assert!(dump("right").stdout == fs::read(sealed.path("data/docs/a.jsonl")).unwrap());
+    let refused = dump("wrong");
+    assert_eq!(refused.status.code(), Some(12));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("the passphrase is wrong"));
+}
+
+#[test]
 fn the_demo_proves_what_it_says() {
     let sealed = Sealed::new();
     let (out, _) = sealed.expect(0, &["demo", "--keep", "demo", "--input", "data"]);
