@@ -221,12 +221,39 @@ fn collect(
                 let _ = planner.items.send(Item::Broken(e.into()));
             }
         });
-        let result = items.iter().try_for_each(|item| take(session, item, budget, tally, reading.source, progress));
+        let result = Waiting { channel: &items, progress }
+            .try_for_each(|item| item.and_then(|item| take(session, item, budget, tally, reading.source, progress)));
+        if result.is_err() {
+            reading.source.cancel();
+        }
         // Whoever still waits for us must not wait for ever: the channels close as they drop, the budget is told.
         budget.close();
         drop(items);
         result
     })
+}
+
+/// Receives until the channel closes; a person who asks to stop is heard even while nothing comes.
+struct Waiting<'a, T> {
+    channel: &'a Receiver<T>,
+    progress: &'a dyn Progress,
+}
+
+impl<T> Iterator for Waiting<'_, T> {
+    type Item = Result<T, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            match self.channel.recv_timeout(std::time::Duration::from_millis(200)) {
+                Ok(value) => return Some(Ok(value)),
+                Err(crossbeam_channel::RecvTimeoutError::Disconnected) => return None,
+                Err(crossbeam_channel::RecvTimeoutError::Timeout) if self.progress.cancelled() => {
+                    return Some(Err(repository::Error::Cancelled.into()));
+                }
+                Err(crossbeam_channel::RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
 }
 
 fn take(
@@ -275,8 +302,8 @@ fn take_file(
     progress: &dyn Progress,
 ) -> Result<(), Error> {
     let mut draft = Draft::default();
-    for piece in pieces {
-        match piece {
+    for piece in (Waiting { channel: pieces, progress }) {
+        match piece? {
             Piece::Bytes(bytes, chunks) => {
                 let mut start = 0;
                 for (id, length) in chunks {

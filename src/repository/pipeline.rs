@@ -97,7 +97,7 @@ impl Pipeline {
             let (plant, packs, stored) = (Arc::clone(&plant), packs_out.clone(), stored_in.clone());
             let failure = Arc::clone(&failure);
             threads.push(std::thread::spawn(move || {
-                if let Err(e) = upload_packs(&plant, &packs, &stored) {
+                if let Err(e) = upload_packs(&plant, &packs, &stored, &failure) {
                     note(&failure, e);
                 }
             }));
@@ -217,9 +217,18 @@ fn gather_packs(plant: &Plant, sealed: &Receiver<ToPack>, packs: &Sender<Built>)
     Ok(())
 }
 
-fn upload_packs(plant: &Plant, packs: &Receiver<Built>, stored: &Sender<StoredPack>) -> Result<(), Error> {
+fn upload_packs(
+    plant: &Plant,
+    packs: &Receiver<Built>,
+    stored: &Sender<StoredPack>,
+    failure: &Failure,
+) -> Result<(), Error> {
     let appender = plant.store.appender();
     for built in packs {
+        // One uploader's failure ends the run: the other must not keep it going for hours.
+        if failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner).is_some() {
+            break;
+        }
         if plant.progress.cancelled() {
             return Err(Error::Cancelled);
         }

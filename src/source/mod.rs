@@ -112,6 +112,8 @@ pub trait Source: Sync {
     fn open(&self, found: &FoundEntry) -> Result<Opened<'_>, String>;
     /// Reads the extended attributes of what is not a file.
     fn xattrs(&self, path: &RelPath) -> std::collections::BTreeMap<String, crate::model::RawText>;
+    /// Called when the run is given up: whatever still produces bytes is ended, so that nobody waits for them.
+    fn cancel(&self) {}
     /// Whether a part that cannot be read makes the rest worthless: true of streams.
     fn all_or_nothing(&self) -> bool {
         true

@@ -110,6 +110,12 @@ impl Source for CommandSource {
         BTreeMap::new()
     }
 
+    fn cancel(&self) {
+        if let Some(child) = self.child.lock().unwrap_or_else(std::sync::PoisonError::into_inner).as_mut() {
+            let _ = child.kill();
+        }
+    }
+
     fn finish(&self) -> Result<(), Error> {
         let child = self.child.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         let failed = |status: String| Error::Failed { command: self.root(), status };
