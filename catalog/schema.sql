@@ -20,8 +20,10 @@ CREATE TABLE log_commit (
     digest      BLOB NOT NULL UNIQUE,
     readable    INTEGER NOT NULL,
     time        INTEGER NOT NULL, -- microseconds since 1970, by the writer's clock
-    first_frame INTEGER NOT NULL,
-    frames      INTEGER NOT NULL
+    first_frame INTEGER NOT NULL, -- number of its first frame, as the newest join of a fork has it
+    written     INTEGER NOT NULL, -- the same as the commit itself has it
+    frames      INTEGER NOT NULL,
+    first_row   INTEGER NOT NULL  -- row of its first frame; the others follow
 ) STRICT;
 CREATE INDEX log_commit_place ON log_commit (writer, sequence);
 
@@ -31,11 +33,28 @@ CREATE TABLE commit_parent (
     PRIMARY KEY (child, parent)
 ) STRICT, WITHOUT ROWID;
 
+-- What joins of forks say: frames of `target` are counted from `first_frame` by that commit and all after it.
+CREATE TABLE renumber (
+    log_commit  INTEGER NOT NULL REFERENCES log_commit(id),
+    target      BLOB NOT NULL,
+    first_frame INTEGER NOT NULL,
+    PRIMARY KEY (log_commit, target)
+) STRICT, WITHOUT ROWID;
+
+-- The newest commit of `writer` that `witness` says it has seen: a withheld end is noticed by it.
+CREATE TABLE seen (
+    witness  INTEGER NOT NULL REFERENCES writer(id),
+    writer   TEXT NOT NULL,
+    sequence INTEGER NOT NULL,
+    digest   BLOB NOT NULL,
+    PRIMARY KEY (witness, writer)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE pack (
     id               INTEGER PRIMARY KEY,
     writer           INTEGER NOT NULL REFERENCES writer(id),
     log_commit       INTEGER NOT NULL REFERENCES log_commit(id),
-    name             BLOB NOT NULL UNIQUE,
+    name             BLOB NOT NULL,
     size             INTEGER NOT NULL,
     kind             TEXT NOT NULL,
     recipients       BLOB NOT NULL,
@@ -43,9 +62,9 @@ CREATE TABLE pack (
     directory_length INTEGER NOT NULL,
     chunks_known     INTEGER NOT NULL, -- 1 when its directory's chunk ids are in frame_chunks and chunk
     state            INTEGER NOT NULL, -- 0 good, 1 missing in the store, 2 damaged in the store
-    seen             INTEGER NOT NULL  -- seconds since 1970: when it was put or listed with its right length
+    seen             INTEGER NOT NULL, -- seconds since 1970: when it was put or listed with its right length
+    UNIQUE (writer, name)
 ) STRICT;
-CREATE INDEX pack_writer ON pack (writer);
 
 -- Frames, in the order of the log. `key` is the first 8 bytes of `name`.
 CREATE TABLE frame (

@@ -155,9 +155,10 @@ impl PackBuilder {
         self.size += stored;
     }
 
-    /// Sealed bytes so far.
-    pub fn size(&self) -> u64 {
-        self.size
+    /// Whether it is to be closed: by its stored bytes, or by its chunks, whose table must stay readable.
+    pub fn is_full(&self) -> bool {
+        let chunks: usize = self.frames.iter().map(|frame| frame.chunks as usize).sum();
+        self.size >= limits::PACK_TARGET as u64 || chunks >= limits::PACK_CHUNKS
     }
 
     /// Whether there is nothing in it.

@@ -1,10 +1,10 @@
 //! Taking a commit over into the catalog: one transaction, done once, however often it is asked for.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use rusqlite::{Connection, params};
 
-use super::{Catalog, Error, Head, WriterRow};
+use super::{Catalog, Error, Head, PackRow, WriterRow};
 use crate::model::{ChunkId, Commit, CommitId, CommitLine, PackId, PackLine, Renumber, SnapshotRecord, Uses};
 
 /// For each frame of a pack its chunks, where the pack's directory was at hand.
@@ -63,8 +63,9 @@ impl Catalog {
     pub fn note_unreadable(&mut self, writer: WriterRow, head: Head) -> Result<(), Error> {
         self.write(|db| {
             db.execute(
-                "INSERT OR IGNORE INTO log_commit (writer, sequence, digest, readable, time, first_frame, frames)
-                 VALUES (?1, ?2, ?3, 0, 0, 0, 0)",
+                "INSERT OR IGNORE INTO log_commit
+                 (writer, sequence, digest, readable, time, first_frame, written, frames, first_row)
+                 VALUES (?1, ?2, ?3, 0, 0, 0, 0, 0, 0)",
                 params![writer.0, head.sequence as i64, head.digest.as_bytes()],
             )
             .map(|_| ())
@@ -72,22 +73,18 @@ impl Catalog {
     }
 
     /// Adds the chunk ids of a pack whose directory was read after its commit.
-    pub fn add_chunks(&mut self, pack: &PackId, tables: &[Vec<(ChunkId, u32)>]) -> Result<(), Error> {
-        let fits = self.write(|db| {
-            let row: i64 = db.query_row("SELECT id FROM pack WHERE name = ?1", [pack.as_bytes()], |r| r.get(0))?;
-            let mut statement = db.prepare("SELECT id, plain FROM frame WHERE pack = ?1 ORDER BY at")?;
-            let frames: Vec<(i64, i64)> =
-                statement.query_map([row], |r| Ok((r.get(0)?, r.get(1)?)))?.collect::<rusqlite::Result<_>>()?;
-            if frames.len() != tables.len() {
-                return Ok(false);
+    pub fn add_chunks(&mut self, pack: &PackRow, tables: &[Vec<(ChunkId, u32)>]) -> Result<(), Error> {
+        let frames = self.frames_of(pack.row)?;
+        let id = pack.id;
+        if frames.len() != tables.len() {
+            return Err(self.inconsistent(format!("the directory of pack {id} has other frames")));
+        }
+        self.write(|db| {
+            for (frame, chunks) in frames.iter().zip(tables) {
+                add_chunk_rows(db, frame.row, chunks)?;
             }
-            for ((frame, _), chunks) in frames.iter().zip(tables) {
-                add_chunk_rows(db, *frame, chunks)?;
-            }
-            db.execute("UPDATE pack SET chunks_known = 1 WHERE id = ?1", [row])?;
-            Ok(true)
-        })?;
-        if fits { Ok(()) } else { Err(self.inconsistent(format!("the directory of pack {pack} has other frames"))) }
+            db.execute("UPDATE pack SET chunks_known = 1 WHERE id = ?1", [pack.row]).map(drop)
+        })
     }
 }
 
@@ -113,8 +110,8 @@ fn take_over(db: &Connection, at: CommitAt<'_>, chunks: &ChunkTables, seen: i64)
         }
     }
     db.execute(
-        "INSERT INTO log_commit (writer, sequence, digest, readable, time, first_frame, frames)
-         VALUES (?1, ?2, ?3, 1, ?4, ?5, ?6)",
+        "INSERT INTO log_commit (writer, sequence, digest, readable, time, first_frame, written, frames, first_row)
+         VALUES (?1, ?2, ?3, 1, ?4, ?5, ?5, ?6, (SELECT coalesce(max(id), 0) + 1 FROM frame))",
         params![
             at.writer.0,
             header.sequence as i64,
@@ -134,16 +131,18 @@ fn take_over(db: &Connection, at: CommitAt<'_>, chunks: &ChunkTables, seen: i64)
 
 fn take_lines(db: &Connection, at: CommitAt<'_>, row: i64, chunks: &ChunkTables, seen: i64) -> Result<(), Trouble> {
     let mut number = at.commit.header.first_frame;
-    let ancestry = Ancestry::of(db, at.writer)?;
     for line in &at.commit.lines {
         match line {
-            CommitLine::Renumber(renumber) => renumber_frames(db, renumber)?,
+            CommitLine::Renumber(renumber) => renumber_frames(db, at.writer, row, renumber)?,
             CommitLine::Pack(pack) => {
                 add_pack(db, at.writer, row, pack, number, chunks.get(&pack.id), seen)?;
                 number += pack.frames.len() as u64;
             }
-            CommitLine::Snapshot(record) => add_snapshot(db, at.writer, row, record, &ancestry, &at.digest)?,
-            CommitLine::Seen(_) => {}
+            CommitLine::Snapshot(record) => add_snapshot(db, at.writer, row, record, &at.digest)?,
+            CommitLine::Seen(seen) => {
+                db.prepare_cached("INSERT OR REPLACE INTO seen (witness, writer, sequence, digest) VALUES (?1, ?2, ?3, ?4)")?
+                    .execute(params![at.writer.0, seen.writer, seen.sequence as i64, seen.digest.as_bytes()])?;
+            }
         }
     }
     Ok(())
@@ -163,23 +162,29 @@ fn add_pack(
         crate::model::PackKind::Manifest => "manifest",
     };
     let known = chunks.is_some_and(|tables| tables.len() == pack.frames.len());
-    db.prepare_cached(
-        "INSERT INTO pack (writer, log_commit, name, size, kind, recipients, directory_at, directory_length,
-         chunks_known, state, seen) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 0, ?10)",
-    )?
-    .execute(params![
-        writer.0,
-        log_commit,
-        pack.id.as_bytes(),
-        pack.size as i64,
-        kind,
-        pack.recipients.as_bytes(),
-        pack.directory.at as i64,
-        pack.directory.length as i64,
-        known,
-        seen
-    ])?;
-    let row = db.last_insert_rowid();
+    // A pack that an earlier commit of this writer named (two runs adopted it) keeps its row; its frames get the
+    // numbers of this commit too.
+    let added = db
+        .prepare_cached(
+            "INSERT OR IGNORE INTO pack (writer, log_commit, name, size, kind, recipients, directory_at,
+             directory_length, chunks_known, state, seen) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 0, ?10)",
+        )?
+        .execute(params![
+            writer.0,
+            log_commit,
+            pack.id.as_bytes(),
+            pack.size as i64,
+            kind,
+            pack.recipients.as_bytes(),
+            pack.directory.at as i64,
+            pack.directory.length as i64,
+            known,
+            seen
+        ])?;
+    let row: i64 = db
+        .prepare_cached("SELECT id FROM pack WHERE writer = ?1 AND name = ?2")?
+        .query_row(params![writer.0, pack.id.as_bytes()], |row| row.get(0))?;
+    let known = known && added == 1;
     let mut insert = db.prepare_cached(
         "INSERT INTO frame (writer, number, key, name, pack, at, stored, plain, state)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0)",
@@ -217,14 +222,13 @@ fn add_snapshot(
     writer: WriterRow,
     log_commit: i64,
     record: &SnapshotRecord,
-    ancestry: &Ancestry,
     digest: &CommitId,
 ) -> Result<(), Trouble> {
     let mut local = record.clone();
-    local.uses = local_uses(db, writer, &record.uses, ancestry, digest)?;
+    local.uses = local_uses(db, writer, &record.uses, digest)?;
     let text = serde_json::to_string(&local).map_err(|e| Trouble::Unfit(e.to_string()))?;
     db.execute(
-        "INSERT OR REPLACE INTO snapshot (id, writer, log_commit, source, ended, complete, record)
+        "INSERT OR IGNORE INTO snapshot (id, writer, log_commit, source, ended, complete, record)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         params![
             record.id.to_string(),
@@ -239,95 +243,122 @@ fn add_snapshot(
     Ok(())
 }
 
-/// From the numbers of a commit to this catalog's rows. Only after a fork can one number mean two frames: then the one
-/// whose commit is an ancestor of the referring commit is meant.
-fn local_uses(
-    db: &Connection,
-    writer: WriterRow,
-    uses: &Uses,
-    ancestry: &Ancestry,
-    digest: &CommitId,
-) -> Result<Uses, Trouble> {
-    let mut rows = Vec::new();
-    let mut find = db.prepare_cached(
-        "SELECT f.id, f.number, c.digest FROM frame f JOIN pack p ON p.id = f.pack
-         JOIN log_commit c ON c.id = p.log_commit WHERE f.writer = ?1 AND f.number BETWEEN ?2 AND ?3 ORDER BY f.number",
+/// From the numbers of a commit to this catalog's rows: frames of a commit have consecutive numbers and consecutive rows.
+/// In a log without forks numbers mean one thing; after a fork they mean what the commit's own ancestors say.
+fn local_uses(db: &Connection, writer: WriterRow, uses: &Uses, digest: &CommitId) -> Result<Uses, Trouble> {
+    let asks = |sql: &str| db.prepare_cached(sql)?.query_row([writer.0], |row| row.get::<_, bool>(0));
+    let forked = asks(
+        "SELECT EXISTS (SELECT 1 FROM log_commit WHERE writer = ?1 AND readable = 1
+         GROUP BY sequence HAVING count(*) > 1)",
     )?;
-    let forked = ancestry.forked;
-    let mut lineage = None;
+    let holed = asks("SELECT EXISTS (SELECT 1 FROM log_commit WHERE writer = ?1 AND readable = 0)")?;
+    let lineage = if forked { Some(lineage(db, writer, digest)?) } else { None };
+    let mut rows = Vec::new();
     for (first, last) in &uses.0 {
-        let (mut next, mut found) = (*first, 0u64);
-        let mut all = find.query(params![writer.0, *first as i64, *last as i64])?;
-        while let Some(row) = all.next()? {
-            if forked {
-                let lineage = lineage.get_or_insert_with(|| ancestry.lineage(digest));
-                if !lineage.contains(&CommitId::new(row.get(2)?)) {
-                    continue;
-                }
-            }
-            if row.get::<_, i64>(1)? as u64 == next {
-                rows.push(row.get::<_, i64>(0)? as u64);
-                (next, found) = (next + 1, found + 1);
+        let runs = match &lineage {
+            Some(runs) => runs.clone(),
+            None => linear_runs(db, writer, *first, *last)?,
+        };
+        let mut found = 0;
+        for Run { number, count, row } in runs {
+            let (from, to) = ((*first).max(number), (*last + 1).min(number + count));
+            if from < to {
+                rows.extend((from - number + row)..(to - number + row));
+                found += to - from;
             }
         }
         // A log with a hole lacks the frames of the lost commit; its packs may still explain themselves.
-        if found != last - first + 1 && !ancestry.holed {
+        if found != last - first + 1 && !holed {
             return Err(Trouble::Unfit(format!("it uses frames {first} to {last}, which its log does not hold")));
         }
     }
     Ok(Uses::from_numbers(rows))
 }
 
-fn renumber_frames(db: &Connection, renumber: &Renumber) -> Result<(), Trouble> {
-    let (row, old): (i64, i64) = db.query_row(
-        "SELECT id, first_frame FROM log_commit WHERE digest = ?1",
-        [renumber.commit.as_bytes()],
-        |row| Ok((row.get(0)?, row.get(1)?)),
+/// Frames of one commit: first number, how many, first row.
+#[derive(Clone, Copy)]
+struct Run {
+    number: u64,
+    count: u64,
+    row: u64,
+}
+
+fn linear_runs(db: &Connection, writer: WriterRow, first: u64, last: u64) -> rusqlite::Result<Vec<Run>> {
+    let mut rows = db.prepare_cached(
+        "SELECT written, frames, first_row FROM log_commit
+         WHERE writer = ?1 AND frames > 0 AND written <= ?3 AND written + frames > ?2 AND readable = 1 ORDER BY written",
     )?;
+    let rows = rows.query_map(params![writer.0, first as i64, last as i64], |row| {
+        Ok(Run { number: row.get::<_, i64>(0)? as u64, count: row.get::<_, i64>(1)? as u64, row: row.get::<_, i64>(2)? as u64 })
+    })?;
+    rows.collect()
+}
+
+/// The frames of a commit and its ancestors, counted as those commits count them.
+fn lineage(db: &Connection, writer: WriterRow, digest: &CommitId) -> rusqlite::Result<Vec<Run>> {
+    let mut parents: HashMap<CommitId, Vec<CommitId>> = HashMap::new();
+    let mut edges = db.prepare(
+        "SELECT c.digest, p.parent FROM commit_parent p JOIN log_commit c ON c.id = p.child WHERE c.writer = ?1",
+    )?;
+    let mut edges = edges.query([writer.0])?;
+    while let Some(row) = edges.next()? {
+        parents.entry(CommitId::new(row.get(0)?)).or_default().push(CommitId::new(row.get(1)?));
+    }
+    let (mut all, mut open) = (HashSet::new(), vec![*digest]);
+    while let Some(next) = open.pop() {
+        if all.insert(next) {
+            open.extend(parents.get(&next).into_iter().flatten().copied());
+        }
+    }
+    let mut moved: HashMap<CommitId, u64> = HashMap::new();
+    let mut joins = db.prepare(
+        "SELECT c.digest, r.target, r.first_frame FROM renumber r JOIN log_commit c ON c.id = r.log_commit
+         WHERE c.writer = ?1 ORDER BY c.sequence, c.digest",
+    )?;
+    let mut joins = joins.query([writer.0])?;
+    while let Some(row) = joins.next()? {
+        if all.contains(&CommitId::new(row.get(0)?)) {
+            moved.insert(CommitId::new(row.get(1)?), row.get::<_, i64>(2)? as u64);
+        }
+    }
+    let mut commits = db.prepare(
+        "SELECT digest, written, frames, first_row FROM log_commit WHERE writer = ?1 AND readable = 1 AND frames > 0",
+    )?;
+    let mut commits = commits.query([writer.0])?;
+    let mut runs = Vec::new();
+    while let Some(row) = commits.next()? {
+        let id = CommitId::new(row.get(0)?);
+        if all.contains(&id) {
+            let number = moved.get(&id).copied().unwrap_or(row.get::<_, i64>(1)? as u64);
+            runs.push(Run { number, count: row.get::<_, i64>(2)? as u64, row: row.get::<_, i64>(3)? as u64 });
+        }
+    }
+    Ok(runs)
+}
+
+fn renumber_frames(db: &Connection, writer: WriterRow, join: i64, renumber: &Renumber) -> Result<(), Trouble> {
+    use rusqlite::OptionalExtension;
+    let found: Option<(i64, i64, i64)> = db
+        .query_row(
+            "SELECT id, first_row, frames FROM log_commit WHERE digest = ?1 AND writer = ?2 AND readable = 1",
+            params![renumber.commit.as_bytes(), writer.0],
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+        )
+        .optional()?;
+    let Some((row, first_row, frames)) = found else {
+        return Err(Trouble::Unfit(format!("it renumbers commit {}, which its log does not hold", renumber.commit.short())));
+    };
     let new = renumber.first_frame as i64;
     db.execute(
-        "UPDATE frame SET number = number - ?2 + ?3 WHERE pack IN (SELECT id FROM pack WHERE log_commit = ?1)",
-        params![row, old, new],
+        "INSERT OR REPLACE INTO renumber (log_commit, target, first_frame) VALUES (?1, ?2, ?3)",
+        params![join, renumber.commit.as_bytes(), new],
+    )?;
+    db.execute(
+        "UPDATE frame SET number = id - ?1 + ?2 WHERE id >= ?1 AND id < ?1 + ?3",
+        params![first_row, new, frames],
     )?;
     db.execute("UPDATE log_commit SET first_frame = ?2 WHERE id = ?1", params![row, new])?;
     Ok(())
-}
-
-/// Who comes before whom in one writer's log; needed only where two commits share a place.
-struct Ancestry {
-    forked: bool,
-    holed: bool,
-    parents: HashMap<CommitId, Vec<CommitId>>,
-}
-
-impl Ancestry {
-    fn of(db: &Connection, writer: WriterRow) -> rusqlite::Result<Self> {
-        let sql = "SELECT EXISTS (SELECT 1 FROM log_commit WHERE writer = ?1 GROUP BY sequence HAVING count(*) > 1)";
-        let forked: bool = db.prepare_cached(sql)?.query_row([writer.0], |row| row.get(0))?;
-        let sql = "SELECT EXISTS (SELECT 1 FROM log_commit WHERE writer = ?1 AND readable = 0)";
-        let holed: bool = db.prepare_cached(sql)?.query_row([writer.0], |row| row.get(0))?;
-        let mut parents: HashMap<CommitId, Vec<CommitId>> = HashMap::new();
-        if forked {
-            let mut rows = db.prepare(
-                "SELECT c.digest, p.parent FROM commit_parent p JOIN log_commit c ON c.id = p.child WHERE c.writer = ?1",
-            )?;
-            let mut rows = rows.query([writer.0])?;
-            while let Some(row) = rows.next()? {
-                parents.entry(CommitId::new(row.get(0)?)).or_default().push(CommitId::new(row.get(1)?));
-            }
-        }
-        Ok(Self { forked, holed, parents })
-    }
-
-    fn lineage(&self, digest: &CommitId) -> std::collections::HashSet<CommitId> {
-        let (mut all, mut open) = (std::collections::HashSet::new(), vec![*digest]);
-        while let Some(next) = open.pop() {
-            if all.insert(next) {
-                open.extend(self.parents.get(&next).into_iter().flatten().copied());
-            }
-        }
-        all
-    }
 }
 
 impl Catalog {

@@ -101,13 +101,16 @@ impl Catalog {
         })
     }
 
-    /// The frames of a pack, in order.
+    /// The frames of a pack, in order; a pack that two commits name has each frame once.
     pub fn frames_of(&self, pack_row: i64) -> Result<Vec<FrameRow>, Error> {
-        self.read(|db| {
-            let sql =
-                format!("SELECT {COLUMNS} FROM frame f JOIN pack p ON p.id = f.pack WHERE f.pack = ?1 ORDER BY f.at");
+        let mut frames: Vec<FrameRow> = self.read(|db| {
+            let sql = format!(
+                "SELECT {COLUMNS} FROM frame f JOIN pack p ON p.id = f.pack WHERE f.pack = ?1 ORDER BY f.at, f.id"
+            );
             db.prepare_cached(&sql)?.query_map([pack_row], read_frame)?.collect()
-        })
+        })?;
+        frames.dedup_by_key(|frame| frame.at);
+        Ok(frames)
     }
 
     /// Frames of a writer that may hold a chunk: the key is only the first 8 bytes of its id, so the caller compares.

@@ -220,19 +220,34 @@ impl Catalog {
     pub fn heads(&self, writer: WriterRow) -> Result<Vec<Head>, Error> {
         self.read(|db| {
             let mut rows = db.prepare_cached(
-                "SELECT sequence, digest FROM log_commit c WHERE writer = ?1
+                "SELECT sequence, digest FROM log_commit c WHERE writer = ?1 AND readable = 1
                  AND NOT EXISTS (SELECT 1 FROM commit_parent p WHERE p.parent = c.digest) ORDER BY sequence, digest",
             )?;
             rows.query_map([writer.0], read_head)?.collect()
         })
     }
 
-    /// The commit with the highest place, whether readable or not.
+    /// The commit with the highest place: of those that were read, or where none was, of those known by name.
     pub fn newest(&self, writer: WriterRow) -> Result<Option<Head>, Error> {
         self.read(|db| {
-            let sql =
-                "SELECT sequence, digest FROM log_commit WHERE writer = ?1 ORDER BY sequence DESC, digest LIMIT 1";
+            let sql = "SELECT sequence, digest FROM log_commit WHERE writer = ?1
+                       ORDER BY readable DESC, sequence DESC, digest LIMIT 1";
             db.prepare_cached(sql)?.query_row([writer.0], read_head).optional()
+        })
+    }
+
+    /// What commits say that they have seen of writers, and this catalog has not: a witness, a writer, a commit.
+    pub fn unseen(&self) -> Result<Vec<(String, String, Head)>, Error> {
+        self.read(|db| {
+            let mut rows = db.prepare_cached(
+                "SELECT w.name, s.writer, s.sequence, s.digest FROM seen s JOIN writer w ON w.id = s.witness
+                 WHERE NOT EXISTS (SELECT 1 FROM log_commit c WHERE c.digest = s.digest) ORDER BY 2, 3",
+            )?;
+            let rows = rows.query_map([], |row| {
+                let head = Head { sequence: row.get::<_, i64>(2)? as u64, digest: CommitId::new(row.get(3)?) };
+                Ok((row.get(0)?, row.get(1)?, head))
+            })?;
+            rows.collect()
         })
     }
 
@@ -249,7 +264,8 @@ impl Catalog {
     pub fn clear(&mut self) -> Result<(), Error> {
         self.write(|db| {
             db.execute_batch(
-                "DELETE FROM sparse; DELETE FROM snapshot; DELETE FROM chunk; DELETE FROM frame_chunks;
+                "DELETE FROM seen; DELETE FROM renumber; DELETE FROM sparse;
+                 DELETE FROM snapshot; DELETE FROM chunk; DELETE FROM frame_chunks;
                  DELETE FROM frame; DELETE FROM pack; DELETE FROM commit_parent; DELETE FROM log_commit;
                  DELETE FROM writer; DELETE FROM meta;",
             )

@@ -92,12 +92,12 @@ impl Catalog {
         })
     }
 
-    /// The pack of a name.
-    pub fn find_pack(&self, id: &PackId) -> Result<Option<PackRow>, Error> {
+    /// A writer's pack of a name.
+    pub fn find_pack(&self, writer: WriterRow, id: &PackId) -> Result<Option<PackRow>, Error> {
         use rusqlite::OptionalExtension;
         self.read(|db| {
-            let sql = format!("SELECT {COLUMNS} FROM pack WHERE name = ?1");
-            db.prepare_cached(&sql)?.query_row([id.as_bytes()], read_pack).optional()
+            let sql = format!("SELECT {COLUMNS} FROM pack WHERE writer = ?1 AND name = ?2");
+            db.prepare_cached(&sql)?.query_row(params![writer.0, id.as_bytes()], read_pack).optional()
         })
     }
 

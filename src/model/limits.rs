@@ -6,6 +6,8 @@ pub const FRAME_TARGET: usize = 2 << 20;
 pub const FRAME_MAX: usize = 8 << 20;
 /// Stored bytes at which a pack is closed.
 pub const PACK_TARGET: usize = 32 << 20;
+/// Chunks at which a pack is closed, however well they compress: its directory's table has 36 bytes for each.
+pub const PACK_CHUNKS: usize = 500_000;
 /// Stored bytes that a pack may hold at most; a reader refuses more.
 pub const PACK_MAX: u64 = 256 << 20;
 /// Plain bytes of a pack's directory at most.
@@ -38,5 +40,6 @@ pub const XATTR_MAX: usize = 64 << 10;
 
 const _: () = assert!(FRAME_TARGET + CHUNK_MAX <= FRAME_MAX);
 const _: () = assert!(PACK_TARGET + FRAME_MAX + SEAL_OVERHEAD < PACK_MAX as usize);
+const _: () = assert!(PACK_CHUNKS * 36 + (FRAME_MAX / 512) * 36 + (16 << 20) < DIRECTORY_MAX);
 const _: () = assert!(SMALL_FILE_MAX as usize <= CHUNK_MAX);
 const _: () = assert!(FETCH_MAX as usize > FRAME_MAX + SEAL_OVERHEAD);

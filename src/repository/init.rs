@@ -13,8 +13,8 @@ use super::layout::{
     WriterSecret,
 };
 use crate::model::{Chunking, Digest, Moment, RepositoryId, limits};
-use crate::seal::{Opener, Recipient, Sealer, Secret, SigningKey, generate_identity, open_signed, sign_text};
-use crate::store::Store;
+use crate::seal::{self, Opener, Recipient, Sealer, Secret, SigningKey, generate_identity, open_signed, sign_text};
+use crate::store::{self, Store};
 
 const RECOVERY_MD: &str = include_str!("RECOVERY.md");
 const RECOVER_PY: &str = include_str!("recover.py");
@@ -133,36 +133,41 @@ pub struct Admission {
 impl Admission {
     /// Opens `keys/secret-<digest>.age` with an identity.
     pub fn open(store: &Store, description: &Description, identities: &Opener) -> Result<Self, Error> {
-        let mut refused = None;
+        let mut refused = Error::BadObject { key: "keys/".to_owned(), why: "there is no secret in it".to_owned() };
         for object in store.list("keys", None)? {
             if !object.key.starts_with("keys/secret-") {
                 continue;
             }
-            let sealed = store.get(&object.key, limits::SMALL_MAX as u64)?;
-            let bad = |why: &str| Error::BadObject { key: object.key.clone(), why: why.to_owned() };
-            let plain = match identities.open(&sealed) {
-                Ok(plain) => plain,
-                Err(source) => {
-                    refused = Some(source);
-                    continue;
-                }
-            };
-            let master: MasterSecret = serde_json::from_slice(&plain).map_err(|_| bad("it is no repository secret"))?;
-            let secret = parse_secret(&master.secret).ok_or_else(|| bad("it is no repository secret"))?;
-            let signing = SigningKey::from_hex(&master.admission_secret).ok_or_else(|| bad("its admission key"))?;
-            let ours = master.repository == description.repository
-                && secret.commitment() == description.secret_commitment
-                && signing.public() == description.admission_key;
-            if !ours {
-                return Err(bad("it belongs to another repository, or was replaced"));
+            // A crashed `init`, or somebody who may write to the store, can leave others: the first that fits is taken.
+            match Self::open_one(store, &object.key, description, identities) {
+                Ok(found) => return Ok(found),
+                Err(e @ Error::Keys { .. }) => refused = e,
+                Err(e @ Error::BadObject { .. }) if !matches!(refused, Error::Keys { .. }) => refused = e,
+                Err(Error::BadObject { .. }) => {}
+                Err(e) => return Err(e),
             }
-            return Ok(Self { secret, signing });
         }
-        let what = "the repository secret".to_owned();
-        match refused {
-            Some(source) => Err(Error::Keys { what, source }),
-            None => Err(Error::BadObject { key: "keys/".to_owned(), why: "there is no secret in it".to_owned() }),
-        }
+        Err(refused)
+    }
+
+    fn open_one(store: &Store, key: &str, description: &Description, identities: &Opener) -> Result<Self, Error> {
+        let bad = |why: &str| Error::BadObject { key: key.to_owned(), why: why.to_owned() };
+        let sealed = match store.get(key, limits::SMALL_MAX as u64) {
+            Ok(sealed) => sealed,
+            Err(e @ (store::Error::TooLarge { .. } | store::Error::Truncated { .. })) => return Err(bad(&e.to_string())),
+            Err(e) => return Err(e.into()),
+        };
+        let plain = identities.open(&sealed).map_err(|source| match source {
+            seal::Error::NoIdentity(_) => Error::Keys { what: "the repository secret".to_owned(), source },
+            other => bad(&other.to_string()),
+        })?;
+        let master: MasterSecret = serde_json::from_slice(&plain).map_err(|_| bad("it is no repository secret"))?;
+        let secret = parse_secret(&master.secret).ok_or_else(|| bad("it is no repository secret"))?;
+        let signing = SigningKey::from_hex(&master.admission_secret).ok_or_else(|| bad("its admission key"))?;
+        let ours = master.repository == description.repository
+            && secret.commitment() == description.secret_commitment
+            && signing.public() == description.admission_key;
+        if ours { Ok(Self { secret, signing }) } else { Err(bad("it belongs to another repository, or was replaced")) }
     }
 }
 
@@ -174,29 +179,37 @@ pub(super) fn parse_secret(hex: &str) -> Option<Secret> {
 /// Reads the newest list of recipients that the admission key signed.
 pub(super) fn current_recipients(store: &Store, description: &Description) -> Result<(Digest, RecipientsList), Error> {
     let mut lists = Vec::new();
+    let mut refused = "there is no list of recipients in it".to_owned();
     for object in store.list("keys", None)? {
         let name = object.key.strip_prefix("keys/recipients-").and_then(|rest| rest.strip_suffix(".json"));
         let Some(digest) = name.and_then(|name| name.parse::<Digest>().ok()) else { continue };
-        let text = store.get(&object.key, limits::SMALL_MAX as u64)?;
-        let bad = |why: String| Error::BadObject { key: object.key.clone(), why };
-        if digest_of(&text) != digest {
-            return Err(bad("its bytes do not match its name".to_owned()));
+        // What the admission key did not sign is no list, whoever put it there.
+        match read_list(store, &object.key, digest, description) {
+            Ok(list) => lists.push((digest, list)),
+            Err(Error::BadObject { key, why }) => refused = format!("`{key}`: {why}"),
+            Err(e) => return Err(e),
         }
-        let content = open_signed(RECIPIENTS_CONTEXT, &text, &description.admission_key, "the admission key")
-            .map_err(|e| bad(e.to_string()))?;
-        let list: RecipientsList = serde_json::from_slice(content).map_err(|e| bad(e.to_string()))?;
-        if list.repository != description.repository {
-            return Err(bad("it belongs to another repository".to_owned()));
-        }
-        lists.push((digest, list));
     }
     let replaced: Vec<Digest> = lists.iter().filter_map(|(_, list)| list.previous).collect();
     let mut current: Vec<_> = lists.into_iter().filter(|(digest, _)| !replaced.contains(digest)).collect();
     current.sort_by_key(|(_, list)| list.created);
-    current.pop().ok_or_else(|| Error::BadObject {
-        key: "keys/".to_owned(),
-        why: "there is no list of recipients in it".to_owned(),
-    })
+    current.pop().ok_or_else(|| Error::BadObject { key: "keys/".to_owned(), why: refused })
+}
+
+fn read_list(store: &Store, key: &str, digest: Digest, description: &Description) -> Result<RecipientsList, Error> {
+    let bad = |why: String| Error::BadObject { key: key.to_owned(), why };
+    let text = match store.get(key, limits::SMALL_MAX as u64) {
+        Ok(text) => text,
+        Err(e @ (store::Error::TooLarge { .. } | store::Error::Truncated { .. })) => return Err(bad(e.to_string())),
+        Err(e) => return Err(e.into()),
+    };
+    if digest_of(&text) != digest {
+        return Err(bad("its bytes do not match its name".to_owned()));
+    }
+    let content = open_signed(RECIPIENTS_CONTEXT, &text, &description.admission_key, "the admission key")
+        .map_err(|e| bad(e.to_string()))?;
+    let list: RecipientsList = serde_json::from_slice(content).map_err(|e| bad(e.to_string()))?;
+    if list.repository == description.repository { Ok(list) } else { Err(bad("it belongs to another repository".to_owned())) }
 }
 
 /// What a new writer pins.

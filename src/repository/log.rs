@@ -86,6 +86,11 @@ pub struct SyncReport {
     pub problems: Vec<Problem>,
 }
 
+/// Places below the newest known commit that are listed again.
+const LOOK_BACK: u64 = 100;
+/// No log grows by so many commits between two looks; a name beyond is somebody's junk.
+const LEAP_MAX: u64 = 1_000_000;
+
 /// Makes a commit's lines, given the number of the first frame that it adds.
 pub(super) type MakeLines<'f> = &'f mut dyn FnMut(&mut Repository, u64) -> Result<Vec<CommitLine>, Error>;
 
@@ -113,8 +118,13 @@ impl Repository {
     }
 
     fn sync_writer(&mut self, name: &str, report: &mut SyncReport, progress: &dyn Progress) -> Result<(), Error> {
+        use crate::store::Error as E;
         match self.writer_description(name) {
             Ok(_) => {}
+            Err(Error::Store(e @ (E::TooLarge { .. } | E::Truncated { .. }))) => {
+                report.problems.push(Problem::BadWriter { writer: name.to_owned(), why: e.to_string() });
+                return Ok(());
+            }
             Err(Error::Store(store @ crate::store::Error::NotFound { .. })) => {
                 // A crashed `init` leaves this: nothing can be signed by a writer without a description.
                 tracing::debug!(writer = name, %store, "a writer without a description is left out");
@@ -125,7 +135,10 @@ impl Repository {
                 return Ok(());
             }
             Err(e @ Error::BadObject { .. }) => {
-                report.problems.push(Problem::BadWriter { writer: name.to_owned(), why: e.to_string() });
+                // A crashed `init` of another repository id may leave one without a log: litter, not an alarm.
+                if !self.list_log(name, None)?.is_empty() {
+                    report.problems.push(Problem::BadWriter { writer: name.to_owned(), why: e.to_string() });
+                }
                 return Ok(());
             }
             Err(e) => return Err(e),
@@ -135,14 +148,21 @@ impl Repository {
         let readable = !self.log_openers(name).is_empty();
         let mut have: HashSet<CommitId> = self.catalog.commits(row, true)?.iter().map(|head| head.digest).collect();
         let unread = self.catalog.commits(row, false)?;
-        let mut from = known.map(|head| head.sequence);
+        // Some way back: a clone of this host may have committed below the newest place that is known here.
+        let mut from = known.map(|head| head.sequence.saturating_sub(LOOK_BACK));
         if readable {
             // Commits that were seen when no key was at hand, or that were damaged, are tried again.
             from = unread.first().map(|head| head.sequence).min(from).or(from);
         } else {
             have.extend(unread.iter().map(|head| head.digest));
         }
-        let listed = self.list_log(name, from)?;
+        let mut listed = self.list_log(name, from)?;
+        let sane = known.map_or(0, |head| head.sequence) + LEAP_MAX;
+        for junk in listed.iter().filter(|l| l.head.sequence > sane) {
+            let why = "its place is far beyond the log's end".to_owned();
+            report.problems.push(Problem::BadCommit { key: junk.key.clone(), why });
+        }
+        listed.retain(|l| l.head.sequence <= sane);
         if let Some(known) = known
             && !listed.iter().any(|l| l.head == known)
         {
@@ -200,9 +220,11 @@ impl Repository {
     ) -> Result<(), Error> {
         let commit = match self.read_commit(writer, object) {
             Ok(commit) => commit,
+            // Not noted in the catalog: only what is signed, and what a signed commit names as its parent, is a part of
+            // a log. Anybody who may write to the store can put other things there.
             Err(Error::BadObject { key, why }) => {
                 report.problems.push(Problem::BadCommit { key, why });
-                return Ok(self.catalog.note_unreadable(row, object.head)?);
+                return Ok(());
             }
             Err(e) => return Err(e),
         };
@@ -215,8 +237,14 @@ impl Repository {
             self.catalog.note_unreadable(row, Head { sequence, digest: *parent })?;
         }
         let at = CommitAt { writer: row, digest: object.head.digest, commit: &commit };
-        self.catalog.ingest(at, &ChunkTables::new(), 0)?;
-        Ok(())
+        match self.catalog.ingest(at, &ChunkTables::new(), 0) {
+            Ok(_) => Ok(()),
+            Err(catalog::Error::BadCommit { why, .. }) => {
+                report.problems.push(Problem::BadCommit { key: object.key.clone(), why });
+                Ok(())
+            }
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// Reads one commit; whatever is wrong with it is `BadObject`.
@@ -251,18 +279,76 @@ impl Repository {
         Ok(commit)
     }
 
-    /// What this host's commits say of others must still be in the store: a withheld end is noticed here.
+    /// What commits say that they saw of other writers must still be in the store: a withheld end is noticed here.
     fn check_seen(&mut self, report: &mut SyncReport) -> Result<(), Error> {
-        let Some(text) = self.catalog.fact("seen")? else { return Ok(()) };
-        let seen: Vec<Seen> = serde_json::from_str(&text).unwrap_or_default();
-        for Seen { writer, sequence, digest } in seen {
-            let row = self.catalog.writer(&writer)?;
+        for (_, writer, Head { sequence, digest }) in self.catalog.unseen()? {
             let missing = Problem::MissingCommit { writer, sequence, digest };
-            let known = [self.catalog.commits(row, true)?, self.catalog.commits(row, false)?].concat();
-            if !known.iter().any(|h| h.digest == digest) && !report.problems.contains(&missing) {
+            if !report.problems.contains(&missing) {
                 report.problems.push(missing);
             }
         }
+        Ok(())
+    }
+
+    /// Lists every log from its beginning and compares it with the catalog; with `read` every commit's bytes and every
+    /// key object's are compared with their names, and writers' descriptions are read anew.
+    pub fn audit_logs(&mut self, read: bool, progress: &dyn Progress) -> Result<Vec<Problem>, Error> {
+        let mut problems = Vec::new();
+        for (row, name) in self.catalog.writers()? {
+            let listed = self.list_log(&name, None)?;
+            for readable in [true, false] {
+                for head in self.catalog.commits(row, readable)? {
+                    let there = listed.iter().any(|l| l.head == head);
+                    let opens = readable || self.log_openers(&name).is_empty();
+                    if !(there && opens) {
+                        let Head { sequence, digest } = head;
+                        problems.push(Problem::MissingCommit { writer: name.clone(), sequence, digest });
+                    }
+                }
+            }
+            if !read {
+                continue;
+            }
+            self.writers.remove(&name);
+            self.catalog.set_fact(&format!("description of writer {name}"), "")?;
+            if let Err(e) = self.writer_description(&name) {
+                problems.push(Problem::BadWriter { writer: name.clone(), why: e.to_string() });
+            }
+            for object in listed {
+                if progress.cancelled() {
+                    return Err(Error::Cancelled);
+                }
+                let digest = crate::model::Digest::new(*object.head.digest.as_bytes());
+                self.audit_object(&object.key, digest, limits::COMMIT_MAX as u64, &mut problems)?;
+            }
+        }
+        if read {
+            for object in self.store.list("keys", None)? {
+                let name = object.key.rsplit('-').next().and_then(|name| name.split('.').next());
+                match name.and_then(|name| name.parse().ok()) {
+                    Some(digest) => self.audit_object(&object.key, digest, limits::SMALL_MAX as u64, &mut problems)?,
+                    None => tracing::warn!(key = object.key, "an object among the keys that is no key is left out"),
+                }
+            }
+        }
+        Ok(problems)
+    }
+
+    fn audit_object(
+        &self,
+        key: &str,
+        digest: crate::model::Digest,
+        limit: u64,
+        problems: &mut Vec<Problem>,
+    ) -> Result<(), Error> {
+        use crate::store::Error as E;
+        let why = match self.store.get(key, limit) {
+            Ok(bytes) if blake3::hash(&bytes).as_bytes() == digest.as_bytes() => return Ok(()),
+            Ok(_) => "its bytes do not match its name".to_owned(),
+            Err(e @ (E::NotFound { .. } | E::Truncated { .. } | E::TooLarge { .. })) => e.to_string(),
+            Err(e) => return Err(e.into()),
+        };
+        problems.push(Problem::BadCommit { key: key.to_owned(), why });
         Ok(())
     }
 
@@ -291,7 +377,10 @@ impl Repository {
         let mut content = lines(self, first_frame)?;
         content.extend(self.seen_lines(&name)?);
         let id = self.append(&name, row, now, content, chunks)?;
-        self.sync_writer(&name, &mut report, progress)?;
+        // The commit is made; a store that fails now must not make it look as if it were not.
+        if let Err(e) = self.sync_writer(&name, &mut report, progress) {
+            progress.event(Event::Warning(&format!("the log was not read again after the commit: {e}")));
+        }
         Ok((id, report))
     }
 
@@ -304,8 +393,6 @@ impl Repository {
                 seen.push(Seen { writer, sequence, digest });
             }
         }
-        let text = serde_json::to_string(&seen).unwrap_or_default();
-        self.catalog.set_fact("seen", &text)?;
         Ok(seen.into_iter().map(CommitLine::Seen).collect())
     }
 
@@ -362,7 +449,7 @@ impl Repository {
             }
             match self.directory(writer, &pack.id, pack.directory_at, pack.directory_length) {
                 Ok(directory) => {
-                    self.catalog.add_chunks(&pack.id, &directory.chunks)?;
+                    self.catalog.add_chunks(&pack, &directory.chunks)?;
                     loaded += 1;
                 }
                 Err(Error::Store(crate::store::Error::NotFound { .. }))
@@ -380,6 +467,7 @@ impl Repository {
 
     /// Reads the repository anew: forgets the catalog, reads all logs and the directories of the host's own packs.
     pub fn rebuild_catalog(&mut self, progress: &dyn Progress) -> Result<SyncReport, Error> {
+        let _lock = self.folder.commit_lock()?;
         self.catalog.clear()?;
         let fingerprint = self.fingerprint.to_string();
         self.catalog.set_fact("repository", &fingerprint)?;

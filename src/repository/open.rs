@@ -229,7 +229,7 @@ impl Repository {
         }
         let key = format!("writers/{name}/writer.json");
         let fact = format!("description of writer {name}");
-        let (text, fresh) = match self.catalog.fact(&fact)? {
+        let (text, fresh) = match self.catalog.fact(&fact)?.filter(|text| !text.is_empty()) {
             Some(text) => (text.into_bytes(), false),
             None => (self.store.get(&key, limits::SMALL_MAX as u64)?.to_vec(), true),
         };

@@ -125,13 +125,8 @@ impl Repository {
         let adopted = lines.len();
         let mut content = Some(lines);
         self.commit(now, &chunks, progress, &mut |repository, _| {
-            let mut fresh = Vec::new();
-            for line in content.take().unwrap_or_default() {
-                if repository.catalog.find_pack(&line.id)?.is_none() {
-                    fresh.push(CommitLine::Pack(line));
-                }
-            }
-            Ok(fresh)
+            let fresh = repository.unknown_packs(content.take().unwrap_or_default())?;
+            Ok(fresh.into_iter().map(CommitLine::Pack).collect())
         })?;
         tracing::info!(adopted, "packs of a run that did not end are used");
         Ok(())

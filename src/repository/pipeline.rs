@@ -197,7 +197,7 @@ fn gather_packs(plant: &Plant, sealed: &Receiver<ToPack>, packs: &Sender<Built>)
             next += 1;
             let builder = if kind == PackKind::Data { &mut data } else { &mut manifest };
             builder.push(frame);
-            if builder.size() >= limits::PACK_TARGET as u64 {
+            if builder.is_full() {
                 let full = std::mem::replace(builder, fresh(kind));
                 if !finish(full, None)? {
                     return Ok(());

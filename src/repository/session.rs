@@ -22,7 +22,7 @@ use crate::model::{
     ChunkId, CommitLine, Cutting, Digest, Entry, EntryKind, Extent, FrameId, ManifestPlace, Moment, PackKind,
     SnapshotId, SnapshotRecord, Uses, limits,
 };
-use crate::progress::Progress;
+use crate::progress::{Event, Progress};
 
 /// Fresh chunks that a run remembers at most before it commits what is stored: some 50 bytes each.
 const FRESH_CHUNKS_MAX: usize = 500_000;
@@ -157,7 +157,7 @@ pub struct Session<'r> {
     fresh: HashMap<[u8; 16], (u32, u32)>,
     names: Vec<Option<FrameId>>,
     used_fresh: Vec<u32>,
-    used_old: HashMap<u64, (i64, u32, u32)>,
+    used_old: HashMap<i64, (u32, u32)>,
     waiting: VecDeque<Waiting>,
     lines: Vec<u8>,
     manifest_draft: Draft,
@@ -281,10 +281,9 @@ impl<'r> Session<'r> {
     }
 
     fn count_use(&mut self, frame: &FrameId, length: u64) -> Result<(), Error> {
-        if let Some(trusted) = self.trust.frame(frame)? {
-            let used = self.used_old.entry(trusted.number).or_insert((trusted.row, 0, trusted.plain as u32));
-            used.1 = used.1.saturating_add(length as u32);
-        }
+        let trusted = self.trust.frame(frame)?.ok_or(Error::UnknownFrame(*frame))?;
+        let used = self.used_old.entry(trusted.row).or_insert((0, trusted.plain as u32));
+        used.0 = used.0.saturating_add(length as u32);
         Ok(())
     }
 
@@ -443,8 +442,14 @@ impl<'r> Session<'r> {
             extents: self.resolve(&draft)?,
         };
         let mut record = self.record(snapshot, manifest);
-        let rest = self.pipeline.finish(Some(record.clone()))?;
-        self.stored.extend(rest);
+        match self.pipeline.finish(Some(record.clone())) {
+            Ok(rest) => self.stored.extend(rest),
+            Err(e) => {
+                // What reached the store is committed, so that the next run need not verify it first.
+                let _ = self.abandon();
+                return Err(e);
+            }
+        }
         let (lines, chunks) = split(std::mem::take(&mut self.stored), &mut self.counts);
         record.added = self.counts.stored;
         let (used_fresh, used_old) = (self.used_by_name(), std::mem::take(&mut self.used_old));
@@ -455,7 +460,11 @@ impl<'r> Session<'r> {
             self.repository.commit((self.clock)(), &chunks, &*progress, &mut |repository, first_frame| {
                 let (lines, mut record) = content.take().ok_or(Error::Pipeline)?;
                 let lines = repository.unknown_packs(lines)?;
-                let mut numbers: Vec<u64> = used_old.keys().copied().collect();
+                // Numbers are asked for now: a fork that was joined since the frames were found has moved some.
+                let mut numbers = Vec::with_capacity(used_old.len() + used_fresh.len());
+                for row in used_old.keys() {
+                    numbers.push(repository.catalog.frame(*row)?.number);
+                }
                 let mut fresh: HashMap<FrameId, u64> = HashMap::new();
                 let all = lines.iter().flat_map(|pack| pack.frames.iter().map(|frame| frame.0));
                 for (n, id) in all.enumerate() {
@@ -471,10 +480,11 @@ impl<'r> Session<'r> {
                 Ok(all)
             })?;
         let record = committed.ok_or(Error::Pipeline)?;
-        if let Some(local) = self.local.take() {
-            local.publish()?;
+        // The snapshot exists. What follows makes the next run faster; its failure is not this one's.
+        let kept = self.local.take().map_or(Ok(()), LocalCopy::publish);
+        if let Err(e) = kept.and_then(|()| self.remember_sparse(&record.source, &used_fresh, &used_old)) {
+            self.progress.event(Event::Warning(&format!("the next backup will read everything once: {e}")));
         }
-        self.remember_sparse(&record.source, &used_fresh, &used_old)?;
         Ok(SessionEnd { record, counts: self.counts, problems: report.problems })
     }
 
@@ -509,11 +519,11 @@ impl<'r> Session<'r> {
         &mut self,
         source: &str,
         fresh: &HashMap<FrameId, u32>,
-        old: &HashMap<u64, (i64, u32, u32)>,
+        old: &HashMap<i64, (u32, u32)>,
     ) -> Result<(), Error> {
         let mut rows: Vec<SparseRow> = Vec::new();
         let sparse = |used: u32, plain: u64| u64::from(used) * 100 < plain * SPARSE_BELOW;
-        for (row, used, plain) in old.values() {
+        for (row, (used, plain)) in old {
             if sparse(*used, u64::from(*plain)) {
                 rows.push(SparseRow { frame: *row, used: u64::from(*used) });
             }
@@ -551,18 +561,19 @@ fn split(stored: Vec<StoredPack>, counts: &mut Counts) -> (Vec<crate::model::Pac
 
 impl Repository {
     /// Packs that the catalog does not know: another process may have adopted some that this run stored.
-    fn unknown_packs(&self, lines: Vec<crate::model::PackLine>) -> Result<Vec<crate::model::PackLine>, Error> {
-        let mut unknown = Vec::new();
+    pub(super) fn unknown_packs(&mut self, lines: Vec<crate::model::PackLine>) -> Result<Vec<crate::model::PackLine>, Error> {
+        let (writer, mut unknown) = (self.host_row()?, Vec::new());
         for line in lines {
-            if self.catalog.find_pack(&line.id)?.is_none() {
+            if self.catalog.find_pack(writer, &line.id)?.is_none() {
                 unknown.push(line);
             }
         }
         Ok(unknown)
     }
 
-    fn frames_in(&self, pack: &crate::model::PackId) -> Result<Vec<FrameId>, Error> {
-        match self.catalog.find_pack(pack)? {
+    fn frames_in(&mut self, pack: &crate::model::PackId) -> Result<Vec<FrameId>, Error> {
+        let writer = self.host_row()?;
+        match self.catalog.find_pack(writer, pack)? {
             Some(row) => Ok(self.catalog.frames_of(row.row)?.into_iter().map(|frame| frame.id).collect()),
             None => Ok(Vec::new()),
         }

@@ -45,7 +45,7 @@ pub(super) fn load_chunks(
         }
         let writer = prepared.snapshot.writer_name.clone();
         match repository.directory(&writer, &pack.id, pack.directory_at, pack.directory_length) {
-            Ok(directory) => repository.catalog_mut().add_chunks(&pack.id, &directory.chunks)?,
+            Ok(directory) => repository.catalog_mut().add_chunks(&pack, &directory.chunks)?,
             // Without its directory a pack's frames count as wrong everywhere and are written again.
             Err(repository::Error::Pack { .. } | repository::Error::Store(_)) => {}
             Err(e) => return Err(e.into()),
