@@ -140,8 +140,15 @@ fn take_lines(db: &Connection, at: CommitAt<'_>, row: i64, chunks: &ChunkTables,
             }
             CommitLine::Snapshot(record) => add_snapshot(db, at.writer, row, record, &at.digest)?,
             CommitLine::Seen(seen) => {
-                db.prepare_cached("INSERT OR REPLACE INTO seen (witness, writer, sequence, digest) VALUES (?1, ?2, ?3, ?4)")?
-                    .execute(params![at.writer.0, seen.writer, seen.sequence as i64, seen.digest.as_bytes()])?;
+                db.prepare_cached(
+                    "INSERT OR REPLACE INTO seen (witness, writer, sequence, digest) VALUES (?1, ?2, ?3, ?4)",
+                )?
+                .execute(params![
+                    at.writer.0,
+                    seen.writer,
+                    seen.sequence as i64,
+                    seen.digest.as_bytes()
+                ])?;
             }
         }
     }
@@ -289,7 +296,11 @@ fn linear_runs(db: &Connection, writer: WriterRow, first: u64, last: u64) -> rus
          WHERE writer = ?1 AND frames > 0 AND written <= ?3 AND written + frames > ?2 AND readable = 1 ORDER BY written",
     )?;
     let rows = rows.query_map(params![writer.0, first as i64, last as i64], |row| {
-        Ok(Run { number: row.get::<_, i64>(0)? as u64, count: row.get::<_, i64>(1)? as u64, row: row.get::<_, i64>(2)? as u64 })
+        Ok(Run {
+            number: row.get::<_, i64>(0)? as u64,
+            count: row.get::<_, i64>(1)? as u64,
+            row: row.get::<_, i64>(2)? as u64,
+        })
     })?;
     rows.collect()
 }
@@ -346,7 +357,10 @@ fn renumber_frames(db: &Connection, writer: WriterRow, join: i64, renumber: &Ren
         )
         .optional()?;
     let Some((row, first_row, frames)) = found else {
-        return Err(Trouble::Unfit(format!("it renumbers commit {}, which its log does not hold", renumber.commit.short())));
+        return Err(Trouble::Unfit(format!(
+            "it renumbers commit {}, which its log does not hold",
+            renumber.commit.short()
+        )));
     };
     let new = renumber.first_frame as i64;
     db.execute(

@@ -71,6 +71,16 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// The catalog that cannot be used, where that is what is wrong.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Sqlite { path, .. } | Self::Newer { path, .. } | Self::Inconsistent { path, .. } => Some(path),
+            Self::BadCommit { .. } => None,
+        }
+    }
+}
+
 /// An open catalog. One connection, one thread; other processes may have their own.
 #[derive(Debug)]
 pub struct Catalog {

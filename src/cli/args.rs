@@ -11,8 +11,8 @@ Examples:
   lifeboat backup --all                               every source of the configuration
   lifeboat backup data                                one of them
   lifeboat backup --path /srv/data --name data        a directory, without a configuration
-  pg_dump app | lifeboat backup --stdin --name dump   what comes in
   lifeboat backup --name dump -- pg_dump app          a command's output; its failure is ours
+  cat app.img | lifeboat backup --stdin --name image  what comes in, whether its producer fails or not
 
 Exit codes: 0 done, 1 not done, 2 wrong command line or configuration, 3 done but something was skipped, \
 10 no repository there, 11 another run works on the source, 12 no key opens it, 130 interrupted.";

@@ -18,7 +18,7 @@ use crate::ops::Kind;
 use crate::ops::backup::World;
 use crate::plan::restore::Wanted;
 use crate::progress::Progress;
-use crate::repository::{self, Keys, OpenOptions, Problem, Repository};
+use crate::repository::{self, Keys, OpenOptions, Problem, Repository, SyncReport};
 use crate::seal::{Keyring, Recipient};
 use crate::store::{self, Limits, Store, open_url};
 
@@ -33,6 +33,9 @@ pub struct Context {
     /// Set by Ctrl-C.
     pub stop: Arc<AtomicBool>,
 }
+
+/// What opening a repository gives.
+type Opening = Result<(Repository, SyncReport), repository::Error>;
 
 /// Names of the configuration, in the order in which they are looked for.
 fn config_places() -> Vec<PathBuf> {
@@ -130,11 +133,8 @@ impl Context {
 
     /// Identities and pins at hand.
     pub fn keys(&self) -> Result<Keys, Failure> {
-        let mut keys = Keys {
-            recipients: self.recipients()?.iter().map(|r| r.as_str().to_owned()).collect(),
-            fingerprints: self.config.repository.fingerprint.clone().into_iter().collect(),
-            ..Keys::default()
-        };
+        let mut keys =
+            Keys { fingerprints: self.config.repository.fingerprint.clone().into_iter().collect(), ..Keys::default() };
         let pinned_by_config = !keys.fingerprints.is_empty();
         for path in self.identity_files() {
             let file = std::fs::File::open(&path).map_err(|e| {
@@ -156,18 +156,40 @@ impl Context {
 
     /// Opens the repository, reads its logs, and tells what is wrong with them.
     pub fn open(&self, progress: &dyn Progress) -> Result<(Repository, Vec<Problem>), Failure> {
+        let (repository, report) = self.open_as(progress, true)??;
+        for problem in &report.problems {
+            self.ui.warning(problem);
+        }
+        Ok((repository, report.problems))
+    }
+
+    /// Opens the repository without reading its logs. A catalog that cannot be opened is deleted and made anew: for
+    /// whoever rebuilds it anyway.
+    pub fn open_anew(&self, progress: &dyn Progress) -> Result<Repository, Failure> {
+        let broken = match self.open_as(progress, false)? {
+            Ok((repository, _)) => return Ok(repository),
+            Err(repository::Error::Catalog(e)) => e,
+            Err(e) => return Err(e.into()),
+        };
+        let Some(path) = broken.path() else { return Err(broken.into()) };
+        self.ui.warning(format!("{broken}; it is made anew"));
+        for tail in ["", "-wal", "-shm"] {
+            let mut file = path.as_os_str().to_owned();
+            file.push(tail);
+            let _ = std::fs::remove_file(file);
+        }
+        Ok(self.open_as(progress, false)??.0)
+    }
+
+    fn open_as(&self, progress: &dyn Progress, sync: bool) -> Result<Opening, Failure> {
         let state = self.state_dir()?;
         let options = OpenOptions {
             state: &state,
             catalog: self.global.catalog.clone().or_else(|| self.config.repository.catalog.clone()),
             keys: self.keys()?,
-            sync: true,
+            sync,
         };
-        let (repository, report) = Repository::open(self.store(false)?, options, progress)?;
-        for problem in &report.problems {
-            self.ui.warning(problem);
-        }
-        Ok((repository, report.problems))
+        Ok(Repository::open(self.store(false)?, options, progress))
     }
 
     /// Progress for this command; `long` ones draw a bar.

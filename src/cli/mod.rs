@@ -8,6 +8,7 @@ mod progress;
 mod report;
 mod time;
 
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -51,7 +52,10 @@ fn run(cli: Cli, stop: Arc<AtomicBool>) -> Result<Outcome, Failure> {
     // These need neither configuration nor repository.
     match cli.command {
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "lifeboat", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "lifeboat", &mut script);
+            // A reader that went away (`| head`) is no failure.
+            let _ = std::io::stdout().write_all(&script);
             return Ok(Outcome::Done);
         }
         Command::Man { dir } => return commands::man::run(&Cli::command(), dir.as_deref()),
@@ -90,7 +94,12 @@ fn start_log(verbose: u8) {
     };
     let filter = tracing_subscriber::EnvFilter::try_from_env("LIFEBOAT_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .without_time()
+        .init();
 }
 
 /// The first Ctrl-C or SIGTERM asks to stop; a second one ends the process at once, which loses nothing that was

@@ -1,7 +1,7 @@
 //! Progress for people (a bar on a terminal) and for programs (JSON lines), and the flag that Ctrl-C sets.
 
 use std::io::Write;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -10,16 +10,12 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::output::Ui;
 use crate::progress::{Event, Progress};
 
-/// Skipped things that are named on stderr while a run goes on; the report has the rest.
-const NAMED: u64 = 20;
-
 /// The one implementation for the command line.
 pub struct Console {
     ui: Ui,
     stop: Arc<AtomicBool>,
     bar: Option<ProgressBar>,
     status: Option<Mutex<Status>>,
-    skipped: AtomicU64,
 }
 
 /// What status lines of `--json` say.
@@ -45,7 +41,7 @@ impl Console {
             let (items, items_total, bytes, bytes_total) = (0, 0, 0, 0);
             Mutex::new(Status { started: now, last: now, items, items_total, bytes, bytes_total })
         });
-        Self { ui, stop, bar, status, skipped: AtomicU64::new(0) }
+        Self { ui, stop, bar, status }
     }
 
     /// Takes the bar away, so that the answer stands alone.
@@ -91,12 +87,6 @@ impl Progress for Console {
             _ => {}
         }
         match event {
-            Event::Skipped { what, why } if !self.ui.json => {
-                let so_far = self.skipped.fetch_add(1, Ordering::Relaxed);
-                if so_far < NAMED {
-                    self.aside(&format!("skipped: `{what}`: {why}"));
-                }
-            }
             Event::Warning(text) if self.ui.json => self.ui.warning(text),
             Event::Warning(text) => self.aside(&format!("warning: {text}")),
             Event::Stage(name) => tracing::info!(stage = name),

@@ -1,9 +1,10 @@
 //! A directory: files, links, nodes and their metadata, placed below one root and never outside it.
 //!
 //! Every step goes through the open descriptor of the parent, and parents are opened one component at a time without
-//! following links: neither a hostile manifest nor a link that stood in the destination before leads out. Files are made
-//! new (an old one is unlinked, so that its other names keep their content); content first, owner, attributes, mode and
-//! times after it.
+//! following links: neither a hostile manifest nor a link that stood in the destination before leads out. A file is
+//! written under a name of its own and renamed when it is whole, so that half a file never carries its final name and the
+//! other names of an old one keep their content; content first, owner, attributes, mode and times after it. A directory
+//! that is not empty is removed only where removing was asked for.
 
 use std::collections::HashMap;
 use std::ffi::{CString, OsStr};
@@ -37,8 +38,18 @@ pub struct Existing {
     pub links: u64,
 }
 
+/// What a restore may do to what stands in its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rights {
+    /// Files and links may be replaced.
+    pub replace: bool,
+    /// Directories with something in them may be removed.
+    pub remove: bool,
+}
+
 /// A directory that a restore fills.
 pub struct Directory {
+    rights: Rights,
     path: PathBuf,
     root: Arc<OwnedFd>,
     open: Mutex<HashMap<RelPath, Arc<OwnedFd>>>,
@@ -61,12 +72,19 @@ impl Directory {
         let root = fs::openat(CWD, path, flags, Mode::empty()).map_err(|e| io("open", e.into()))?;
         let path = std::fs::canonicalize(path).map_err(|e| io("open", e))?;
         Ok(Self {
+            rights: Rights { replace: true, remove: false },
             path,
             root: Arc::new(root),
             open: Mutex::default(),
             is_root_user: rustix::process::geteuid().is_root(),
             trouble: Mutex::default(),
         })
+    }
+
+    /// With other rights than to replace files.
+    pub fn with_rights(mut self, rights: Rights) -> Self {
+        self.rights = rights;
+        self
     }
 
     /// Where it is.
@@ -101,25 +119,32 @@ impl Directory {
 
     /// The open descriptor of a directory below the root, each component opened without following links.
     fn directory(&self, path: &RelPath) -> Result<Arc<OwnedFd>, Error> {
-        if path.is_root() {
-            return Ok(Arc::clone(&self.root));
-        }
         let lock = || self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(found) = lock().get(path) {
-            return Ok(Arc::clone(found));
-        }
-        let parent = self.directory(&path.parent().unwrap_or_default())?;
+        // From the deepest directory that is open already.
+        let (mut missing, mut at) = (Vec::new(), path.clone());
+        let mut opened = loop {
+            if at.is_root() {
+                break Arc::clone(&self.root);
+            }
+            if let Some(found) = lock().get(&at) {
+                break Arc::clone(found);
+            }
+            let parent = at.parent().unwrap_or_default();
+            missing.push(std::mem::replace(&mut at, parent));
+        };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let opened = fs::openat(&parent, name(path.name()), flags, Mode::empty()).map_err(|e| match e {
-            Errno::NOTDIR | Errno::LOOP => Error::InTheWay(self.absolute(path)),
-            e => self.io("open", path, e),
-        })?;
-        let opened = Arc::new(opened);
-        let mut all = lock();
-        if all.len() >= OPEN_DIRS {
-            all.clear();
+        for path in missing.into_iter().rev() {
+            let next = fs::openat(&opened, name(path.name()), flags, Mode::empty()).map_err(|e| match e {
+                Errno::NOTDIR | Errno::LOOP => Error::InTheWay(self.absolute(&path)),
+                e => self.io("open", &path, e),
+            })?;
+            opened = Arc::new(next);
+            let mut all = lock();
+            if all.len() >= OPEN_DIRS {
+                all.clear();
+            }
+            all.insert(path, Arc::clone(&opened));
         }
-        all.insert(path.clone(), Arc::clone(&opened));
         Ok(opened)
     }
 
@@ -163,18 +188,27 @@ impl Directory {
             }
             match self.existing(path)? {
                 Some(found) if found.is_dir => return Ok(()),
-                _ => self.unlink(path)?,
+                _ if self.rights.replace => self.unlink(path)?,
+                _ => break,
             }
         }
         Err(Error::InTheWay(self.absolute(path)))
     }
 
-    /// Removes what stands at a path, whatever it is; nothing there is fine.
+    /// Removes what stands at a path; nothing there is fine. A directory with something in it is in the way unless
+    /// removing was asked for.
     pub fn unlink(&self, path: &RelPath) -> Result<(), Error> {
         let parent = self.parent(path)?;
         match fs::unlinkat(&parent, name(path.name()), AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::ISDIR | Errno::PERM) => {}
+            Err(e) => return Err(self.io("remove", path, e)),
+        }
+        self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+        match fs::unlinkat(&parent, name(path.name()), AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(Errno::ISDIR | Errno::PERM) => self.remove_tree(path),
+            Err(Errno::NOTEMPTY | Errno::EXIST) if self.rights.remove => self.remove_tree(path),
+            Err(Errno::NOTEMPTY | Errno::EXIST) => Err(Error::InTheWay(self.absolute(path))),
             Err(e) => Err(self.io("remove", path, e)),
         }
     }
@@ -197,19 +231,66 @@ impl Directory {
         fs::unlinkat(&parent, name(path.name()), AtFlags::REMOVEDIR).map_err(|e| self.io("remove", path, e))
     }
 
-    /// A new, empty file for writing and reading. What stood there is unlinked.
+    /// The name under which a file is written until it is whole: the same at each try, so that a run that continues finds
+    /// what the one before left.
+    fn staged(path: &RelPath) -> Result<RelPath, Error> {
+        let digest = blake3::hash(path.as_bytes()).to_hex();
+        let staged = path.parent().unwrap_or_default().join(format!(".lifeboat-{}", &digest[..16]).as_bytes());
+        staged.map_err(|_| Error::InTheWay(PathBuf::from(path.to_string())))
+    }
+
+    /// A new, empty file for writing and reading, under a name of its own until [`Directory::publish`].
     pub fn create_file(&self, path: &RelPath) -> Result<File, Error> {
-        let parent = self.parent(path)?;
+        let staged = Self::staged(path)?;
+        let parent = self.parent(&staged)?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let open = || fs::openat(&parent, name(path.name()), flags, Mode::from_raw_mode(0o600));
+        let open = || fs::openat(&parent, name(staged.name()), flags, Mode::from_raw_mode(0o600));
         match open() {
             Ok(file) => Ok(file.into()),
             Err(Errno::EXIST) => {
-                self.unlink(path)?;
+                self.unlink(&staged)?;
                 open().map(File::from).map_err(|e| self.io("make", path, e))
             }
             Err(e) => Err(self.io("make", path, e)),
         }
+    }
+
+    /// The file that [`Directory::create_file`] made, opened again.
+    pub fn reopen_file(&self, path: &RelPath) -> Result<File, Error> {
+        self.open_file(&Self::staged(path)?)
+    }
+
+    /// Gives a whole file its final name. What stood there goes, as far as the rights allow.
+    pub fn publish(&self, path: &RelPath) -> Result<(), Error> {
+        let staged = Self::staged(path)?;
+        let parent = self.parent(path)?;
+        let rename = || fs::renameat(&parent, name(staged.name()), &parent, name(path.name()));
+        match rename() {
+            Err(Errno::ISDIR) => {
+                self.unlink(path)?;
+                rename().map_err(|e| self.io("rename", path, e))
+            }
+            other => other.map_err(|e| self.io("rename", path, e)),
+        }
+    }
+
+    /// Removes what an interrupted run left of a file that this run keeps as it is.
+    pub fn discard(&self, path: &RelPath) -> Result<(), Error> {
+        self.unlink(&Self::staged(path)?)
+    }
+
+    /// Writes a small file of ours at the root, through no link.
+    pub fn write_mark(&self, mark: &str, text: &str) -> Result<(), Error> {
+        let io = |source: std::io::Error| Error::Io { doing: "write", path: self.path.join(mark), source };
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = fs::openat(&self.root, mark, flags, Mode::from_raw_mode(0o600)).map_err(|e| io(e.into()))?;
+        std::io::Write::write_all(&mut File::from(file), text.as_bytes()).map_err(io)
+    }
+
+    /// Removes it.
+    pub fn remove_mark(&self, mark: &str) -> Result<(), Error> {
+        let io = |e: Errno| Error::Io { doing: "remove", path: self.path.join(mark), source: e.into() };
+        fs::unlinkat(&self.root, mark, AtFlags::empty()).map_err(io)
     }
 
     /// A regular file that is there, for writing and reading.
@@ -254,13 +335,15 @@ impl Directory {
                 self.note(path, "owner", e);
             }
         }
+        let stat = fs::fstat(&fd).map_err(|e| self.io("look at", path, e))?;
         for (attribute, value) in &entry.xattrs {
             let Ok(key) = CString::new(attribute.as_bytes()) else { continue };
             if let Err(e) = fs::fsetxattr(&fd, key.as_c_str(), value.as_bytes(), XattrFlags::empty()) {
                 self.note(path, attribute, e);
             }
         }
-        fs::fchmod(&fd, Mode::from_raw_mode(entry.mode)).map_err(|e| self.io("set the mode of", path, e))?;
+        let mode = safe_mode(entry, stat.st_uid, stat.st_gid);
+        fs::fchmod(&fd, Mode::from_raw_mode(mode)).map_err(|e| self.io("set the mode of", path, e))?;
         fs::futimens(&fd, &times(entry.mtime)).map_err(|e| self.io("set the times of", path, e))
     }
 
@@ -339,18 +422,20 @@ impl Directory {
             .map_err(|e| self.io("set the times of", path, e))
     }
 
-    /// Gives a file that could not be restored whole a name that says so.
-    pub fn mark_incomplete(&self, path: &RelPath) -> Result<(), Error> {
+    /// Gives a file that could not be restored whole a name that says so: the one that was being written, or with
+    /// `in_place` the one that was being mended.
+    pub fn mark_incomplete(&self, path: &RelPath, in_place: bool) -> Result<(), Error> {
         let parent = self.parent(path)?;
         let marked = [path.name(), b".lifeboat-incomplete"].concat();
-        match fs::renameat(&parent, name(path.name()), &parent, name(&marked)) {
+        let from = if in_place { path.clone() } else { Self::staged(path)? };
+        match fs::renameat(&parent, name(from.name()), &parent, name(&marked)) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(e) => Err(self.io("rename", path, e)),
         }
     }
 
-    /// Every path below the root, in path order.
-    pub fn list(&self) -> Result<Vec<RelPath>, Error> {
+    /// Every path below the root, in path order, and whether it is a directory.
+    pub fn list(&self) -> Result<Vec<(RelPath, bool)>, Error> {
         let (mut all, mut open) = (Vec::new(), vec![RelPath::root()]);
         while let Some(path) = open.pop() {
             let directory = self.directory(&path)?;
@@ -362,10 +447,11 @@ impl Directory {
                     continue;
                 }
                 let Ok(below) = path.join(bytes) else { continue };
-                if self.existing(&below)?.is_some_and(|found| found.is_dir) {
+                let is_dir = self.existing(&below)?.is_some_and(|found| found.is_dir);
+                if is_dir {
                     open.push(below.clone());
                 }
-                all.push(below);
+                all.push((below, is_dir));
             }
         }
         all.sort();
@@ -376,6 +462,11 @@ impl Directory {
     pub fn sync(&self) -> Result<(), Error> {
         fs::syncfs(&self.root).map_err(|e| self.io("sync", &RelPath::root(), e))
     }
+}
+
+/// The mode to set: set-user-id and set-group-id only for the owner that they were given by.
+fn safe_mode(entry: &Entry, uid: u32, gid: u32) -> u32 {
+    if (uid, gid) == (entry.uid, entry.gid) || entry.is_dir() { entry.mode } else { entry.mode & !0o6000 }
 }
 
 fn times(mtime: Stamp) -> Timestamps {
@@ -401,6 +492,7 @@ mod tests {
         assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
         directory.make_dir(&path("a")).unwrap();
         directory.create_file(&path("a/b")).unwrap();
+        directory.publish(&path("a/b")).unwrap();
         assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
         assert!(inside.path().join("a/b").is_file());
     }
@@ -412,6 +504,8 @@ mod tests {
         std::fs::hard_link(folder.path().join("a"), folder.path().join("b")).unwrap();
         let directory = Directory::open(folder.path(), false).unwrap();
         std::io::Write::write_all(&mut directory.create_file(&path("a")).unwrap(), b"new").unwrap();
+        assert_eq!(std::fs::read(folder.path().join("a")).unwrap(), b"old", "half a file has no final name");
+        directory.publish(&path("a")).unwrap();
         assert_eq!(std::fs::read(folder.path().join("b")).unwrap(), b"old");
         assert_eq!(std::fs::read(folder.path().join("a")).unwrap(), b"new");
     }
@@ -423,7 +517,9 @@ mod tests {
         std::fs::create_dir_all(inside.path().join("d/e")).unwrap();
         std::os::unix::fs::symlink(outside.path(), inside.path().join("d/e/link")).unwrap();
         let directory = Directory::open(inside.path(), false).unwrap();
-        assert_eq!(directory.list().unwrap(), [path("d"), path("d/e"), path("d/e/link")]);
+        assert_eq!(directory.list().unwrap(), [(path("d"), true), (path("d/e"), true), (path("d/e/link"), false)]);
+        assert!(matches!(directory.unlink(&path("d")), Err(Error::InTheWay(_))), "only where removing was asked for");
+        let directory = directory.with_rights(Rights { replace: true, remove: true });
         directory.unlink(&path("d")).unwrap();
         assert!(directory.is_empty("").unwrap() && outside.path().join("keep").exists());
     }

@@ -7,7 +7,7 @@ mod tar;
 
 use std::path::PathBuf;
 
-pub use directory::{Directory, Existing};
+pub use directory::{Directory, Existing, Rights};
 pub use tar::TarStream;
 
 /// Why something could not be placed.
@@ -37,7 +37,8 @@ pub enum Error {
         /// Bytes needed.
         needed: u64,
     },
-    /// A part of a path is no directory of ours: a link, or a file.
-    #[error("`{}` is in the way: a directory was expected there", .0.display())]
+    /// Something stands where another kind of thing is to be placed: a link or a file in place of a directory, or a
+    /// directory with something in it.
+    #[error("`{}` is in the way", .0.display())]
     InTheWay(PathBuf),
 }

@@ -1,7 +1,7 @@
 //! One backup: the source is walked and merged with the manifest before; unchanged files are taken over unread, others
 //! are read by several threads; chunks are deduplicated in the order of the walk; the commit comes last.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::BufReader;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::Error;
 use super::readers::{Budget, Job, LARGE_CHARGE, PIECES, Piece, Reading};
-use crate::model::{Entry, EntryKind, FileContent, Moment, RelPath, SnapshotId, SnapshotRecord, Stamp, limits};
+use crate::model::{Digest, Entry, EntryKind, FileContent, Moment, RelPath, SnapshotId, SnapshotRecord, Stamp, limits};
 use crate::plan::rewrite::{SparseFrame, choose};
 use crate::progress::{Event, Progress};
 use crate::repository::{
@@ -56,8 +56,10 @@ pub struct BackupReport {
     pub counts: Counts,
     /// Files that were not in the snapshot before.
     pub files_new: u64,
-    /// Files that were read because something about them had changed.
+    /// Files whose content had changed.
     pub files_changed: u64,
+    /// Files that were read again and found as they were.
+    pub files_reread: u64,
     /// Files that were taken over unread.
     pub files_unmodified: u64,
     /// Bytes that were read.
@@ -71,7 +73,7 @@ pub struct BackupReport {
 enum Item {
     Keep(Box<Entry>),
     Plain(Box<Entry>),
-    File(Box<Entry>, Receiver<Piece>, u64, bool),
+    File(Box<Entry>, Receiver<Piece>, u64, Option<Digest>),
     Skipped(RelPath, String),
     Broken(Error),
 }
@@ -142,6 +144,7 @@ pub fn backup(
         counts: end.counts,
         files_new: tally.new,
         files_changed: tally.changed,
+        files_reread: tally.reread,
         files_unmodified: tally.unmodified,
         bytes_read: tally.bytes_read,
         skipped: tally.skipped,
@@ -180,10 +183,13 @@ fn sparse_frames(
 struct Tally {
     new: u64,
     changed: u64,
+    reread: u64,
     unmodified: u64,
     bytes_read: u64,
     skipped: Vec<(String, String)>,
     skipped_count: u64,
+    /// Files that are not in the snapshot: links to them cannot be either.
+    unread: HashSet<RelPath>,
 }
 
 impl Tally {
@@ -275,7 +281,12 @@ fn take(
             }
             tally.skip(&path, &why, progress);
         }
-        Item::Plain(entry) => session.entry(*entry, None)?,
+        Item::Plain(entry) => match &entry.kind {
+            EntryKind::Hardlink { target } if tally.unread.contains(target) => {
+                tally.skip(&entry.path, &format!("it is a link to `{target}`, which was not read"), progress);
+            }
+            _ => session.entry(*entry, None)?,
+        },
         Item::Keep(entry) => {
             if let Some(content) = entry.content() {
                 tally.unmodified += 1;
@@ -297,7 +308,7 @@ fn take_file(
     mut entry: Entry,
     pieces: &Receiver<Piece>,
     tally: &mut Tally,
-    known: bool,
+    known: Option<Digest>,
     source: &dyn Source,
     progress: &dyn Progress,
 ) -> Result<(), Error> {
@@ -323,6 +334,7 @@ fn take_file(
                     return Err(Error::Unreadable { what: source.root(), why });
                 }
                 tally.skip(&entry.path, &why, progress);
+                tally.unread.insert(entry.path);
                 return Ok(());
             }
             Piece::End(end) => {
@@ -331,10 +343,10 @@ fn take_file(
                 }
                 entry.xattrs = end.xattrs;
                 entry.kind = EntryKind::File(FileContent { size: end.size, digest: end.digest, extents: Vec::new() });
-                if known {
-                    tally.changed += 1
-                } else {
-                    tally.new += 1
+                match known {
+                    None => tally.new += 1,
+                    Some(before) if before == end.digest => tally.reread += 1,
+                    Some(_) => tally.changed += 1,
                 }
                 progress.event(Event::Done { items: 1, bytes: 0 });
                 return Ok(session.entry(entry, Some(draft))?);
@@ -438,7 +450,7 @@ impl Planner<'_> {
         let entry = Box::new(std::mem::replace(&mut found.entry, Entry::bare(RelPath::root(), EntryKind::Dir)));
         found.entry.path = entry.path.clone();
         found.entry.inode = entry.inode;
-        let known = old.is_some();
+        let known = old.map(|old| old.content().map_or(Digest::new([0; 32]), |content| content.digest));
         self.items.send(Item::File(entry, pieces, charge, known)).is_ok()
             && self.jobs.send(Job { found, pieces: pieces_in }).is_ok()
     }

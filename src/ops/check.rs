@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::Error;
 use super::restore::{Locator, each_selected};
-use crate::catalog::{FrameRow, PackRow, PackState, SnapshotRow};
+use crate::catalog::{FrameRow, FrameState, PackRow, PackState, SnapshotRow};
 use crate::model::{Moment, SnapshotId};
 use crate::ops::Selection;
 use crate::pack::{FOOTER, parse_footer};
@@ -68,6 +68,8 @@ pub struct CheckReport {
     pub frames_opened: u64,
     /// Packs that no commit names: what a run left that did not end.
     pub unnamed: u64,
+    /// Logs that no key at hand opens.
+    pub logs_closed: u64,
     /// Damage, by object.
     pub damage: Vec<Damage>,
     /// Files that are hurt: snapshot, path, why. At most a thousand.
@@ -93,6 +95,13 @@ pub fn check(
     progress: &dyn Progress,
 ) -> Result<CheckReport, Error> {
     let mut report = CheckReport { problems: problems.iter().map(ToString::to_string).collect(), ..Default::default() };
+    progress.event(Event::Stage("listing logs"));
+    for problem in repository.audit_logs(read != ReadData::No, progress)? {
+        let text = problem.to_string();
+        if !report.problems.contains(&text) {
+            report.problems.push(text);
+        }
+    }
     let snapshots = repository.catalog().snapshots()?;
     report.snapshots = snapshots.len() as u64;
     let mut bad = Bad::default();
@@ -100,13 +109,29 @@ pub fn check(
     let mut packs: Vec<(String, PackRow)> = Vec::new();
     for (row, name) in repository.catalog().writers()? {
         let listing = repository.list_packs(&name, now)?;
-        report.unnamed += listing.unknown.len() as u64;
+        // Packs of a log that no key at hand opens are named there, for all we know.
+        if repository.catalog().commits(row, false)?.is_empty() {
+            report.unnamed += listing.unknown.len() as u64;
+        } else {
+            report.logs_closed += 1;
+        }
         for pack in repository.catalog().packs(row)? {
             report.packs += 1;
+            if read == ReadData::No {
+                // What an earlier reading found, and nothing has read since.
+                for frame in repository.catalog().frames_of(pack.row)? {
+                    if frame.state == FrameState::Damaged && pack.state == PackState::Good {
+                        let why = "it was found damaged by an earlier check".to_owned();
+                        bad.frames.insert(frame.row, (pack.key(&name), why));
+                    }
+                }
+            }
             let why = if listing.missing.contains(&pack.id) {
                 "it is missing in the store"
             } else if listing.wrong_length.contains(&pack.id) {
                 "it has another length in the store"
+            } else if read == ReadData::No && pack.state == PackState::Damaged {
+                "it was found damaged by an earlier check"
             } else {
                 packs.push((name.clone(), pack));
                 continue;
@@ -225,8 +250,11 @@ fn read_packs(
         report.bytes_read += findings.bytes;
         report.frames_opened += findings.opened;
         let hurt: Vec<i64> = findings.frames.iter().map(|(row, _)| *row).collect();
-        let all: Vec<i64> = frames.get(&pack.row).into_iter().flatten().map(|f| f.row).collect();
-        repository.catalog_mut().set_frames_damaged(&all, false)?;
+        if reader.is_some() {
+            // Only what was opened is known to be in order again.
+            let all: Vec<i64> = frames.get(&pack.row).into_iter().flatten().map(|f| f.row).collect();
+            repository.catalog_mut().set_frames_damaged(&all, false)?;
+        }
         repository.catalog_mut().set_frames_damaged(&hurt, true)?;
         let whole_pack = findings.pack.is_some() && hurt.is_empty() && reader.is_none();
         states.push((pack.row, if whole_pack { PackState::Damaged } else { PackState::Good }));
@@ -319,7 +347,7 @@ fn read_manifests(
     progress.event(Event::Expect { items: snapshots.len() as u64, bytes: 0 });
     let everything = Selection::new(&[], &[])?;
     for snapshot in snapshots {
-        let mut locator = Locator::new(repository);
+        let mut locator = Locator::new(repository, snapshot);
         let id = snapshot.record.id;
         let read = each_selected(repository, snapshot, &everything, progress, &mut |entry| {
             for extent in entry.content().into_iter().flat_map(|content| &content.extents) {

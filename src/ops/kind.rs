@@ -102,6 +102,8 @@ fn repository_hint(error: &repository::Error) -> Option<String> {
             format!("Check the URL, or make one there: `lifeboat --repo {store} init --generate-identity FILE`.")
         }
         E::Exists(_) => "To join it from this host, run `init` with `--identity FILE`. Nothing was changed.".to_owned(),
+        E::AlreadyWriter { .. } => "There is nothing to do: `lifeboat backup` works from here. Nothing was changed.".to_owned(),
+        E::Admitted(_) => "There is nothing to do: that host can back up. Nothing was changed.".to_owned(),
         E::Keys { source: seal::Error::NoIdentity(_), .. } => {
             "Point `--identity` at the file whose public key is among the recipients (`lifeboat key list` shows them)."
                 .to_owned()
@@ -122,15 +124,16 @@ fn repository_hint(error: &repository::Error) -> Option<String> {
         }
         E::Fingerprint { .. } => {
             "Do not go on unless you know why it changed: somebody may have replaced the repository. \
-                                  The right fingerprint is the one that `init` printed."
+                                  The right fingerprint is the one that `init` printed. If this is another repository of yours, pin it: \
+             `fingerprint = \"...\"` under [repository]."
                 .to_owned()
         }
         E::Newer { .. } => "Use a newer lifeboat.".to_owned(),
         E::Catalog(catalog::Error::Newer { .. }) => {
-            "Use the newer lifeboat, or delete the catalog: `lifeboat catalog rebuild` makes it anew.".to_owned()
+            "Use the newer lifeboat, or `lifeboat catalog rebuild`, which makes it anew.".to_owned()
         }
         E::Catalog(catalog::Error::Sqlite { .. } | catalog::Error::Inconsistent { .. }) => {
-            "The catalog is a cache: if it is damaged, delete it and run `lifeboat catalog rebuild`.".to_owned()
+            "The catalog is a cache: `lifeboat catalog rebuild` makes it anew.".to_owned()
         }
         E::Frame { .. } | E::Pack { .. } | E::UnknownFrame(_) | E::Manifest { .. } => {
             "`lifeboat check --read-data` names everything that is hurt. Another snapshot may be whole.".to_owned()

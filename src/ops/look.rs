@@ -71,7 +71,7 @@ pub fn dump(
         _ => entry,
     };
     let content = entry.content().ok_or_else(|| Error::NotAFile(path.to_string()))?;
-    let mut bytes = ExtentReader::new(repository, "a file", &content.extents, progress)?;
+    let mut bytes = ExtentReader::new(repository, snapshot.writer, "a file", &content.extents, progress)?;
     let mut hasher = repository.content_key().hasher();
     let (mut buffer, mut written) = (vec![0; 256 << 10], 0);
     loop {
@@ -96,13 +96,13 @@ pub fn dump(
     Ok(written)
 }
 
-fn find_entry(
+pub(super) fn find_entry(
     repository: &Repository,
     snapshot: &SnapshotRow,
     path: &RelPath,
     progress: &dyn Progress,
 ) -> Result<Entry, Error> {
-    let mut manifest = repository.manifest(&snapshot.record, progress)?;
+    let mut manifest = repository.manifest(snapshot, progress)?;
     loop {
         match manifest.next_stored()? {
             Some(entry) if entry.path == *path => return Ok(entry),
@@ -114,7 +114,7 @@ fn find_entry(
 
 /// The path of the only file of a snapshot, for sources that are one stream.
 pub fn only_file(repository: &Repository, snapshot: &SnapshotRow, progress: &dyn Progress) -> Result<RelPath, Error> {
-    let mut manifest = repository.manifest(&snapshot.record, progress)?;
+    let mut manifest = repository.manifest(snapshot, progress)?;
     match (manifest.next_stored()?, manifest.next_stored()?) {
         (Some(entry), None) if entry.content().is_some() => Ok(entry.path),
         _ => Err(Error::NotAFile(snapshot.record.source.clone())),
@@ -146,8 +146,8 @@ pub fn diff(
     progress: &dyn Progress,
     each: Differs<'_>,
 ) -> Result<(), Error> {
-    let mut old = repository.manifest(&first.record, progress)?;
-    let mut new = repository.manifest(&second.record, progress)?;
+    let mut old = repository.manifest(first, progress)?;
+    let mut new = repository.manifest(second, progress)?;
     let (mut a, mut b) = (old.next_stored()?, new.next_stored()?);
     loop {
         let order = match (&a, &b) {

@@ -75,9 +75,10 @@ impl Repository {
         })
     }
 
-    /// Where a frame lies, or an error that says that no log holds it.
-    pub fn locate(&self, id: &FrameId) -> Result<FrameRow, Error> {
-        self.catalog.find_frame(id)?.ok_or(Error::UnknownFrame(*id))
+    /// Where a frame of a writer lies, or an error that says that its log does not hold it. Snapshots refer to their own
+    /// writer's frames only: another writer's copy has its own fate.
+    pub fn locate(&self, writer: WriterRow, id: &FrameId) -> Result<FrameRow, Error> {
+        self.catalog.find_frame_of(writer, id)?.ok_or(Error::UnknownFrame(*id))
     }
 }
 

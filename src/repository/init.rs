@@ -154,7 +154,9 @@ impl Admission {
         let bad = |why: &str| Error::BadObject { key: key.to_owned(), why: why.to_owned() };
         let sealed = match store.get(key, limits::SMALL_MAX as u64) {
             Ok(sealed) => sealed,
-            Err(e @ (store::Error::TooLarge { .. } | store::Error::Truncated { .. })) => return Err(bad(&e.to_string())),
+            Err(e @ (store::Error::TooLarge { .. } | store::Error::Truncated { .. })) => {
+                return Err(bad(&e.to_string()));
+            }
             Err(e) => return Err(e.into()),
         };
         let plain = identities.open(&sealed).map_err(|source| match source {
@@ -209,7 +211,11 @@ fn read_list(store: &Store, key: &str, digest: Digest, description: &Description
     let content = open_signed(RECIPIENTS_CONTEXT, &text, &description.admission_key, "the admission key")
         .map_err(|e| bad(e.to_string()))?;
     let list: RecipientsList = serde_json::from_slice(content).map_err(|e| bad(e.to_string()))?;
-    if list.repository == description.repository { Ok(list) } else { Err(bad("it belongs to another repository".to_owned())) }
+    if list.repository == description.repository {
+        Ok(list)
+    } else {
+        Err(bad("it belongs to another repository".to_owned()))
+    }
 }
 
 /// What a new writer pins.
@@ -231,7 +237,7 @@ pub(super) fn admit(
 ) -> Result<Made, Error> {
     let folder = HostFolder::open(options.state, &description.repository)?;
     if let Some(keys) = folder.read_keys()? {
-        return Err(Error::Exists(format!("{} (this host is its writer `{}`)", store.label(), keys.writer)));
+        return Err(Error::AlreadyWriter { store: store.label().to_owned(), writer: keys.writer });
     }
     let admission = Admission::open(store, description, identities)?;
     let part = part_of(store, description, fingerprint, options)?;
@@ -339,7 +345,7 @@ pub(super) fn request(
 ) -> Result<Request, Error> {
     let folder = HostFolder::open(options.state, &description.repository)?;
     if let Some(keys) = folder.read_keys()? {
-        return Err(Error::Exists(format!("{} (this host is its writer `{}`)", store.label(), keys.writer)));
+        return Err(Error::AlreadyWriter { store: store.label().to_owned(), writer: keys.writer });
     }
     let part = part_of(store, description, fingerprint, options)?;
     let (keys, request) = new_writer(&part, options)?;
@@ -354,7 +360,7 @@ pub(super) fn admit_request(store: &Store, admission: &Admission, request: &Requ
         return Err(bad("its writer's name is none"));
     }
     if store.size(&format!("writers/{}/writer.json", request.writer))?.is_some() {
-        return Err(Error::Exists(format!("{} (writer `{}`)", store.label(), request.writer)));
+        return Err(Error::Admitted(request.writer.clone()));
     }
     put_writer(store, admission, request).map(drop)
 }

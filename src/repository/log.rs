@@ -95,10 +95,10 @@ const LEAP_MAX: u64 = 1_000_000;
 pub(super) type MakeLines<'f> = &'f mut dyn FnMut(&mut Repository, u64) -> Result<Vec<CommitLine>, Error>;
 
 /// One object of a log.
-struct Listed {
-    key: String,
-    head: Head,
-    size: u64,
+pub(super) struct Listed {
+    pub key: String,
+    pub head: Head,
+    pub size: u64,
 }
 
 impl Repository {
@@ -173,12 +173,6 @@ impl Repository {
         if !fresh.is_empty() {
             progress.event(Event::Stage("reading the log"));
         }
-        for pair in listed.windows(2).filter(|pair| pair[0].head.sequence == pair[1].head.sequence) {
-            // An old fork was told when it was joined; one with a side that is new here is told now.
-            if pair.iter().any(|l| !have.contains(&l.head.digest)) {
-                report.problems.push(Problem::Fork { writer: name.to_owned(), sequence: pair[0].head.sequence });
-            }
-        }
         for object in fresh {
             if progress.cancelled() {
                 return Err(Error::Cancelled);
@@ -190,11 +184,18 @@ impl Repository {
             }
             report.commits += 1;
         }
+        // Several ends: a fork that no commit has joined yet. A joined one is history.
+        let heads = self.catalog.heads(row)?;
+        if heads.len() > 1 {
+            let twice = listed.windows(2).find(|pair| pair[0].head.sequence == pair[1].head.sequence);
+            let sequence = twice.map_or(heads[0].sequence, |pair| pair[0].head.sequence);
+            report.problems.push(Problem::Fork { writer: name.to_owned(), sequence });
+        }
         Ok(())
     }
 
     /// The log from a place on, in its order.
-    fn list_log(&self, writer: &str, from: Option<u64>) -> Result<Vec<Listed>, Error> {
+    pub(super) fn list_log(&self, writer: &str, from: Option<u64>) -> Result<Vec<Listed>, Error> {
         let folder = format!("writers/{writer}/log");
         // The offset sorts before every name of its sequence, so that the last known commit is listed too.
         let after = from.map(|sequence| format!("{folder}/{sequence:012}"));
@@ -287,68 +288,6 @@ impl Repository {
                 report.problems.push(missing);
             }
         }
-        Ok(())
-    }
-
-    /// Lists every log from its beginning and compares it with the catalog; with `read` every commit's bytes and every
-    /// key object's are compared with their names, and writers' descriptions are read anew.
-    pub fn audit_logs(&mut self, read: bool, progress: &dyn Progress) -> Result<Vec<Problem>, Error> {
-        let mut problems = Vec::new();
-        for (row, name) in self.catalog.writers()? {
-            let listed = self.list_log(&name, None)?;
-            for readable in [true, false] {
-                for head in self.catalog.commits(row, readable)? {
-                    let there = listed.iter().any(|l| l.head == head);
-                    let opens = readable || self.log_openers(&name).is_empty();
-                    if !(there && opens) {
-                        let Head { sequence, digest } = head;
-                        problems.push(Problem::MissingCommit { writer: name.clone(), sequence, digest });
-                    }
-                }
-            }
-            if !read {
-                continue;
-            }
-            self.writers.remove(&name);
-            self.catalog.set_fact(&format!("description of writer {name}"), "")?;
-            if let Err(e) = self.writer_description(&name) {
-                problems.push(Problem::BadWriter { writer: name.clone(), why: e.to_string() });
-            }
-            for object in listed {
-                if progress.cancelled() {
-                    return Err(Error::Cancelled);
-                }
-                let digest = crate::model::Digest::new(*object.head.digest.as_bytes());
-                self.audit_object(&object.key, digest, limits::COMMIT_MAX as u64, &mut problems)?;
-            }
-        }
-        if read {
-            for object in self.store.list("keys", None)? {
-                let name = object.key.rsplit('-').next().and_then(|name| name.split('.').next());
-                match name.and_then(|name| name.parse().ok()) {
-                    Some(digest) => self.audit_object(&object.key, digest, limits::SMALL_MAX as u64, &mut problems)?,
-                    None => tracing::warn!(key = object.key, "an object among the keys that is no key is left out"),
-                }
-            }
-        }
-        Ok(problems)
-    }
-
-    fn audit_object(
-        &self,
-        key: &str,
-        digest: crate::model::Digest,
-        limit: u64,
-        problems: &mut Vec<Problem>,
-    ) -> Result<(), Error> {
-        use crate::store::Error as E;
-        let why = match self.store.get(key, limit) {
-            Ok(bytes) if blake3::hash(&bytes).as_bytes() == digest.as_bytes() => return Ok(()),
-            Ok(_) => "its bytes do not match its name".to_owned(),
-            Err(e @ (E::NotFound { .. } | E::Truncated { .. } | E::TooLarge { .. })) => e.to_string(),
-            Err(e) => return Err(e.into()),
-        };
-        problems.push(Problem::BadCommit { key: key.to_owned(), why });
         Ok(())
     }
 

@@ -11,8 +11,8 @@ use std::sync::Mutex;
 
 use super::fetch::{FrameReader, Sink, plan_fetches};
 use super::{Error, Repository};
-use crate::catalog::FrameRow;
-use crate::model::{Entry, EntryKind, Extent, RelPath, SnapshotRecord, limits};
+use crate::catalog::{FrameRow, SnapshotRow, WriterRow};
+use crate::model::{Entry, EntryKind, Extent, RelPath, limits};
 use crate::progress::Progress;
 
 /// The bytes of a list of extents, one after another, a window of frames at a time.
@@ -31,12 +31,13 @@ impl<'p> ExtentReader<'p> {
     /// A reader over extents whose frames were located.
     pub fn new(
         repository: &Repository,
+        writer: WriterRow,
         what: &'static str,
         extents: &[Extent],
         progress: &'p dyn Progress,
     ) -> Result<Self, Error> {
         let locate = |extent: &Extent| {
-            let row = extent.frame.map(|id| repository.locate(&id)).transpose()?;
+            let row = extent.frame.map(|id| repository.locate(writer, &id)).transpose()?;
             if row.is_some_and(|row| extent.offset + extent.length > row.plain) {
                 return Err(Error::BadObject {
                     key: what.to_owned(),
@@ -202,10 +203,12 @@ impl Repository {
     /// Reads the manifest of a snapshot from the store; needs an identity.
     pub fn manifest<'p>(
         &self,
-        record: &SnapshotRecord,
+        snapshot: &SnapshotRow,
         progress: &'p dyn Progress,
     ) -> Result<ManifestReader<ExtentReader<'p>>, Error> {
-        let extents = ExtentReader::new(self, "reading a manifest", &record.manifest.extents, progress)?;
+        let record = &snapshot.record;
+        let extents =
+            ExtentReader::new(self, snapshot.writer, "reading a manifest", &record.manifest.extents, progress)?;
         Ok(ManifestReader::new(extents, record.id.to_string()))
     }
 }

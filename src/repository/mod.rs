@@ -5,10 +5,12 @@
 //! place were checked; bytes leave only after their keyed digest matched; the store is written before the catalog.
 //! Not here: what is backed up, where it is restored, which snapshot is chosen.
 
+mod audit;
 mod fetch;
 mod host;
 mod init;
 mod layout;
+mod local_copy;
 mod log;
 mod manifest;
 mod open;
@@ -49,6 +51,17 @@ pub enum Error {
     /// There is one already.
     #[error("there is a repository in `{0}` already")]
     Exists(String),
+    /// This host has joined it already.
+    #[error("this host is writer `{writer}` of the repository in `{store}` already")]
+    AlreadyWriter {
+        /// The store.
+        store: String,
+        /// Its name there.
+        writer: String,
+    },
+    /// The request was answered before.
+    #[error("writer `{0}` is admitted already")]
+    Admitted(String),
     /// A repository of a later format.
     #[error("the repository in `{store}` has format {found}; this lifeboat reads format 1")]
     Newer {

@@ -22,8 +22,6 @@ use crate::store::{self, Store};
 pub struct Keys {
     /// What opens data.
     pub identities: Identities,
-    /// Recipients that the configuration names; empty when it names none.
-    pub recipients: Vec<String>,
     /// The fingerprint that the configuration or an identity file pins.
     pub fingerprints: Vec<String>,
 }
@@ -85,11 +83,6 @@ impl Repository {
             some => Some(Arc::new(Opener::new(some))),
         };
         let secret = find_secret(&store, &description, host.as_ref(), identities.as_deref())?;
-        if let (Some(host), false) = (&host, options.keys.recipients.is_empty())
-            && !init::same_set(&options.keys.recipients, &host.recipients)
-        {
-            return Err(Error::OtherRecipients);
-        }
         let catalog = match &options.catalog {
             Some(path) => Catalog::open(path)?,
             None => Catalog::open(&folder.catalog())?,
@@ -188,6 +181,15 @@ impl Repository {
     /// This host as a writer.
     pub fn host(&self) -> Result<&HostWriter, Error> {
         self.host.as_ref().ok_or_else(|| Error::NotAWriter(self.store.label().to_owned()))
+    }
+    /// Refuses to seal where the configuration names other recipients than this host pinned: an option that cannot be
+    /// honoured is an error.
+    pub fn check_recipients(&self, given: &[String]) -> Result<(), Error> {
+        if given.is_empty() || init::same_set(given, &self.host()?.recipients) {
+            Ok(())
+        } else {
+            Err(Error::OtherRecipients)
+        }
     }
     /// Whether an identity is at hand.
     pub fn can_read(&self) -> bool {

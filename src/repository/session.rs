@@ -7,11 +7,9 @@
 //! every few minutes, so that a crash loses little and memory of fresh chunks stays bounded.
 
 use std::collections::{HashMap, VecDeque};
-use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::local_copy::LocalCopy;
 use super::pipeline::{Pipeline, PlainFrame, Plant, StoredPack};
 use super::trust::Trust;
 use super::{Error, Repository};
@@ -100,8 +98,10 @@ pub struct Counts {
     pub chunks_new: u64,
     /// Chunks that were there already.
     pub chunks_reused: u64,
-    /// Plain bytes that were stored, before compression.
+    /// Plain bytes that were stored, before compression, the manifest's among them.
     pub bytes_new: u64,
+    /// The same of the source alone.
+    pub data_new: u64,
     /// Sealed bytes of the packs that were put.
     pub stored: u64,
     /// Packs that were put.
@@ -171,13 +171,6 @@ pub struct Session<'r> {
     files: u64,
     bytes: u64,
     counts: Counts,
-}
-
-/// The host's own copy of the manifest, being written.
-struct LocalCopy {
-    staged: PathBuf,
-    target: PathBuf,
-    writer: zstd::stream::write::Encoder<'static, BufWriter<File>>,
 }
 
 impl<'r> Session<'r> {
@@ -274,6 +267,9 @@ impl<'r> Session<'r> {
         draft.push(Place::Fresh(ordinal), u64::from(offset), length);
         self.counts.chunks_new += 1;
         self.counts.bytes_new += length;
+        if kind == PackKind::Data {
+            self.counts.data_new += length;
+        }
         if full {
             self.close_frame(kind)?;
         }
@@ -561,7 +557,10 @@ fn split(stored: Vec<StoredPack>, counts: &mut Counts) -> (Vec<crate::model::Pac
 
 impl Repository {
     /// Packs that the catalog does not know: another process may have adopted some that this run stored.
-    pub(super) fn unknown_packs(&mut self, lines: Vec<crate::model::PackLine>) -> Result<Vec<crate::model::PackLine>, Error> {
+    pub(super) fn unknown_packs(
+        &mut self,
+        lines: Vec<crate::model::PackLine>,
+    ) -> Result<Vec<crate::model::PackLine>, Error> {
         let (writer, mut unknown) = (self.host_row()?, Vec::new());
         for line in lines {
             if self.catalog.find_pack(writer, &line.id)?.is_none() {
@@ -585,29 +584,5 @@ impl Repository {
         }
         let writer = self.host_row()?;
         Ok(self.catalog.find_frame_of(writer, id)?.ok_or(Error::UnknownFrame(*id))?.number)
-    }
-}
-
-impl LocalCopy {
-    fn create(target: PathBuf, id: SnapshotId) -> Result<Self, Error> {
-        let staged = target.with_extension(format!("{}.tmp", std::process::id()));
-        let io = |source| Error::Io { doing: "write", path: staged.clone(), source };
-        let mut file = BufWriter::new(File::create(&staged).map_err(io)?);
-        writeln!(file, "{id}").map_err(io)?;
-        let writer = zstd::stream::write::Encoder::new(file, 1).map_err(io)?;
-        Ok(Self { staged, target, writer })
-    }
-
-    fn write(&mut self, line: &[u8]) -> Result<(), Error> {
-        let path = self.staged.clone();
-        self.writer.write_all(line).map_err(|source| Error::Io { doing: "write", path, source })
-    }
-
-    /// Not synced: a lost copy costs one full reading of the source, nothing else.
-    fn publish(self) -> Result<(), Error> {
-        let io = |source| Error::Io { doing: "write", path: self.target.clone(), source };
-        let mut file = self.writer.finish().map_err(io)?;
-        file.flush().map_err(io)?;
-        std::fs::rename(&self.staged, &self.target).map_err(io)
     }
 }

@@ -38,7 +38,7 @@ pub enum Error {
         why: String,
     },
     /// None of the identities fits.
-    #[error("none of the {0} identities at hand opens it")]
+    #[error("no identity at hand opens it ({0} tried)")]
     NoIdentity(usize),
     /// age says that the bytes are damaged or no age file.
     #[error("the sealed bytes are damaged")]

@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use super::{Error, Found, FoundEntry, Opened, Source};
 use crate::model::{Cutting, Digest, Entry, EntryKind, FileContent, Moment, RawText, RelPath, Stamp};
@@ -23,17 +24,49 @@ fn opened<'s>(file: Box<dyn Read + Send + 's>) -> Opened<'s> {
     Opened { file, data: None, cutting: Cutting::Fine, xattrs: BTreeMap::new(), size: u64::MAX, changed }
 }
 
-/// Our standard input.
+/// A stream that somebody else writes: our standard input.
 pub struct StdinSource {
     path: RelPath,
     now: Moment,
     input: Mutex<Option<Box<dyn Read + Send>>>,
+    over: Arc<AtomicBool>,
+}
+
+/// Standard input that stops waiting when the run is given up: a producer that says nothing must not hold us.
+struct PolledStdin {
+    over: Arc<AtomicBool>,
+}
+
+impl Read for PolledStdin {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let stdin = std::io::stdin();
+        let patience = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+        loop {
+            if self.over.load(Ordering::Relaxed) {
+                return Err(std::io::Error::other("the run was given up"));
+            }
+            let mut fds = [PollFd::new(&stdin, PollFlags::IN)];
+            match poll(&mut fds, Some(&patience)) {
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                Ok(_) => return stdin.lock().read(out),
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
 }
 
 impl StdinSource {
     /// A source that stores `input` under the name `path`.
     pub fn new(path: RelPath, now: Moment, input: Box<dyn Read + Send>) -> Self {
-        Self { path, now, input: Mutex::new(Some(input)) }
+        Self { path, now, input: Mutex::new(Some(input)), over: Arc::default() }
+    }
+
+    /// A source over this process's own standard input.
+    pub fn of_process(path: RelPath, now: Moment) -> Self {
+        let over = Arc::<AtomicBool>::default();
+        let input = PolledStdin { over: Arc::clone(&over) };
+        Self { path, now, input: Mutex::new(Some(Box::new(input))), over }
     }
 }
 
@@ -43,6 +76,9 @@ impl Source for StdinSource {
     }
     fn root(&self) -> String {
         "standard input".to_owned()
+    }
+    fn cancel(&self) {
+        self.over.store(true, Ordering::Relaxed);
     }
     fn walk(&self, each: &mut dyn FnMut(Found) -> bool) -> Result<(), Error> {
         each(Found::Entry(Box::new(single(&self.path, self.now))));
@@ -73,10 +109,6 @@ impl CommandSource {
     pub fn new(path: RelPath, now: Moment, command: Vec<String>) -> Self {
         Self { path, now, command, child: Mutex::new(None) }
     }
-
-    fn text(&self) -> String {
-        self.command.join(" ")
-    }
 }
 
 impl Source for CommandSource {
@@ -90,7 +122,7 @@ impl Source for CommandSource {
     }
 
     fn walk(&self, each: &mut dyn FnMut(Found) -> bool) -> Result<(), Error> {
-        let fail = |source| Error::Spawn { command: self.text(), source };
+        let fail = |source| Error::Spawn { command: self.root(), source };
         let program = self.command.first().ok_or_else(|| fail(std::io::Error::other("no command was given")))?;
         let mut command = Command::new(program);
         command.args(&self.command[1..]).stdin(Stdio::null()).stdout(Stdio::piped());

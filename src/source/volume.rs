@@ -97,15 +97,35 @@ impl VolumeSource {
     }
 }
 
-/// A walk under way.
+/// A walk under way. Directories that are open wait on a stack of our own: a tree may be deeper than a thread's.
 struct Walk<'s, 'e> {
     source: &'s VolumeSource,
     each: &'e mut dyn FnMut(Found) -> bool,
     links: HashMap<(u64, u64), RelPath>,
     device: u64,
+    open: Vec<(RelPath, std::vec::IntoIter<OsString>)>,
 }
 
 impl Walk<'_, '_> {
+    fn run(&mut self) {
+        let mut going = self.visit(RelPath::root());
+        while going {
+            let Some((path, names)) = self.open.last_mut() else { return };
+            let Some(name) = names.next() else {
+                self.open.pop();
+                continue;
+            };
+            // A name that the kernel gave cannot be unclean; were it so, it would be left out by name.
+            going = match path.join(name.as_bytes()) {
+                Ok(next) => self.visit(next),
+                Err(e) => {
+                    let path = path.clone();
+                    self.skip(path, e)
+                }
+            };
+        }
+    }
+
     fn skip(&mut self, path: RelPath, why: impl std::fmt::Display) -> bool {
         (self.each)(Found::Skipped { path, why: why.to_string() })
     }
@@ -157,21 +177,7 @@ impl Walk<'_, '_> {
             names.retain(|name| name.to_str() == Some(&marker));
         }
         names.sort_unstable();
-        for name in names {
-            // A name that the kernel gave cannot be unclean; were it so, it would be left out by name.
-            let next = match path.join(name.as_bytes()) {
-                Ok(next) => next,
-                Err(e) => {
-                    if !self.skip(path.clone(), e) {
-                        return false;
-                    }
-                    continue;
-                }
-            };
-            if !self.visit(next) {
-                return false;
-            }
-        }
+        self.open.push((path, names.into_iter()));
         true
     }
 }
@@ -188,7 +194,7 @@ impl Source for VolumeSource {
     fn walk(&self, each: &mut dyn FnMut(Found) -> bool) -> Result<(), Error> {
         let root = fs::symlink_metadata(&self.root);
         let device = root.map_err(|source| Error::Root { path: self.root.clone(), source })?.dev();
-        Walk { source: self, each, links: HashMap::new(), device }.visit(RelPath::root());
+        Walk { source: self, each, links: HashMap::new(), device, open: Vec::new() }.run();
         Ok(())
     }
 

@@ -133,12 +133,19 @@ fn no_retries() -> RetryConfig {
 
 fn client(credentials: &Credentials) -> ClientOptions {
     // Deadlines are the caller's; a limit of the client's own would cut large bodies off.
-    ClientOptions::new().with_allow_http(credentials.allow_http).with_timeout_disabled()
+    ClientOptions::new().with_allow_http(allows_http(credentials)).with_timeout_disabled()
+}
+
+/// Plain HTTP is asked for by the configuration or by the provider's own variable.
+fn allows_http(credentials: &Credentials) -> bool {
+    let set = |name: &str| std::env::var(name).is_ok_and(|value| matches!(value.as_str(), "1" | "true" | "TRUE"));
+    credentials.allow_http || set("AWS_ALLOW_HTTP") || set("AZURE_ALLOW_HTTP")
 }
 
 fn check_http(url: &str, credentials: &Credentials) -> Result<(), Error> {
-    match &credentials.endpoint {
-        Some(endpoint) if endpoint.starts_with("http://") && !credentials.allow_http => Err(Error::BadUrl {
+    let named = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"].iter().find_map(|n| std::env::var(n).ok());
+    match credentials.endpoint.as_ref().or(named.as_ref()) {
+        Some(endpoint) if endpoint.starts_with("http://") && !allows_http(credentials) => Err(Error::BadUrl {
             url: url.to_owned(),
             why: format!("the endpoint `{endpoint}` is plain HTTP; set `allow_http = true` if that is meant"),
         }),
@@ -161,7 +168,7 @@ fn opened<T>(result: object_store::Result<T>, url: &str) -> Result<T, Error> {
 fn open_s3(bucket: &str, url: &str, credentials: &Credentials) -> Result<impl ObjectStore, Error> {
     check_http(url, credentials)?;
     let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(no_retries());
-    builder = builder.with_client_options(client(credentials)).with_allow_http(credentials.allow_http);
+    builder = builder.with_client_options(client(credentials)).with_allow_http(allows_http(credentials));
     if let Some(endpoint) = &credentials.endpoint {
         builder = builder.with_endpoint(endpoint.trim_end_matches('/'));
     }
@@ -183,7 +190,7 @@ fn open_s3(bucket: &str, url: &str, credentials: &Credentials) -> Result<impl Ob
 fn open_azure(container: &str, url: &str, credentials: &Credentials) -> Result<impl ObjectStore, Error> {
     check_http(url, credentials)?;
     let mut builder = MicrosoftAzureBuilder::from_env().with_container_name(container).with_retry(no_retries());
-    builder = builder.with_client_options(client(credentials)).with_allow_http(credentials.allow_http);
+    builder = builder.with_client_options(client(credentials)).with_allow_http(allows_http(credentials));
     if let Some(endpoint) = &credentials.endpoint {
         builder = builder.with_endpoint(endpoint.clone());
     }

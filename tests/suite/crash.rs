@@ -98,12 +98,12 @@ fn a_backup_may_stop_at_every_operation_of_the_store() {
             let context = format!("stopped {fails:?} operation {n} of {operations}");
             let (store, host) = fork(&scene);
             let mut host = Host { objects: Faulty::new(Arc::clone(&store), n, fails), ..host };
-            // A lost answer to the very last listing costs nothing that was acknowledged; all others fail the run.
+            // The very last operation is a listing behind the commit: its failure is a warning, all others fail the run.
             let outcome = host.backup(&source);
-            assert!(outcome.is_err(), "{context}");
+            assert_eq!(outcome.is_err(), n < operations, "{context}");
             host.objects = store;
             let there = check_all(&scene, &host, &context);
-            assert!((1..=2).contains(&there), "{context}");
+            assert!((1..=2).contains(&there) && (there == 2 || outcome.is_err()), "{context}");
             host.backup(&source).unwrap_or_else(|e| panic!("{context}, repeated: {e}"));
             assert_eq!(check_all(&scene, &host, &context), there + 1, "{context}");
             let stats = host.stats();

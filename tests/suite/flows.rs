@@ -7,7 +7,7 @@ use lifeboat::model::RelPath;
 use lifeboat::ops;
 use lifeboat::ops::Selection;
 use lifeboat::ops::backup::BackupOptions;
-use lifeboat::ops::restore::{LandingState, MARK, Overwrite, RestoreOptions, find_snapshot, prepare};
+use lifeboat::ops::restore::{LandingState, Overwrite, RestoreOptions, find_snapshot, mark_of, prepare};
 use lifeboat::plan::restore::{NoPlan, Wanted};
 use lifeboat::progress::{CancelFlag, Progress, Silent};
 use lifeboat::source::{CommandSource, Rules, StdinSource, VolumeSource};
@@ -283,7 +283,7 @@ fn an_interrupted_restore_continues() {
     let stop = CancelFlag::default();
     stop.0.store(true, std::sync::atomic::Ordering::Relaxed);
     assert!(ops::restore::restore(&mut repository, &prepared, &stop).is_err());
-    assert!(back.path().join(MARK).exists(), "half a restore says that it is one");
+    assert!(back.path().join(mark_of(&choice.id)).exists(), "half a restore says that it is one");
     // What it had written may be torn.
     fs::create_dir_all(back.path().join("docs/deep")).unwrap();
     fs::write(back.path().join("docs/a.jsonl"), "torn").unwrap();

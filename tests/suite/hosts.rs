@@ -258,10 +258,10 @@ fn a_cloned_host_forks_the_log_and_the_next_run_joins_it() {
     // Every snapshot's frames are those of its own manifest, whatever the branches' numbers were.
     for snapshot in repository.catalog().snapshots().unwrap() {
         let mut needed = std::collections::HashSet::new();
-        let mut manifest = repository.manifest(&snapshot.record, &Silent).unwrap();
+        let mut manifest = repository.manifest(&snapshot, &Silent).unwrap();
         while let Some(entry) = manifest.next_stored().unwrap() {
             for extent in entry.content().into_iter().flat_map(|c| &c.extents) {
-                needed.extend(extent.frame.map(|id| repository.locate(&id).unwrap().id));
+                needed.extend(extent.frame.map(|id| repository.locate(snapshot.writer, &id).unwrap().id));
             }
         }
         let used: std::collections::HashSet<_> = snapshot

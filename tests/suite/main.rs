@@ -10,6 +10,8 @@ mod damage;
 mod fixtures;
 mod floors;
 mod flows;
+mod hostile;
 mod hosts;
+mod landing;
 mod metadata;
 mod recovery;

@@ -7,20 +7,28 @@ use crate::cli::Outcome;
 use crate::cli::args::BackupArgs;
 use crate::cli::context::Context;
 use crate::cli::output::{count, counted, duration, size};
+use crate::cli::progress::Console;
 use crate::cli::report::Failure;
 use crate::config::{Plan, parse_size};
 use crate::model::RelPath;
+use crate::ops::Kind;
 use crate::ops::backup::{BackupOptions, BackupReport, backup};
 use crate::plan::restore::show;
 use crate::progress::Progress;
-use crate::repository::is_source_name;
+use crate::repository::{Repository, is_source_name};
 use crate::source::{CommandSource, Rules, Source, StdinSource, VolumeSource};
 
 /// A source to back up now.
 struct Task {
     name: String,
-    source: Box<dyn Source>,
+    plan: What,
     tags: Vec<String>,
+}
+
+/// What is read.
+enum What {
+    Configured(Plan),
+    Stdin(RelPath),
 }
 
 /// Runs it.
@@ -28,30 +36,80 @@ pub fn run(context: &Context, args: &BackupArgs) -> Result<Outcome, Failure> {
     let tasks = tasks(context, args)?;
     let progress = context.progress(true);
     let (mut repository, problems) = context.open(&*progress)?;
+    let given: Vec<String> = context.recipients()?.iter().map(|r| r.as_str().to_owned()).collect();
     repository.host()?;
+    repository.check_recipients(&given)?;
     let mut outcome = if problems.is_empty() { Outcome::Done } else { Outcome::Incomplete };
+    let mut failures: Vec<(String, Failure)> = Vec::new();
+    // One source that fails must not leave the others without a backup that night.
     for task in tasks {
-        let options =
-            BackupOptions { force: args.force, tags: [task.tags, args.tag.clone()].concat(), wait: args.wait };
-        let started = Instant::now();
-        let shared: Arc<dyn Progress> = Arc::clone(&progress) as _;
-        let report = backup(&*task.source, &task.name, &mut repository, &options, &context.world()?, &shared);
-        progress.clear();
-        let report = report?;
-        for problem in &report.problems {
-            context.ui.warning(problem);
+        let name = task.name.clone();
+        match back_up(context, args, task, &mut repository, &progress) {
+            Ok(Outcome::Done) => {}
+            Ok(other) => outcome = other,
+            Err(failure) if failure.kind() == Kind::Cancelled => return Err(failure),
+            Err(failure) => failures.push((name, failure)),
         }
-        if report.record.skipped > 0 || !report.problems.is_empty() {
-            outcome = Outcome::Incomplete;
-        }
-        tell(context, &report, started.elapsed().as_secs_f64())?;
     }
-    Ok(outcome)
+    let Some((_, last)) = failures.pop() else { return Ok(outcome) };
+    for (name, failure) in failures {
+        context.ui.warning(format!("source `{name}` was not backed up"));
+        failure.print(&mut std::io::stderr().lock(), context.ui.json);
+    }
+    Err(last)
+}
+
+fn back_up(
+    context: &Context,
+    args: &BackupArgs,
+    task: Task,
+    repository: &mut Repository,
+    progress: &Arc<Console>,
+) -> Result<Outcome, Failure> {
+    let options = BackupOptions { force: args.force, tags: [task.tags, args.tag.clone()].concat(), wait: args.wait };
+    let source = build(context, task.plan)?;
+    let started = Instant::now();
+    let shared: Arc<dyn Progress> = Arc::clone(progress) as _;
+    let report = backup(&*source, &task.name, repository, &options, &context.world()?, &shared);
+    progress.clear();
+    let report = report?;
+    for problem in &report.problems {
+        context.ui.warning(problem);
+    }
+    tell(context, &report, started.elapsed().as_secs_f64())?;
+    let whole = report.record.skipped == 0 && report.problems.is_empty();
+    Ok(if whole { Outcome::Done } else { Outcome::Incomplete })
 }
 
 fn tasks(context: &Context, args: &BackupArgs) -> Result<Vec<Task>, Failure> {
-    if args.path.is_some() || args.stdin || !args.command.is_empty() {
-        return Ok(vec![ad_hoc(context, args)?]);
+    let is_ad_hoc = args.path.is_some() || args.stdin || !args.command.is_empty();
+    let of_volumes = !args.exclude.is_empty()
+        || !args.exclude_file.is_empty()
+        || !args.exclude_if_present.is_empty()
+        || args.exclude_caches
+        || args.exclude_larger_than.is_some()
+        || args.one_file_system;
+    if of_volumes && args.path.is_none() {
+        let hint = "A source of the configuration has such keys there: `exclude = [\"*.tmp\"]`.";
+        return Err(Failure::usage("the `--exclude` flags belong to `--path`", hint));
+    }
+    if is_ad_hoc {
+        if !args.sources.is_empty() || args.all || args.group.is_some() {
+            let hint = "Run it twice: once with the names, once with `--path`, `--stdin` or a command.";
+            return Err(Failure::usage(
+                "sources of the configuration and one of the command line are both named",
+                hint,
+            ));
+        }
+        if usize::from(args.path.is_some()) + usize::from(args.stdin) + usize::from(!args.command.is_empty()) > 1 {
+            let hint = "Say one of `--path DIR`, `--stdin` and `-- COMMAND`.";
+            return Err(Failure::usage("more than one source is named on the command line", hint));
+        }
+        return Ok(vec![ad_hoc(args)?]);
+    }
+    if args.name.is_some() || args.file_name.is_some() {
+        let hint = "`--name` goes with `--path DIR`, `--stdin` or `-- COMMAND`.";
+        return Err(Failure::usage("`--name` belongs to a source of the command line, and none is given", hint));
     }
     let config = &context.config;
     let names: Vec<String> = if args.all {
@@ -81,19 +139,22 @@ fn tasks(context: &Context, args: &BackupArgs) -> Result<Vec<Task>, Failure> {
                 Failure::usage(format!("there is no source `{name}`"), hint)
             })?;
             let plan = section.plan(&name).map_err(|why| Failure::usage(why, "See the configuration."))?;
-            Ok(Task { source: build(context, plan)?, name, tags: section.tags.clone() })
+            Ok(Task { plan: What::Configured(plan), name, tags: section.tags.clone() })
         })
         .collect()
 }
 
-fn build(context: &Context, plan: Plan) -> Result<Box<dyn Source>, Failure> {
-    Ok(match plan {
-        Plan::Volume { path, rules } => Box::new(VolumeSource::new(&path, &rules)?),
-        Plan::Command { command, file_name } => Box::new(CommandSource::new(file_name, context.now(), command)),
+fn build(context: &Context, what: What) -> Result<Box<dyn Source>, Failure> {
+    Ok(match what {
+        What::Configured(Plan::Volume { path, rules }) => Box::new(VolumeSource::new(&path, &rules)?),
+        What::Configured(Plan::Command { command, file_name }) => {
+            Box::new(CommandSource::new(file_name, context.now(), command))
+        }
+        What::Stdin(file_name) => Box::new(StdinSource::of_process(file_name, context.now())),
     })
 }
 
-fn ad_hoc(context: &Context, args: &BackupArgs) -> Result<Task, Failure> {
+fn ad_hoc(args: &BackupArgs) -> Result<Task, Failure> {
     let name = args.name.clone().ok_or_else(|| {
         Failure::usage("the source has no name", "Give it one with `--name NAME`; it is what you will restore it by.")
     })?;
@@ -113,12 +174,12 @@ fn ad_hoc(context: &Context, args: &BackupArgs) -> Result<Task, Failure> {
     let file_name = args.file_name.clone().unwrap_or_else(|| name.clone());
     let file_name = RelPath::new(file_name.into_bytes()).ok().filter(|path| path.components().count() == 1);
     let file_name = file_name.ok_or_else(|| Failure::usage("`--file-name` must be one name", "Leave `/` out."))?;
-    let source: Box<dyn Source> = match &args.path {
-        Some(path) => Box::new(VolumeSource::new(path, &rules)?),
-        None if args.stdin => Box::new(StdinSource::new(file_name, context.now(), Box::new(std::io::stdin()))),
-        None => Box::new(CommandSource::new(file_name, context.now(), args.command.clone())),
+    let plan = match &args.path {
+        Some(path) => What::Configured(Plan::Volume { path: path.clone(), rules }),
+        None if args.stdin => What::Stdin(file_name),
+        None => What::Configured(Plan::Command { command: args.command.clone(), file_name }),
     };
-    Ok(Task { name, source, tags: Vec::new() })
+    Ok(Task { name, plan, tags: Vec::new() })
 }
 
 fn tell(context: &Context, report: &BackupReport, seconds: f64) -> Result<(), Failure> {
@@ -131,7 +192,8 @@ fn tell(context: &Context, report: &BackupReport, seconds: f64) -> Result<(), Fa
             "complete": record.complete,
             "files_new": report.files_new,
             "files_changed": report.files_changed,
-            "files_unmodified": report.files_unmodified,
+            "files_unmodified": report.files_unmodified + report.files_reread,
+            "files_read_again": report.files_reread,
             "files_skipped": record.skipped,
             "skipped": report.skipped,
             "data_added": counts.bytes_new,
@@ -163,12 +225,12 @@ fn tell(context: &Context, report: &BackupReport, seconds: f64) -> Result<(), Fa
         size(report.bytes_read),
         count(report.files_new),
         count(report.files_changed),
-        count(report.files_unmodified),
+        count(report.files_unmodified + report.files_reread),
         duration(seconds)
     ))?;
     let there = match record.bytes {
         0 => 100,
-        total => 100 - (counts.bytes_new.min(total) * 100).div_ceil(total),
+        total => 100 - (counts.data_new.min(total) * 100).div_ceil(total),
     };
     let packs = counted(counts.packs, "pack", "packs");
     ui.answer(format!("stored    {} in {packs}; {there} % was already there", size(counts.stored)))?;

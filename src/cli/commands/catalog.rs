@@ -8,7 +8,7 @@ use crate::cli::report::Failure;
 /// Runs it.
 pub fn rebuild(context: &Context) -> Result<Outcome, Failure> {
     let progress = context.progress(true);
-    let (mut repository, _) = context.open(&*progress)?;
+    let mut repository = context.open_anew(&*progress)?;
     let report = repository.rebuild_catalog(&*progress);
     progress.clear();
     let report = report?;

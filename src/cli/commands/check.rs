@@ -43,17 +43,27 @@ fn tell(context: &Context, report: &CheckReport, can_read: bool, read: ReadData)
         return ui.json(&serde_json::json!({"message_type": "summary", "clean": report.is_clean(), "report": report}));
     }
     let snapshots = counted(report.snapshots, "snapshot", "snapshots");
-    ui.answer(format!("packs      {} of {snapshots}, all logs", count(report.packs)))?;
+    ui.answer(format!("packs      {} of {snapshots}", count(report.packs)))?;
+    if report.logs_closed > 0 {
+        let logs = counted(report.logs_closed, "log", "logs");
+        ui.answer(format!("not seen   {logs} of other hosts, which only an identity opens"))?;
+    }
     if report.packs_read > 0 {
         let opened = match can_read {
             true => format!("{} opened", counted(report.frames_opened, "frame", "frames")),
             false => "sums compared, nothing opened (no identity)".to_owned(),
         };
-        ui.answer(format!("read       {} packs, {}; {opened}", count(report.packs_read), size(report.bytes_read)))?;
+        ui.answer(format!(
+            "read       {}, {}; {opened}",
+            counted(report.packs_read, "pack", "packs"),
+            size(report.bytes_read)
+        ))?;
     } else if read == ReadData::No {
         ui.story("Stored bytes were not read; `--read-data` reads them.");
     }
-    if can_read {
+    if !can_read {
+        ui.story("Manifests were not read (no identity).");
+    } else {
         ui.answer(format!("manifests  {} read", count(report.manifests_read)))?;
     }
     if report.unnamed > 0 {
@@ -78,7 +88,7 @@ fn tell(context: &Context, report: &CheckReport, can_read: bool, read: ReadData)
         ui.answer("result     all in order")
     } else {
         ui.answer("result     DAMAGED")?;
-        ui.story("The next backup stores anew what the sources still have. Other snapshots and files are right.");
+        ui.story("The next backup stores anew what the sources still have.");
         Ok(())
     }
 }

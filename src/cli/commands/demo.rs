@@ -48,9 +48,9 @@ pub fn run(args: &DemoArgs, global: Global, stop: Arc<AtomicBool>) -> Result<Out
 
 fn play(stage: &Stage, args: &DemoArgs) -> Result<(), Failure> {
     let data = stage.root.join("data");
-    stage.title("1. A repository, and a key pair that reads it")?;
+    stage.title("A repository, and a key pair that reads it")?;
     stage.lifeboat(&["init", "--generate-identity", &stage.path("identity.txt")])?;
-    stage.title("2. A first backup, then an unchanged one")?;
+    stage.title("A first backup, then an unchanged one")?;
     generate(&data)?;
     stage.lifeboat(&["backup", "--path", &stage.path("data"), "--name", "data"])?;
     stage.lifeboat(&["backup", "--path", &stage.path("data"), "--name", "data"])?;
@@ -58,12 +58,12 @@ fn play(stage: &Stage, args: &DemoArgs) -> Result<(), Failure> {
     let before = chrono::Utc::now();
     // Times are shown and read to the second: the change comes in another second than the state that is asked for.
     std::thread::sleep(std::time::Duration::from_millis(1100));
-    stage.title("3. Something happens to the data; the next backup adds only what changed")?;
+    stage.title("Something happens to the data; the next backup adds only what changed")?;
     change(&data)?;
     stage.lifeboat(&["backup", "--path", &stage.path("data"), "--name", "data"])?;
     stage.lifeboat(&["--identity", &stage.path("identity.txt"), "diff", "data"])?;
     if let Some(input) = &args.input {
-        stage.title("4. Real input")?;
+        stage.title("Real input")?;
         let input = input.display().to_string();
         stage.lifeboat(&[
             "backup",
@@ -77,7 +77,7 @@ fn play(stage: &Stage, args: &DemoArgs) -> Result<(), Failure> {
             "/.git",
         ])?;
     }
-    stage.title("5. Back to the time before it happened, byte for byte")?;
+    stage.title("Back to the time before it happened, byte for byte")?;
     let time = before.to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
     let identity = stage.path("identity.txt");
     stage.lifeboat(&[
@@ -96,7 +96,7 @@ fn play(stage: &Stage, args: &DemoArgs) -> Result<(), Failure> {
     if args.input.is_some() {
         stage.lifeboat(&["--identity", &identity, "restore", "real", "--into", &stage.path("real"), "--verify"])?;
     }
-    stage.title("6. Every stored byte, read and opened")?;
+    stage.title("Every stored byte, read and opened")?;
     stage.lifeboat(&["--identity", &identity, "check", "--read-data"])?;
     stage.lifeboat(&["--identity", &identity, "stats"])?;
     stage.title("Proved")?;
@@ -129,8 +129,14 @@ impl Stage {
         }
         self.ui.answer(format!("$ lifeboat {}", words.join(" ").replace(&self.root.display().to_string(), "$DEMO")))?;
         let global = ["lifeboat", "--config", &empty, "--repo", &repo, "--state-dir", &state];
-        let cli = Cli::try_parse_from(global.iter().chain(words))
+        let mut cli = Cli::try_parse_from(global.iter().chain(words))
             .map_err(|e| Failure::new(Kind::Failed, e.to_string(), None))?;
+        // The demo has keys of its own: what the environment names is somebody's real ones.
+        if !words.contains(&"--identity") {
+            cli.global.identity.clear();
+        }
+        cli.global.recipient.clear();
+        cli.global.catalog = None;
         match crate::cli::run(cli, Arc::clone(&self.stop))? {
             Outcome::Done => Ok(()),
             other => Err(Failure::new(Kind::Failed, format!("a step of the demo ended as {other:?}"), None)),

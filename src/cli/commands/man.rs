@@ -1,5 +1,6 @@
 //! `man`.
 
+use std::io::Write;
 use std::path::Path;
 
 use crate::cli::Outcome;
@@ -14,9 +15,11 @@ pub fn run(command: &clap::Command, dir: Option<&Path>) -> Result<Outcome, Failu
             clap_mangen::generate_to(command.clone(), dir).map_err(|e| Failure::io("write", dir, e))?;
         }
         None => {
-            let page = clap_mangen::Man::new(command.clone());
+            let mut page = Vec::new();
             let out = Path::new("standard output");
-            page.render(&mut std::io::stdout()).map_err(|e| Failure::io("write to", out, e))?;
+            clap_mangen::Man::new(command.clone()).render(&mut page).map_err(|e| Failure::io("write to", out, e))?;
+            // A reader that went away (`| head`) is no failure.
+            let _ = std::io::stdout().write_all(&page);
         }
     }
     Ok(Outcome::Done)

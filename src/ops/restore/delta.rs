@@ -21,7 +21,7 @@ pub(super) fn load_chunks(
 ) -> Result<(), Error> {
     let mut packs: HashSet<i64> = HashSet::new();
     {
-        let mut locator = Locator::new(repository);
+        let mut locator = Locator::new(repository, &prepared.snapshot);
         let mut note = |entry: crate::model::Entry| {
             for extent in entry.content().into_iter().flat_map(|content| &content.extents) {
                 if let Some(row) = locator.find(extent)? {

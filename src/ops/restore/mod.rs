@@ -10,7 +10,7 @@ mod tar;
 mod verify;
 mod window;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -18,15 +18,18 @@ use serde::Serialize;
 pub use self::tar::restore_tar;
 use super::Error;
 use super::select::{Filter, Selection};
-use crate::catalog::{FrameRow, SnapshotRow};
-use crate::destination::{self, Directory};
-use crate::model::{Entry, Extent, FrameId, Moment, RelPath, SnapshotId, limits};
+use crate::catalog::{FrameRow, SnapshotRow, WriterRow};
+use crate::destination::{self, Directory, Rights};
+use crate::model::{Entry, EntryKind, Extent, FrameId, Moment, RelPath, SnapshotId, limits};
 use crate::plan::restore::{Candidate, Choice, NoPlan, Wanted, choose, of_source};
 use crate::progress::{Event, Progress};
 use crate::repository::{self, Repository, plan_fetches};
 
-/// The file in a destination that says that a restore has begun and not ended.
-pub const MARK: &str = ".lifeboat-restore";
+/// The file in a destination that says that a restore of this snapshot has begun and not ended. The snapshot's id is in
+/// its name, so that no file of the snapshot itself can have it.
+pub fn mark_of(snapshot: &SnapshotId) -> String {
+    format!(".lifeboat-restore-{snapshot}")
+}
 
 /// What happens to a file that is there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -139,6 +142,8 @@ pub struct Prepared {
     pub(super) options: RestoreOptions,
     /// All selected entries, where they fit into one window.
     pub(super) entries: Option<Vec<Entry>>,
+    /// What `--delete` removes, in path order, each path by itself.
+    pub(super) doomed: Vec<RelPath>,
 }
 
 /// Finds the snapshot that serves a wish.
@@ -167,12 +172,13 @@ pub fn find_snapshot(
 /// Looks frames up, with an answer at hand for the one that is asked for again and again.
 pub(super) struct Locator<'r> {
     repository: &'r Repository,
+    writer: WriterRow,
     known: HashMap<FrameId, FrameRow>,
 }
 
 impl<'r> Locator<'r> {
-    pub fn new(repository: &'r Repository) -> Self {
-        Self { repository, known: HashMap::new() }
+    pub fn new(repository: &'r Repository, snapshot: &SnapshotRow) -> Self {
+        Self { repository, writer: snapshot.writer, known: HashMap::new() }
     }
 
     /// The frame of an extent, `None` for a hole. An extent beyond its frame's end is refused.
@@ -181,7 +187,7 @@ impl<'r> Locator<'r> {
         let row = match self.known.get(&id) {
             Some(row) => *row,
             None => {
-                let row = self.repository.locate(&id)?;
+                let row = self.repository.locate(self.writer, &id)?;
                 if self.known.len() > 100_000 {
                     self.known.clear();
                 }
@@ -226,7 +232,7 @@ pub fn prepare(
         state: LandingState::Stream,
         deletes: Vec::new(),
     };
-    let mut locator = Locator::new(repository);
+    let mut locator = Locator::new(repository, &snapshot);
     let mut frames: HashMap<i64, FrameRow> = HashMap::new();
     let mut kept = Some(Vec::new());
     each_selected(repository, &snapshot, &options.selection, progress, &mut |entry| {
@@ -252,7 +258,7 @@ pub fn prepare(
     let packs: std::collections::HashSet<i64> = frames.values().map(|frame| frame.pack_row).collect();
     plan.packs = packs.len() as u64;
     plan.requests = plan_fetches(frames.into_values().collect()).len() as u64;
-    let mut prepared = Prepared { plan, snapshot, options, entries: kept };
+    let mut prepared = Prepared { plan, snapshot, options, entries: kept, doomed: Vec::new() };
     if let Some(into) = into {
         look_at_landing(repository, into, &mut prepared, progress)?;
     }
@@ -267,17 +273,43 @@ pub(super) fn each_selected(
     progress: &dyn Progress,
     each: &mut dyn FnMut(Entry) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let mut manifest = repository.manifest(&snapshot.record, progress)?;
+    let mut manifest = repository.manifest(snapshot, progress)?;
     let mut filter = Filter::new(selection);
+    let mut first_names: HashMap<RelPath, RelPath> = HashMap::new();
     loop {
         if progress.cancelled() {
             return Err(repository::Error::Cancelled.into());
         }
-        match manifest.next_stored()? {
-            Some(entry) => filter.pass(entry, each)?,
-            None => return Ok(()),
+        let Some(mut entry) = manifest.next_stored()? else { return Ok(()) };
+        if !selection.is_all() && selection.wants(&entry.path, false) {
+            stand_in(repository, snapshot, selection, &mut entry, &mut first_names, progress)?;
         }
+        filter.pass(entry, each)?;
     }
+}
+
+/// A selected name of a file whose first name is not selected becomes that file itself; further names link to it.
+fn stand_in(
+    repository: &Repository,
+    snapshot: &SnapshotRow,
+    selection: &Selection,
+    entry: &mut Entry,
+    first_names: &mut HashMap<RelPath, RelPath>,
+    progress: &dyn Progress,
+) -> Result<(), Error> {
+    let EntryKind::Hardlink { target } = &entry.kind else { return Ok(()) };
+    if selection.wants(target, false) {
+        return Ok(());
+    }
+    if let Some(first) = first_names.get(target) {
+        entry.kind = EntryKind::Hardlink { target: first.clone() };
+        return Ok(());
+    }
+    let target = target.clone();
+    let file = crate::ops::look::find_entry(repository, snapshot, &target, progress)?;
+    (entry.kind, entry.xattrs) = (file.kind, file.xattrs);
+    first_names.insert(target, entry.path.clone());
+    Ok(())
 }
 
 fn look_at_landing(
@@ -296,12 +328,13 @@ fn look_at_landing(
         let directory = Directory::open(into, false)?;
         let plan = &mut prepared.plan;
         plan.free = Some(directory.free()?);
-        let mark = std::fs::read_to_string(into.join(MARK)).ok();
-        plan.state = match mark {
-            Some(text) if text.trim() == plan.snapshot.to_string() => LandingState::Interrupted,
-            Some(_) => LandingState::Occupied,
-            None if directory.is_empty(MARK)? => LandingState::Empty,
-            None => LandingState::Occupied,
+        let mark = mark_of(&plan.snapshot);
+        plan.state = if std::fs::symlink_metadata(into.join(&mark)).is_ok_and(|meta| meta.is_file()) {
+            LandingState::Interrupted
+        } else if directory.is_empty("")? {
+            LandingState::Empty
+        } else {
+            LandingState::Occupied
         };
         let refused = plan.state == LandingState::Occupied
             && prepared.options.overwrite == Overwrite::Refuse
@@ -310,7 +343,15 @@ fn look_at_landing(
             return Err(destination::Error::NotEmpty(into.to_owned()).into());
         }
         if prepared.options.delete && prepared.plan.state != LandingState::Empty {
-            prepared.plan.deletes = find_deletes(repository, &directory, prepared, progress)?;
+            prepared.doomed = find_deletes(repository, &directory, prepared, progress)?;
+            // Shown are the topmost: what lies in a directory that goes, goes with it.
+            let mut shown: Vec<&RelPath> = Vec::new();
+            for path in &prepared.doomed {
+                if !shown.last().is_some_and(|last| path.is_within(last)) {
+                    shown.push(path);
+                }
+            }
+            prepared.plan.deletes = shown.iter().map(ToString::to_string).collect();
         }
     }
     let plan = &prepared.plan;
@@ -324,33 +365,38 @@ fn look_at_landing(
 }
 
 /// What is in the destination and not in the snapshot: both come in path order and are merged. What `--include` and
-/// `--exclude` leave out is left alone.
+/// `--exclude` leave out is left alone, and so is every directory that it lies in.
 fn find_deletes(
     repository: &Repository,
     directory: &Directory,
     prepared: &Prepared,
     progress: &dyn Progress,
-) -> Result<Vec<String>, Error> {
+) -> Result<Vec<RelPath>, Error> {
     let mut there = directory.list()?.into_iter().peekable();
-    let mut extra: Vec<RelPath> = Vec::new();
-    let selection = &prepared.options.selection;
-    let mark = RelPath::new(MARK)?;
-    let mut surplus = |path: RelPath| {
-        let covered = extra.last().is_some_and(|last| path.is_within(last));
-        if path != mark && !covered && selection.wants(&path, false) {
-            extra.push(path);
-        }
-    };
+    let mut extra: Vec<(RelPath, bool)> = Vec::new();
     let everything = Selection::new(&[], &[])?;
     each_selected(repository, &prepared.snapshot, &everything, progress, &mut |entry| {
-        while let Some(path) = there.next_if(|path| *path < entry.path) {
-            surplus(path);
+        while let Some(found) = there.next_if(|(path, _)| *path < entry.path) {
+            extra.push(found);
         }
-        there.next_if(|path| *path == entry.path);
+        there.next_if(|(path, _)| *path == entry.path);
         Ok(())
     })?;
-    there.for_each(&mut surplus);
-    Ok(extra.iter().map(ToString::to_string).collect())
+    extra.extend(there);
+    let mark = RelPath::new(mark_of(&prepared.plan.snapshot))?;
+    let mut protected: HashSet<RelPath> = HashSet::new();
+    let mut doomed = Vec::new();
+    // Deepest first: a directory goes only if nothing in it is protected.
+    for (path, is_dir) in extra.into_iter().rev() {
+        let stays = path == mark || !prepared.options.selection.wants(&path, is_dir) || protected.contains(&path);
+        if stays {
+            protected.extend(path.parent());
+        } else {
+            doomed.push(path);
+        }
+    }
+    doomed.reverse();
+    Ok(doomed)
 }
 
 /// Carries a plan out, into a directory.
@@ -360,10 +406,11 @@ pub fn restore(
     progress: &dyn Progress,
 ) -> Result<RestoreReport, Error> {
     let into = prepared.plan.into.as_deref().unwrap_or(Path::new("."));
-    let directory = Directory::open(into, true)?;
-    let mark = directory.path().join(MARK);
-    let io = |doing, source| Error::Io { doing, path: mark.clone(), source };
-    std::fs::write(&mark, prepared.plan.snapshot.to_string()).map_err(|e| io("write", e))?;
+    let options = &prepared.options;
+    let rights = Rights { replace: options.overwrite != Overwrite::Never, remove: options.delete };
+    let directory = Directory::open(into, true)?.with_rights(rights);
+    let mark = mark_of(&prepared.plan.snapshot);
+    directory.write_mark(&mark, "a restore has begun here and not ended; run it again to go on\n")?;
     progress.event(Event::Stage("restoring"));
     progress.event(Event::Expect { items: prepared.plan.files, bytes: prepared.plan.bytes });
     let mut report = RestoreReport {
@@ -375,34 +422,28 @@ pub fn restore(
         verified: 0,
         trouble: Vec::new(),
     };
-    for path in &prepared.plan.deletes {
-        // Names that are not UTF-8 are shown with a replacement and cannot be named back: they are found again.
-        remove_shown(&directory, path)?;
+    for path in prepared.doomed.iter().rev() {
+        directory.unlink(path)?;
         report.deleted += 1;
     }
-    window::run(repository, prepared, &directory, &mut report, progress)?;
+    let leftovers = window::run(repository, prepared, &directory, &mut report, progress)?;
     progress.event(Event::Stage("syncing"));
     directory.sync()?;
-    if prepared.options.verify {
-        verify::run(repository, prepared, &directory, &mut report, progress)?;
+    if options.verify {
+        verify::run(repository, prepared, &directory, &leftovers, &mut report, progress)?;
     }
     report.trouble = directory.take_trouble();
-    std::fs::remove_file(&mark).map_err(|e| io("remove", e))?;
+    directory.remove_mark(&mark)?;
     // The mark's coming and going changed the root's time.
     window::finish_root(repository, prepared, &directory, progress)?;
     directory.sync()?;
-    Ok(report)
-}
-
-fn remove_shown(directory: &Directory, shown: &str) -> Result<(), Error> {
-    let exact = RelPath::new(shown).ok().filter(|path| path.to_string() == *shown);
-    match exact {
-        Some(path) if directory.existing(&path)?.is_some() => Ok(directory.unlink(&path)?),
-        _ => {
-            for path in directory.list()?.into_iter().filter(|path| path.to_string() == shown) {
-                directory.unlink(&path)?;
+    match leftovers.hurt.first() {
+        None => Ok(report),
+        Some((first, why)) => {
+            for (path, what) in &report.trouble {
+                progress.event(Event::Warning(&format!("`{path}`: {what}")));
             }
-            Ok(())
+            Err(Error::Hurt { files: leftovers.hurt.len() as u64, first: first.clone(), why: why.clone() })
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 
 use crossbeam_channel::bounded;
 
+use super::window::Leftovers;
 use super::{Prepared, RestoreReport, each_selected};
 use crate::destination::Directory;
 use crate::model::{Digest, Entry};
@@ -17,6 +18,7 @@ pub(super) fn run(
     repository: &Repository,
     prepared: &Prepared,
     directory: &Directory,
+    leftovers: &Leftovers,
     report: &mut RestoreReport,
     progress: &dyn Progress,
 ) -> Result<(), Error> {
@@ -45,7 +47,8 @@ pub(super) fn run(
         drop(jobs);
         let jobs_in = jobs_in;
         each_selected(repository, &prepared.snapshot, &prepared.options.selection, progress, &mut |entry| {
-            if entry.content().is_some() {
+            let hurt = || leftovers.hurt.iter().any(|(path, _)| *path == entry.path.to_string());
+            if entry.content().is_some() && !leftovers.kept.contains(&entry.path) && !hurt() {
                 // The threads end only when this sender is dropped.
                 let _ = jobs_in.send(entry);
             }

@@ -1,7 +1,7 @@
 //! Writing one window of entries after another: directories first, then files as their frames come, then links and nodes;
 //! directories' metadata at the very end, deepest first.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use super::{Locator, Overwrite, Prepared, RestoreReport, each_selected};
 use crate::catalog::FrameRow;
 use crate::destination::Directory;
-use crate::model::{Entry, EntryKind, FileContent, limits};
+use crate::model::{Entry, EntryKind, FileContent, RelPath, limits};
 use crate::ops::Error;
 use crate::ops::restore::{LandingState, delta};
 use crate::progress::{Event, Progress};
@@ -53,19 +53,27 @@ struct Window {
     entries: usize,
 }
 
+/// Files that a restore did not put whole: path and why; and files of the user's that it left as they were.
+#[derive(Default)]
+pub(super) struct Leftovers {
+    pub hurt: Vec<(String, String)>,
+    pub kept: HashSet<RelPath>,
+}
+
 pub(super) fn run(
     repository: &mut Repository,
     prepared: &Prepared,
     directory: &Directory,
     report: &mut RestoreReport,
     progress: &dyn Progress,
-) -> Result<(), Error> {
-    let mut state = State { directory, prepared, report, progress, dirs: Vec::new(), hurt: Vec::new() };
+) -> Result<Leftovers, Error> {
+    let leftovers = Leftovers::default();
+    let mut state = State { directory, prepared, report, progress, dirs: Vec::new(), leftovers };
     if needs_chunks(prepared) {
         delta::load_chunks(repository, prepared, progress)?;
     }
     let repository = &*repository;
-    let mut locator = Locator::new(repository);
+    let mut locator = Locator::new(repository, &prepared.snapshot);
     let mut window = Window::default();
     if let Some(entries) = &prepared.entries {
         for entry in entries {
@@ -94,7 +102,7 @@ pub(super) fn finish_root(
     directory: &Directory,
     progress: &dyn Progress,
 ) -> Result<(), Error> {
-    let mut manifest = repository.manifest(&prepared.snapshot.record, progress)?;
+    let mut manifest = repository.manifest(&prepared.snapshot, progress)?;
     let wanted = prepared.options.selection.wants(&crate::model::RelPath::root(), true);
     match manifest.next_stored()? {
         Some(root) if root.path.is_root() && root.is_dir() && wanted => Ok(directory.finish_dir(&root)?),
@@ -108,7 +116,7 @@ struct State<'a> {
     report: &'a mut RestoreReport,
     progress: &'a dyn Progress,
     dirs: Vec<Entry>,
-    hurt: Vec<(String, String)>,
+    leftovers: Leftovers,
 }
 
 /// What is done with a file.
@@ -136,6 +144,12 @@ impl State<'_> {
                 let content = content.clone();
                 match self.deed(&entry, &content)? {
                     Deed::Keep => {
+                        if self.prepared.plan.state == LandingState::Interrupted {
+                            self.directory.discard(&entry.path)?;
+                        }
+                        if matches!(self.prepared.options.overwrite, Overwrite::Never | Overwrite::IfNewer) {
+                            self.leftovers.kept.insert(entry.path.clone());
+                        }
                         self.report.files_kept += 1;
                         self.report.bytes_kept += content.size;
                         self.progress.event(Event::Done { items: 1, bytes: content.size });
@@ -154,9 +168,6 @@ impl State<'_> {
             return Ok(Deed::Write);
         }
         let Some(there) = self.directory.existing(&entry.path)? else { return Ok(Deed::Write) };
-        if self.prepared.plan.state == LandingState::Interrupted {
-            return Ok(if there.is_file && there.links == 1 { Deed::Mend } else { Deed::Write });
-        }
         let same = there.is_file && there.size == content.size && there.mtime == entry.mtime;
         Ok(match self.prepared.options.overwrite {
             Overwrite::Never => Deed::Keep,
@@ -164,6 +175,8 @@ impl State<'_> {
             Overwrite::IfNewer if there.mtime >= entry.mtime => Deed::Keep,
             // A file with other names is written anew, so that those keep their content.
             Overwrite::Delta if there.is_file && there.links == 1 => Deed::Mend,
+            // What carries a final name was written whole by the run before; a power cut may have taken some of it.
+            Overwrite::Refuse if there.is_file && there.links == 1 => Deed::Mend,
             _ => Deed::Write,
         })
     }
@@ -233,7 +246,10 @@ impl State<'_> {
         for (row, target) in wrong {
             window.targets.entry(row.row).or_insert_with(|| (row, Vec::new())).1.push(target);
         }
-        self.add_task(window, entry, left, Handle::Open(file), true)
+        // Closed meanwhile: there may be more of them than descriptors.
+        drop(file);
+        self.directory.discard(&entry.path)?;
+        self.add_task(window, entry, left, Handle::New, true)
     }
 
     fn flush_if_full(&mut self, repository: &Repository, window: &mut Window) -> Result<(), Error> {
@@ -258,7 +274,7 @@ impl State<'_> {
             return Err(error);
         }
         read?;
-        self.hurt.extend(sink.hurt.into_inner().unwrap_or_default());
+        self.leftovers.hurt.extend(sink.hurt.into_inner().unwrap_or_default());
         for entry in &window.nodes {
             self.place_node(entry)?;
         }
@@ -271,9 +287,16 @@ impl State<'_> {
             return Ok(());
         }
         if let EntryKind::Hardlink { target } = &entry.kind {
+            if self.leftovers.kept.contains(target) {
+                // A link to a file that this restore left as it was would be another file than the snapshot's.
+                let why = format!("it is a link to `{target}`, which was kept as it was");
+                self.leftovers.hurt.push((entry.path.to_string(), why));
+                return Ok(());
+            }
             // The file with the content may be hurt or left out by the selection: said, not fatal.
             if self.directory.existing(target)?.is_none() {
-                self.hurt
+                self.leftovers
+                    .hurt
                     .push((entry.path.to_string(), format!("the file that it links to, `{target}`, is not there")));
                 return Ok(());
             }
@@ -281,16 +304,11 @@ impl State<'_> {
         Ok(self.directory.place(entry)?)
     }
 
-    fn finish(self) -> Result<(), Error> {
+    fn finish(self) -> Result<Leftovers, Error> {
         for entry in self.dirs.iter().rev().filter(|entry| !entry.path.is_root()) {
             self.directory.finish_dir(entry)?;
         }
-        match self.hurt.first() {
-            None => Ok(()),
-            Some((first, why)) => {
-                Err(Error::Hurt { files: self.hurt.len() as u64, first: first.clone(), why: why.clone() })
-            }
-        }
+        Ok(self.leftovers)
     }
 }
 
@@ -305,15 +323,15 @@ fn finish_file(directory: &Directory, task: &Task) -> Result<(), Error> {
     }
     directory.finish_file(&file, &task.entry)?;
     *handle = Handle::Closed;
-    Ok(())
+    if task.in_place { Ok(()) } else { Ok(directory.publish(&task.entry.path)?) }
 }
 
 fn open_handle(directory: &Directory, task: &Task, handle: &mut Handle) -> Result<Arc<File>, Error> {
     Ok(match handle {
         Handle::Open(file) => Arc::clone(file),
-        Handle::New if task.in_place => Arc::new(directory.open_file(&task.entry.path)?),
+        Handle::New | Handle::Closed if task.in_place => Arc::new(directory.open_file(&task.entry.path)?),
         Handle::New => Arc::new(directory.create_file(&task.entry.path)?),
-        Handle::Closed => Arc::new(directory.open_file(&task.entry.path)?),
+        Handle::Closed => Arc::new(directory.reopen_file(&task.entry.path)?),
     })
 }
 
@@ -396,12 +414,12 @@ impl FileSink<'_> {
         }
         let was_open =
             matches!(*task.handle.lock().unwrap_or_else(std::sync::PoisonError::into_inner), Handle::Open(_));
-        if was_open && !task.in_place {
+        if was_open {
             self.open.fetch_sub(1, Ordering::Relaxed);
         }
         self.progress.event(Event::Done { items: 1, bytes: 0 });
         if task.hurt.load(Ordering::Relaxed) {
-            return Ok(self.directory.mark_incomplete(&task.entry.path)?);
+            return Ok(self.directory.mark_incomplete(&task.entry.path, task.in_place)?);
         }
         finish_file(self.directory, task)
     }

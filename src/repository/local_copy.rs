@@ -1,0 +1,42 @@
+//! The host's own copy of a source's newest manifest: what tells an unchanged file on a host that cannot read its backups.
+//! Written beside the manifest in the store, published only when the snapshot exists.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+
+use super::Error;
+use crate::model::SnapshotId;
+
+/// The host's own copy of the manifest, being written.
+pub(super) struct LocalCopy {
+    staged: PathBuf,
+    target: PathBuf,
+    writer: zstd::stream::write::Encoder<'static, BufWriter<File>>,
+}
+
+impl LocalCopy {
+    /// Starts a copy beside the one that it will replace. The snapshot's id is its first line, outside the compressed part.
+    pub fn create(target: PathBuf, id: SnapshotId) -> Result<Self, Error> {
+        let staged = target.with_extension(format!("{}.tmp", std::process::id()));
+        let io = |source| Error::Io { doing: "write", path: staged.clone(), source };
+        let mut file = BufWriter::new(File::create(&staged).map_err(io)?);
+        writeln!(file, "{id}").map_err(io)?;
+        let writer = zstd::stream::write::Encoder::new(file, 1).map_err(io)?;
+        Ok(Self { staged, target, writer })
+    }
+
+    /// Adds a line.
+    pub fn write(&mut self, line: &[u8]) -> Result<(), Error> {
+        let path = self.staged.clone();
+        self.writer.write_all(line).map_err(|source| Error::Io { doing: "write", path, source })
+    }
+
+    /// Not synced: a lost copy costs one full reading of the source, nothing else.
+    pub fn publish(self) -> Result<(), Error> {
+        let io = |source| Error::Io { doing: "write", path: self.target.clone(), source };
+        let mut file = self.writer.finish().map_err(io)?;
+        file.flush().map_err(io)?;
+        std::fs::rename(&self.staged, &self.target).map_err(io)
+    }
+}
