@@ -102,6 +102,8 @@ pub struct Counts {
     pub bytes_new: u64,
     /// The same of the source alone.
     pub data_new: u64,
+    /// Plain bytes of the source that were there already; holes are in neither.
+    pub data_reused: u64,
     /// Sealed bytes of the packs that were put.
     pub stored: u64,
     /// Packs that were put.
@@ -248,12 +250,14 @@ impl<'r> Session<'r> {
         if let Some((frame, offset)) = self.fresh.get(&short).copied() {
             self.counts.chunks_reused += 1;
             self.used_fresh[frame as usize] = self.used_fresh[frame as usize].saturating_add(length as u32);
+            self.count_reused(kind, length);
             draft.push(Place::Fresh(frame), u64::from(offset), length);
             return Ok(());
         }
         if let Some((frame, offset)) = self.trust.chunk(&id)? {
             self.counts.chunks_reused += 1;
             self.count_use(&frame, length)?;
+            self.count_reused(kind, length);
             draft.push(Place::Stored(frame), u64::from(offset), length);
             return Ok(());
         }
@@ -274,6 +278,12 @@ impl<'r> Session<'r> {
             self.close_frame(kind)?;
         }
         Ok(())
+    }
+
+    fn count_reused(&mut self, kind: PackKind, length: u64) {
+        if kind == PackKind::Data {
+            self.counts.data_reused += length;
+        }
     }
 
     fn count_use(&mut self, frame: &FrameId, length: u64) -> Result<(), Error> {
@@ -318,6 +328,7 @@ impl<'r> Session<'r> {
             for Extent { frame, length, .. } in &content.extents {
                 if let Some(frame) = frame {
                     self.count_use(frame, *length)?;
+                    self.count_reused(PackKind::Data, *length);
                 }
             }
         }

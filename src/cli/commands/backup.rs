@@ -228,9 +228,9 @@ fn tell(context: &Context, report: &BackupReport, seconds: f64) -> Result<(), Fa
         count(report.files_unmodified + report.files_reread),
         duration(seconds)
     ))?;
-    let there = match record.bytes {
+    let there = match counts.data_new + counts.data_reused {
         0 => 100,
-        total => 100 - (counts.data_new.min(total) * 100).div_ceil(total),
+        total => counts.data_reused * 100 / total,
     };
     let packs = counted(counts.packs, "pack", "packs");
     ui.answer(format!("stored    {} in {packs}; {there} % was already there", size(counts.stored)))?;
