@@ -364,3 +364,36 @@ fn many_small_changes_keep_the_newest_snapshot_in_few_frames() {
     assert!(prepared.plan.frames <= frames);
     assert!(plain_bytes < 4 * bytes, "the newest snapshot of {bytes} bytes reads frames of {plain_bytes}");
 }
+
+#[test]
+fn a_long_run_commits_what_it_has_stored_and_its_snapshot_counts_it() {
+    let source = tempfile::tempdir().unwrap();
+    for n in 0..3 {
+        fs::write(source.path().join(format!("f{n}")), tree::noise(45_000_000, n)).unwrap();
+    }
+    // The same bytes again, when their frames are long committed.
+    fs::copy(source.path().join("f0"), source.path().join("g")).unwrap();
+    tree::age(source.path());
+    let (host, person) = (Host::new(Arc::new(InMemory::new())), Person::new());
+    host.init(&person);
+    let mut long = world();
+    let (ticks, start) = (std::sync::atomic::AtomicI64::new(0), clock()());
+    // Six minutes pass between two looks at the clock.
+    long.clock = Arc::new(move || {
+        start + chrono::TimeDelta::seconds(360 * ticks.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+    });
+    let (mut repository, _) = host.open(None).unwrap();
+    let volume = VolumeSource::new(source.path(), &Rules::default()).unwrap();
+    let progress: Arc<dyn Progress> = Arc::new(Silent);
+    let report =
+        ops::backup::backup(&volume, "data", &mut repository, &BackupOptions::default(), &long, &progress).unwrap();
+    let row = repository.host_row().unwrap();
+    assert!(repository.catalog().commits(row, true).unwrap().len() > 2, "it committed on the way");
+    assert!(report.counts.bytes_new < 140_000_000, "the copy was found: {}", report.counts.bytes_new);
+    let stats = ops::look::stats(&repository).unwrap();
+    assert_eq!(stats.unused_bytes, 0, "the snapshot uses every frame that the run stored, early ones too");
+    drop(repository);
+    let back = tempfile::tempdir().unwrap();
+    host.restore(&person, &Wanted::Latest, back.path()).unwrap();
+    assert_eq!(tree::describe(back.path()), tree::describe(source.path()));
+}
