@@ -7,14 +7,14 @@
 //! that is not empty is removed only where removing was asked for.
 
 use std::collections::HashMap;
-use std::ffi::{CString, OsStr};
+use std::ffi::OsStr;
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use rustix::fs::{self, AtFlags, CWD, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{self, AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::Error;
@@ -53,8 +53,8 @@ pub struct Directory {
     path: PathBuf,
     root: Arc<OwnedFd>,
     open: Mutex<HashMap<RelPath, Arc<OwnedFd>>>,
-    is_root_user: bool,
-    trouble: Mutex<Vec<(String, String)>>,
+    pub(super) is_root_user: bool,
+    pub(super) trouble: Mutex<Vec<(String, String)>>,
 }
 
 fn name(bytes: &[u8]) -> &OsStr {
@@ -109,16 +109,16 @@ impl Directory {
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
-    fn io(&self, doing: &'static str, path: &RelPath, errno: impl Into<std::io::Error>) -> Error {
+    pub(super) fn io(&self, doing: &'static str, path: &RelPath, errno: impl Into<std::io::Error>) -> Error {
         Error::Io { doing, path: self.absolute(path), source: errno.into() }
     }
 
-    fn absolute(&self, path: &RelPath) -> PathBuf {
+    pub(super) fn absolute(&self, path: &RelPath) -> PathBuf {
         if path.is_root() { self.path.clone() } else { self.path.join(name(path.as_bytes())) }
     }
 
     /// The open descriptor of a directory below the root, each component opened without following links.
-    fn directory(&self, path: &RelPath) -> Result<Arc<OwnedFd>, Error> {
+    pub(super) fn directory(&self, path: &RelPath) -> Result<Arc<OwnedFd>, Error> {
         let lock = || self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         // From the deepest directory that is open already.
         let (mut missing, mut at) = (Vec::new(), path.clone());
@@ -317,49 +317,6 @@ impl Directory {
         opened.map(File::from).map_err(|e| self.io("open", path, e))
     }
 
-    /// Gives a finished file its owner, attributes, mode and times.
-    pub fn finish_file(&self, file: &File, entry: &Entry) -> Result<(), Error> {
-        self.finish_fd(file, entry, &entry.path)
-    }
-
-    /// The same for a directory, once nothing is placed in it any more.
-    pub fn finish_dir(&self, entry: &Entry) -> Result<(), Error> {
-        let directory = self.directory(&entry.path)?;
-        self.finish_fd(&directory, entry, &entry.path)
-    }
-
-    fn finish_fd(&self, fd: impl AsFd, entry: &Entry, path: &RelPath) -> Result<(), Error> {
-        if self.is_root_user {
-            let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-            if let Err(e) = fs::fchown(&fd, Some(uid), Some(gid)) {
-                self.note(path, "owner", e);
-            }
-        }
-        let stat = fs::fstat(&fd).map_err(|e| self.io("look at", path, e))?;
-        for (attribute, value) in &entry.xattrs {
-            let Ok(key) = CString::new(attribute.as_bytes()) else { continue };
-            if let Err(e) = fs::fsetxattr(&fd, key.as_c_str(), value.as_bytes(), XattrFlags::empty()) {
-                self.note(path, attribute, e);
-            }
-        }
-        let mode = safe_mode(entry, stat.st_uid, stat.st_gid);
-        fs::fchmod(&fd, Mode::from_raw_mode(mode)).map_err(|e| self.io("set the mode of", path, e))?;
-        fs::futimens(&fd, &times(entry.mtime)).map_err(|e| self.io("set the times of", path, e))
-    }
-
-    /// Remembers metadata that this user or this file system does not allow: told at the end, not an error.
-    fn note(&self, path: &RelPath, what: &str, errno: Errno) {
-        let mut trouble = self.trouble.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if trouble.len() < 1000 {
-            trouble.push((path.to_string(), format!("its {what} could not be set: {errno}")));
-        }
-    }
-
-    /// Metadata that could not be set.
-    pub fn take_trouble(&self) -> Vec<(String, String)> {
-        std::mem::take(&mut *self.trouble.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
-    }
-
     /// Places what is neither file nor directory. What stood there is removed. A socket is left out: whoever listens on it
     /// makes it.
     pub fn place(&self, entry: &Entry) -> Result<(), Error> {
@@ -397,29 +354,6 @@ impl Directory {
         }
         .map_err(|e| self.io("make", path, e))?;
         self.finish_node(&parent, last, entry)
-    }
-
-    fn finish_node(&self, parent: &OwnedFd, last: &OsStr, entry: &Entry) -> Result<(), Error> {
-        let path = &entry.path;
-        if self.is_root_user {
-            let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-            if let Err(e) = fs::chownat(parent, last, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW) {
-                self.note(path, "owner", e);
-            }
-        }
-        if !matches!(entry.kind, EntryKind::Symlink { .. }) {
-            fs::chmodat(parent, last, Mode::from_raw_mode(entry.mode), AtFlags::empty())
-                .map_err(|e| self.io("set the mode of", path, e))?;
-        }
-        for (attribute, value) in &entry.xattrs {
-            // There is no call for a name below a descriptor; the parent was opened without following links.
-            let full = self.absolute(path);
-            if let Err(e) = fs::lsetxattr(&full, attribute.as_str(), value.as_bytes(), XattrFlags::empty()) {
-                self.note(path, attribute, e);
-            }
-        }
-        fs::utimensat(parent, last, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|e| self.io("set the times of", path, e))
     }
 
     /// Gives a file that could not be restored whole a name that says so: the one that was being written, or with
@@ -462,16 +396,6 @@ impl Directory {
     pub fn sync(&self) -> Result<(), Error> {
         fs::syncfs(&self.root).map_err(|e| self.io("sync", &RelPath::root(), e))
     }
-}
-
-/// The mode to set: set-user-id and set-group-id only for the owner that they were given by.
-fn safe_mode(entry: &Entry, uid: u32, gid: u32) -> u32 {
-    if (uid, gid) == (entry.uid, entry.gid) || entry.is_dir() { entry.mode } else { entry.mode & !0o6000 }
-}
-
-fn times(mtime: Stamp) -> Timestamps {
-    let time = Timespec { tv_sec: mtime.0, tv_nsec: mtime.1.min(999_999_999).into() };
-    Timestamps { last_access: time, last_modification: time }
 }
 
 #[cfg(test)]

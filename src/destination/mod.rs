@@ -3,6 +3,7 @@
 //! Not here: which entries, and where their bytes come from.
 
 mod directory;
+mod metadata;
 mod tar;
 
 use std::path::PathBuf;

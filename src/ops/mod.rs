@@ -6,6 +6,7 @@ pub mod backup;
 pub mod check;
 mod kind;
 pub mod look;
+mod merge;
 mod readers;
 pub mod restore;
 mod select;

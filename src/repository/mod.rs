@@ -6,6 +6,7 @@
 //! Not here: what is backed up, where it is restored, which snapshot is chosen.
 
 mod audit;
+mod draft;
 mod fetch;
 mod host;
 mod init;
@@ -19,6 +20,7 @@ mod pipeline;
 mod session;
 mod trust;
 
+pub use draft::{Counts, Draft, SessionEnd, SnapshotDraft};
 pub use fetch::{Fetch, FrameReader, Sink, plan_fetches};
 pub use host::{HostFolder, HostWriter};
 pub use init::{Admission, InitOptions, Made, Request, init};
@@ -27,7 +29,7 @@ pub use log::{Problem, SyncReport};
 pub use manifest::{ExtentReader, ManifestReader, read_local_manifest};
 pub use open::{Keys, OpenOptions, Repository};
 pub use packs::PackListing;
-pub use session::{Counts, Draft, Session, SessionEnd, SnapshotDraft};
+pub use session::Session;
 pub use trust::Trust;
 
 use std::path::PathBuf;
