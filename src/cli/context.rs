@@ -20,7 +20,7 @@ use crate::plan::restore::Wanted;
 use crate::progress::Progress;
 use crate::repository::{self, Keys, OpenOptions, Problem, Repository, SyncReport};
 use crate::seal::{Keyring, Recipient};
-use crate::store::{self, Limits, Store, open_url};
+use crate::store::{self, Limits, Location, Store, open_url, parse_url};
 
 /// A command's surroundings.
 pub struct Context {
@@ -89,6 +89,14 @@ impl Context {
             store::Error::NotFound { store, .. } => repository::Error::NoRepository(store).into(),
             e => e.into(),
         })
+    }
+
+    /// The repository's directory, where it is one on this machine and there already.
+    pub fn local_repository(&self) -> Result<Option<PathBuf>, Failure> {
+        match parse_url(&self.url()?)? {
+            Location::Local(path) => Ok(std::fs::canonicalize(path).ok()),
+            _ => Ok(None),
+        }
     }
 
     /// Where this host keeps its part.
@@ -212,6 +220,9 @@ impl Context {
             (Some(text), None) if text.trim() == "latest" => Ok((Wanted::Latest, None)),
             (Some(text), None) => {
                 let time = read_time(text, self.now())?;
+                if time.moment > self.now() {
+                    self.ui.warning(format!("{} has not come yet; the newest snapshot is taken", time.shown));
+                }
                 Ok((Wanted::At(time.moment), Some(time.shown)))
             }
             (None, None) => Ok((Wanted::Latest, None)),

@@ -28,6 +28,14 @@ pub enum Error {
     /// Something is there already.
     #[error("`{}` is not empty", .0.display())]
     NotEmpty(PathBuf),
+    /// It holds a restore of another snapshot that did not end.
+    #[error("`{}` holds an interrupted restore of snapshot {snapshot}", path.display())]
+    Interrupted {
+        /// Where.
+        path: PathBuf,
+        /// Of which.
+        snapshot: String,
+    },
     /// It does not fit.
     #[error("`{}` has {free} bytes free, and {needed} are needed", path.display())]
     NoSpace {

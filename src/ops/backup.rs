@@ -59,6 +59,8 @@ pub struct BackupReport {
     pub files_reread: u64,
     /// Files that were taken over unread.
     pub files_unmodified: u64,
+    /// Files of the snapshot before, if there was one.
+    pub files_before: Option<u64>,
     /// Bytes that were read.
     pub bytes_read: u64,
     /// The first of what was skipped: path and reason.
@@ -133,6 +135,7 @@ pub fn backup(
         files_changed: tally.changed,
         files_reread: tally.reread,
         files_unmodified: tally.unmodified,
+        files_before: previous.map(|record| record.files),
         bytes_read: tally.bytes_read,
         skipped: tally.skipped,
         problems: end.problems,

@@ -34,7 +34,8 @@ impl Error {
         match self {
             Self::Repository(e) => repository_kind(e),
             Self::Source(source::Error::Rules(_)) | Self::Pattern { .. } => Kind::Usage,
-            Self::Destination(destination::Error::NotEmpty(_)) => Kind::Usage,
+            Self::Destination(destination::Error::NotEmpty(_) | destination::Error::Interrupted { .. })
+            | Self::NothingSelected => Kind::Usage,
             Self::NoPlan(_) => Kind::NoPlan,
             Self::Busy(_) => Kind::Busy,
             Self::Hurt { .. } => Kind::Damage,
@@ -51,6 +52,14 @@ impl Error {
             Self::Destination(destination::Error::NotEmpty(_)) => Some(
                 "Choose an empty directory, or say what happens to the files there: `--overwrite if-changed`, `--delta`, \
                  or `--delete`."
+                    .to_owned(),
+            ),
+            Self::Destination(destination::Error::Interrupted { snapshot, .. }) => {
+                Some(format!("Go on with it: `--snapshot {snapshot}`. Or choose another directory."))
+            }
+            Self::NothingSelected => Some(
+                "Patterns are relative to the source's root, as lines of .gitignore: `--include etc/app`. \
+                 `lifeboat find SOURCE PATTERN` tries one."
                     .to_owned(),
             ),
             Self::Destination(destination::Error::NoSpace { .. }) => {
@@ -77,9 +86,12 @@ fn repository_kind(error: &repository::Error) -> Kind {
         E::NoRepository(_) => Kind::NoRepository,
         E::Store(store::Error::BadUrl { .. }) | E::OtherRecipients => Kind::Usage,
         E::Store(store::Error::NotFound { key, .. }) if key == "lifeboat.json" => Kind::NoRepository,
-        E::Keys { .. } | E::NeedsIdentity(_) | E::NotAWriter(_) | E::NotAdmitted(_) | E::Fingerprint { .. } => {
-            Kind::Key
-        }
+        E::Keys { .. }
+        | E::KeyFile { .. }
+        | E::NeedsIdentity(_)
+        | E::NotAWriter(_)
+        | E::NotAdmitted(_)
+        | E::Fingerprint { .. } => Kind::Key,
         E::BadObject { .. } | E::Pack { .. } | E::Frame { .. } | E::UnknownFrame(_) | E::Manifest { .. } => {
             Kind::Damage
         }
@@ -141,11 +153,18 @@ fn repository_hint(error: &repository::Error) -> Option<String> {
         E::Store(store::Error::Denied { .. }) => {
             "Check the credentials and their rights: a backup needs to list, read and create.".to_owned()
         }
+        E::Store(store::Error::Unreachable { tries: 1, .. }) => {
+            "Trying again would not help: check its free space and the permissions. What is stored is safe.".to_owned()
+        }
         E::Store(store::Error::Unreachable { .. } | store::Error::Deadline { .. }) => {
             "What is stored is safe. Run the same command again when the store answers; it reuses what is there."
                 .to_owned()
         }
-        E::Cancelled => "What is stored is kept. Run the same command again to go on.".to_owned(),
+        E::Cancelled => "Nothing that was done is lost. Run the same command again to go on.".to_owned(),
+        E::KeyFile { path, .. } => format!(
+            "Move `{}` away, then join again with an identity: `lifeboat init --identity FILE`.",
+            path.display()
+        ),
         _ => return None,
     };
     Some(hint)

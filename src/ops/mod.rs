@@ -57,6 +57,9 @@ pub enum Error {
     /// The path is no file.
     #[error("`{0}` is not a regular file")]
     NotAFile(String),
+    /// No entry matches.
+    #[error("nothing in the snapshot matches what was asked for")]
+    NothingSelected,
     /// Files could not be restored whole.
     #[error("{files} of the files were not restored whole; the first: `{first}`: {why}")]
     Hurt {

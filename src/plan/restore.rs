@@ -37,6 +37,8 @@ pub struct Choice {
     pub shows: Moment,
     /// Whether it is complete.
     pub complete: bool,
+    /// Incomplete snapshots that are newer, and not newer than what was asked for, oldest first.
+    pub passed_over: Vec<(SnapshotId, Moment)>,
 }
 
 /// Why nothing restores what was asked for.
@@ -107,7 +109,11 @@ pub fn of_source(all: &[Candidate], source: &str) -> Result<Vec<Candidate>, NoPl
 pub fn choose(source: &str, all: &[Candidate], wanted: &Wanted, exact: bool) -> Result<Choice, NoPlan> {
     let mut sorted: Vec<&Candidate> = all.iter().collect();
     sorted.sort_by_key(|c| (c.ended, c.id));
-    let choice = |c: &Candidate, asked| Choice { id: c.id, asked, shows: c.ended, complete: c.complete };
+    let choice = |c: &Candidate, asked: Option<Moment>| {
+        let newer = sorted.iter().filter(|o| (o.ended, o.id) > (c.ended, c.id) && asked.is_none_or(|t| o.ended <= t));
+        let passed_over = newer.filter(|o| !o.complete).map(|o| (o.id, o.ended)).collect();
+        Choice { id: c.id, asked, shows: c.ended, complete: c.complete, passed_over }
+    };
     let complete = || sorted.iter().rev().filter(|c| c.complete);
     match wanted {
         Wanted::Latest => match complete().next() {
@@ -133,7 +139,9 @@ pub fn choose(source: &str, all: &[Candidate], wanted: &Wanted, exact: bool) -> 
             }
             Ok(choice(found, Some(*asked)))
         }
-        Wanted::Named(name) => named(source, &sorted, name).map(|c| choice(c, None)),
+        Wanted::Named(name) => {
+            named(source, &sorted, name).map(|c| Choice { passed_over: Vec::new(), ..choice(c, None) })
+        }
     }
 }
 
@@ -182,6 +190,8 @@ mod tests {
         assert_eq!(shows(Wanted::At(at(35))), Ok(at(20)), "an incomplete one serves no time");
         assert_eq!(shows(Wanted::At(at(20))), Ok(at(20)));
         assert_eq!(shows(Wanted::Latest), Ok(at(40)));
+        let choice = choose("app", &all, &Wanted::At(at(35)), false).unwrap();
+        assert_eq!(choice.passed_over, [(all[2].id, at(30))], "what is passed over is told");
         assert!(matches!(shows(Wanted::At(at(9))), Err(NoPlan::TooEarly { .. })));
         assert_eq!(shows(Wanted::Named("latest~1".into())), Ok(at(30)), "a named one is taken as it is");
         assert!(matches!(shows(Wanted::Named("zzz".into())), Err(NoPlan::NoSuchId(_))));

@@ -84,6 +84,23 @@ impl KeyFile {
     }
 }
 
+impl KeyFile {
+    /// What somebody with an identity must sign, so that these keys write.
+    pub(super) fn request(&self, host: &str, now: crate::model::Moment) -> Result<super::WriterDescription, Error> {
+        let bad = |why: &str| Error::BadObject { key: "writer.key".to_owned(), why: why.to_owned() };
+        let own: age::x25519::Identity = self.identity.parse().map_err(bad)?;
+        let signing = SigningKey::from_hex(&self.signing_key).ok_or_else(|| bad("its signing key"))?;
+        Ok(super::WriterDescription {
+            repository: self.repository,
+            writer: self.writer.clone(),
+            host: host.to_owned(),
+            created: now,
+            recipient: own.to_public().to_string(),
+            key: signing.public(),
+        })
+    }
+}
+
 impl HostFolder {
     /// The folder of a repository below the state directory; made where there is none.
     pub fn open(state: &Path, repository: &RepositoryId) -> Result<Self, Error> {
@@ -128,8 +145,8 @@ impl HostFolder {
         };
         let mut text = String::new();
         file.take(limits::SMALL_MAX as u64).read_to_string(&mut text).map_err(io)?;
-        let keys: KeyFile = serde_json::from_str(&text)
-            .map_err(|e| Error::BadObject { key: path.display().to_string(), why: e.to_string() })?;
+        let keys: KeyFile =
+            serde_json::from_str(&text).map_err(|e| Error::KeyFile { path: path.clone(), why: e.to_string() })?;
         Ok(Some(keys))
     }
 

@@ -345,7 +345,11 @@ pub(super) fn request(
 ) -> Result<Request, Error> {
     let folder = HostFolder::open(options.state, &description.repository)?;
     if let Some(keys) = folder.read_keys()? {
-        return Err(Error::AlreadyWriter { store: store.label().to_owned(), writer: keys.writer });
+        if store.size(&format!("writers/{}/writer.json", keys.writer))?.is_some() {
+            return Err(Error::AlreadyWriter { store: store.label().to_owned(), writer: keys.writer });
+        }
+        // Asked before, and nobody has answered: the same wish once more.
+        return keys.request(options.host, options.now);
     }
     let part = part_of(store, description, fingerprint, options)?;
     let (keys, request) = new_writer(&part, options)?;

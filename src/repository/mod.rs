@@ -100,6 +100,14 @@ pub enum Error {
         /// Why.
         source: seal::Error,
     },
+    /// This host's key file is damaged.
+    #[error("this host's key file `{}` is damaged: {why}", path.display())]
+    KeyFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
     /// No identity was given where one is needed.
     #[error("{0} needs an identity, and none was given")]
     NeedsIdentity(&'static str),

@@ -23,6 +23,7 @@ const SAMPLE: usize = 16 << 10;
 /// A directory and all that is in it.
 pub struct VolumeSource {
     root: PathBuf,
+    omit: Option<PathBuf>,
     matcher: Matcher,
     users: Mutex<Names>,
 }
@@ -42,7 +43,13 @@ impl VolumeSource {
         if !fs::metadata(&root).map_err(fail)?.is_dir() {
             return Err(Error::NotADirectory(root));
         }
-        Ok(Self { root, matcher: Matcher::new(rules)?, users: Mutex::default() })
+        Ok(Self { root, omit: None, matcher: Matcher::new(rules)?, users: Mutex::default() })
+    }
+
+    /// Leaves a directory out, by its canonical path: a repository that lies in the tree that it keeps.
+    pub fn without(mut self, directory: PathBuf) -> Self {
+        self.omit = Some(directory);
+        self
     }
 
     fn absolute(&self, path: &RelPath) -> PathBuf {
@@ -133,6 +140,9 @@ impl Walk<'_, '_> {
     /// Answers false when the walk is to stop.
     fn visit(&mut self, path: RelPath) -> bool {
         let absolute = self.source.absolute(&path);
+        if self.source.omit.as_ref() == Some(&absolute) {
+            return true;
+        }
         let meta = match fs::symlink_metadata(&absolute) {
             Ok(meta) => meta,
             Err(e) => return self.skip(path, e),
@@ -218,7 +228,7 @@ impl Source for VolumeSource {
         let again = file.try_clone().map_err(text)?;
         let changed = move || match again.metadata() {
             Ok(meta) if stamps(&meta) == before => None,
-            Ok(_) => Some("it changed while it was read".to_owned()),
+            Ok(_) => Some("it changed while it was read: stored as it was read, perhaps inconsistent".to_owned()),
             Err(e) => Some(e.to_string()),
         };
         let size = meta.len();

@@ -72,6 +72,9 @@ pub fn parse_url(text: &str) -> Result<Location, Error> {
         return Err(bad("it is empty"));
     }
     if !text.contains("://") {
+        if ["s3:", "az:", "gs:", "file:"].iter().any(|scheme| text.starts_with(scheme)) {
+            return Err(bad("a URL has two slashes behind its scheme, as `s3://bucket/prefix`"));
+        }
         return Ok(Location::Local(PathBuf::from(text)));
     }
     let url = url::Url::parse(text).map_err(|e| bad(&e.to_string()))?;
@@ -233,7 +236,9 @@ mod tests {
 
     #[test]
     fn bad_urls_are_refused_without_showing_secrets() {
-        for bad in ["", "ftp://x/y", "s3://key:hunter2@acme/x", "s3://acme/x?region=eu", "s3:///x", "file://host/x"] {
+        for bad in
+            ["", "s3:/x", "ftp://x/y", "s3://key:hunter2@acme/x", "s3://acme/x?region=eu", "s3:///x", "file://host/x"]
+        {
             let error = parse_url(bad).unwrap_err().to_string();
             assert!(!error.contains("hunter2"), "{error}");
         }

@@ -414,6 +414,60 @@ fn ssh_keys_and_passphrases_open_repositories() {
 }
 
 #[test]
+fn a_repository_inside_its_source_is_left_out_and_never_restored_over() {
+    let sealed = Sealed::new();
+    fs::create_dir(sealed.path("outer")).unwrap();
+    fs::write(sealed.path("outer/file"), "x").unwrap();
+    sealed.expect(0, &["--repo", "outer/repo", "init", "--generate-identity", "identity.txt"]);
+    let repo = ["--repo", "outer/repo", "--identity", "identity.txt"];
+    let run = |code: i32, args: &[&str]| sealed.expect(code, &[&repo[..], args].concat());
+    let (_, err) = run(0, &["backup", "--path", "outer", "--name", "o"]);
+    assert!(err.contains("is left out"), "{err}");
+    let (out, _) = run(0, &["ls", "o", "-R"]);
+    assert_eq!(out, "./\nfile");
+    for into in ["outer", "outer/repo", "outer/repo/writers/new"] {
+        let (_, err) = run(2, &["restore", "o", "--into", into, "--delta", "--delete"]);
+        assert!(err.contains("lie in each other"), "{err}");
+    }
+    run(2, &["backup", "--path", "outer/repo/keys", "--name", "keys"]);
+    run(0, &["restore", "o", "--into", "outer/new"]);
+    run(0, &["check", "--read-data"]);
+}
+
+#[test]
+fn what_a_person_should_know_is_said() {
+    let sealed = Sealed::new();
+    sealed.init();
+    sealed.backup();
+    let repo = ["--repo", "repo", "--identity", "identity.txt"];
+    let run = |code: i32, args: &[&str]| sealed.expect(code, &[&repo[..], args].concat());
+    let (_, err) = run(2, &["restore", "data", "--include", "nosuch", "--into", "part"]);
+    assert!(err.contains("nothing in the snapshot matches") && !sealed.path("part").exists(), "{err}");
+    let (_, err) = run(0, &["restore", "data", "--to", "2099-01-01T00:00:00Z", "--into", "back", "--dry-run"]);
+    assert!(err.contains("has not come yet"), "{err}");
+    // An interrupted restore of another snapshot names the way on.
+    let id: Vec<serde_json::Value> =
+        serde_json::from_slice(&sealed.run(&["--repo", "repo", "--json", "snapshots"]).stdout).unwrap();
+    fs::create_dir(sealed.path("half")).unwrap();
+    fs::write(sealed.path("half").join(format!(".lifeboat-restore-{}", id[0]["id"].as_str().unwrap())), "").unwrap();
+    sealed.backup();
+    let (_, err) = run(2, &["restore", "data", "--into", "half"]);
+    assert!(err.contains("interrupted restore") && err.contains("--snapshot $ID"), "{err}");
+    // A source that is suddenly empty.
+    fs::remove_dir_all(sealed.path("data")).unwrap();
+    fs::create_dir(sealed.path("data")).unwrap();
+    let (_, err) = sealed.expect(0, &["--repo", "repo", "backup", "--path", "data", "--name", "data"]);
+    assert!(err.contains("is it mounted?"), "{err}");
+    // A request may be written again until somebody answers it.
+    let other = |args: &[&str]| sealed.expect(0, &[&["--repo", "repo", "--state-dir", "other"], args].concat());
+    other(&["key", "request", "--output", "request.json"]);
+    other(&["key", "request", "--output", "again.json"]);
+    run(0, &["key", "admit", "again.json"]);
+    fs::create_dir(sealed.path("some")).unwrap();
+    other(&["backup", "--path", "some", "--name", "some"]);
+}
+
+#[test]
 fn the_demo_proves_what_it_says() {
     let sealed = Sealed::new();
     let (out, _) = sealed.expect(0, &["demo", "--keep", "demo", "--input", "data"]);

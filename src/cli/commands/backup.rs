@@ -77,6 +77,10 @@ fn back_up(
         context.ui.warning(problem);
     }
     tell(context, &report, started.elapsed().as_secs_f64())?;
+    if report.record.files == 0 && report.files_before.is_some_and(|before| before > 0) {
+        let before = counted(report.files_before.unwrap_or(0), "file", "files");
+        context.ui.warning(format!("`{}` is empty, and its snapshot before had {before}: is it mounted?", task.name));
+    }
     let whole = report.record.skipped == 0 && report.problems.is_empty();
     Ok(if whole { Outcome::Done } else { Outcome::Incomplete })
 }
@@ -146,7 +150,23 @@ fn tasks(context: &Context, args: &BackupArgs) -> Result<Vec<Task>, Failure> {
 
 fn build(context: &Context, what: What) -> Result<Box<dyn Source>, Failure> {
     Ok(match what {
-        What::Configured(Plan::Volume { path, rules }) => Box::new(VolumeSource::new(&path, &rules)?),
+        What::Configured(Plan::Volume { path, rules }) => {
+            let source = VolumeSource::new(&path, &rules)?;
+            match (context.local_repository()?, std::fs::canonicalize(&path)) {
+                (Some(repository), Ok(root)) if root.starts_with(&repository) => {
+                    let text = format!("`{}` lies in the repository itself", path.display());
+                    return Err(Failure::usage(text, "A repository does not back itself up. Name another directory."));
+                }
+                (Some(repository), Ok(root)) if repository.starts_with(&root) => {
+                    context.ui.warning(format!(
+                        "the repository `{}` lies in this source and is left out",
+                        repository.display()
+                    ));
+                    Box::new(source.without(repository))
+                }
+                _ => Box::new(source),
+            }
+        }
         What::Configured(Plan::Command { command, file_name }) => {
             Box::new(CommandSource::new(file_name, context.now(), command))
         }

@@ -179,7 +179,8 @@ pub fn dump(context: &Context, args: &DumpArgs) -> Result<Outcome, Failure> {
     let progress = context.progress(false);
     let (repository, _) = context.open(&*progress)?;
     let (wanted, _) = context.wanted(&Which { to: args.which.to.clone(), snapshot: args.which.snapshot.clone() })?;
-    let (snapshot, _) = find_snapshot(&repository, &args.source, &wanted, false)?;
+    let (snapshot, choice) = find_snapshot(&repository, &args.source, &wanted, false)?;
+    super::restore::warn_passed_over(context, &choice);
     let path = match &args.path {
         Some(path) => path_of(Some(path))?,
         None => look::only_file(&repository, &snapshot, &*progress).map_err(|_| {
@@ -189,9 +190,11 @@ pub fn dump(context: &Context, args: &DumpArgs) -> Result<Outcome, Failure> {
     };
     match &args.output {
         Some(file) => {
-            let mut output = std::fs::File::create(file).map_err(|e| Failure::io("write", file, e))?;
+            let part = super::restore::staged(file);
+            let mut output = std::fs::File::create(&part).map_err(|e| Failure::io("write", &part, e))?;
             let bytes = look::dump(&repository, &snapshot, &path, &mut output, &*progress)?;
-            output.sync_all().map_err(|e| Failure::io("write", file, e))?;
+            let synced = output.sync_all().and_then(|()| std::fs::rename(&part, file));
+            synced.map_err(|e| Failure::io("write", file, e))?;
             context.ui.story(format!("{} in `{}`", size(bytes), file.display()));
         }
         None => {

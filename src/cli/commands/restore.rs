@@ -13,7 +13,7 @@ use crate::ops::restore::{
     LandingState, Overwrite, Prepared, RestoreOptions, RestorePlan, RestoreReport, find_snapshot, prepare, restore,
     restore_tar,
 };
-use crate::plan::restore::show;
+use crate::plan::restore::{Choice, show};
 use crate::repository::Repository;
 
 /// Paths that `--delete` will remove are listed up to this many.
@@ -24,8 +24,12 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome, Failure> {
     let progress = context.progress(true);
     let (wanted, read_as) = context.wanted(&args.which)?;
     let (mut repository, _) = context.open(&*progress)?;
+    if let (Some(into), Some(local)) = (&args.into, context.local_repository()?) {
+        refuse_repository(into, &local)?;
+    }
     let found = find_snapshot(&repository, &args.source, &wanted, args.exact);
     let (snapshot, choice) = found?;
+    warn_passed_over(context, &choice);
     let options = RestoreOptions {
         selection: Selection::new(&args.include, &args.exclude)?,
         overwrite: match (args.overwrite, args.delta, args.delete) {
@@ -63,6 +67,36 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome, Failure> {
     Ok(Outcome::Done)
 }
 
+/// A destination that is the repository, holds it or lies in it: no restore may touch that.
+fn refuse_repository(into: &Path, local: &Path) -> Result<(), Failure> {
+    let there = into.ancestors().find_map(|dir| {
+        let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+        std::fs::canonicalize(dir).ok().map(|found| (found, dir == into))
+    });
+    let Some((found, whole)) = there else { return Ok(()) };
+    if found.starts_with(local) || (whole && local.starts_with(&found)) {
+        let text = format!("`{}` and the repository `{}` lie in each other", into.display(), local.display());
+        return Err(Failure::usage(text, "Choose a directory that has nothing to do with the repository."));
+    }
+    Ok(())
+}
+
+/// Incomplete snapshots serve no time; where they are newer than what is taken, a person should know.
+pub fn warn_passed_over(context: &Context, choice: &Choice) {
+    if let Some((id, ended)) = choice.passed_over.last() {
+        let n =
+            counted(choice.passed_over.len() as u64, "newer INCOMPLETE snapshot is", "newer INCOMPLETE snapshots are");
+        context.ui.warning(format!("{n} not used; the newest ended {}: `--snapshot {id}` takes it", show(*ended)));
+    }
+}
+
+/// A file that is written under a name of its own and renamed when it is whole.
+pub fn staged(file: &Path) -> std::path::PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(".lifeboat-part");
+    name.into()
+}
+
 fn to_tar(
     repository: &Repository,
     prepared: &Prepared,
@@ -74,10 +108,12 @@ fn to_tar(
         restore_tar(repository, prepared, output, file, progress)?;
         return Ok(());
     }
-    let output = std::fs::File::create(file).map_err(|e| Failure::io("write", file, e))?;
+    let part = staged(file);
+    let output = std::fs::File::create(&part).map_err(|e| Failure::io("write", &part, e))?;
     let output = std::io::BufWriter::with_capacity(1 << 20, output);
     let output = restore_tar(repository, prepared, output, file, progress)?;
-    output.get_ref().sync_all().map_err(|e| Failure::io("write", file, e))
+    let synced = output.get_ref().sync_all().and_then(|()| std::fs::rename(&part, file));
+    synced.map_err(|e| Failure::io("write", file, e))
 }
 
 fn show_plan(

@@ -28,8 +28,11 @@ use crate::repository::{self, Repository, plan_fetches};
 /// The file in a destination that says that a restore of this snapshot has begun and not ended. The snapshot's id is in
 /// its name, so that no file of the snapshot itself can have it.
 pub fn mark_of(snapshot: &SnapshotId) -> String {
-    format!(".lifeboat-restore-{snapshot}")
+    format!("{}{snapshot}", MARK_START)
 }
+
+/// What the names of all marks begin with.
+const MARK_START: &str = ".lifeboat-restore-";
 
 /// What happens to a file that is there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -253,6 +256,9 @@ pub fn prepare(
         }
         Ok(())
     })?;
+    if plan.entries == 0 && !options.selection.is_all() {
+        return Err(Error::NothingSelected);
+    }
     plan.frames = frames.len() as u64;
     plan.fetch_bytes = frames.values().map(|frame| frame.stored).sum();
     let packs: std::collections::HashSet<i64> = frames.values().map(|frame| frame.pack_row).collect();
@@ -340,6 +346,14 @@ fn look_at_landing(
             && prepared.options.overwrite == Overwrite::Refuse
             && !prepared.options.delete;
         if refused {
+            let names = std::fs::read_dir(into)
+                .ok()
+                .into_iter()
+                .flatten()
+                .filter_map(|e| e.ok()?.file_name().into_string().ok());
+            if let Some(snapshot) = names.filter_map(|n| n.strip_prefix(MARK_START).map(str::to_owned)).next() {
+                return Err(destination::Error::Interrupted { path: into.to_owned(), snapshot }.into());
+            }
             return Err(destination::Error::NotEmpty(into.to_owned()).into());
         }
         if prepared.options.delete && prepared.plan.state != LandingState::Empty {
@@ -422,11 +436,20 @@ pub fn restore(
         verified: 0,
         trouble: Vec::new(),
     };
-    for path in prepared.doomed.iter().rev() {
-        directory.unlink(path)?;
-        report.deleted += 1;
-    }
     let leftovers = window::run(repository, prepared, &directory, &mut report, progress)?;
+    // Removing comes after all else is in its place, and not at all where something could not be restored.
+    if leftovers.hurt.is_empty() {
+        for path in prepared.doomed.iter().rev() {
+            // What lay in a directory that a file has replaced meanwhile is gone with it.
+            match directory.existing(path) {
+                Ok(Some(_)) => directory.unlink(path)?,
+                Ok(None) | Err(destination::Error::InTheWay(_)) => {}
+                Err(e) => return Err(e.into()),
+            }
+            report.deleted += 1;
+        }
+        window::finish_dirs(repository, prepared, &directory, progress)?;
+    }
     progress.event(Event::Stage("syncing"));
     directory.sync()?;
     if options.verify {

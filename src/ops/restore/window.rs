@@ -95,6 +95,23 @@ fn needs_chunks(prepared: &Prepared) -> bool {
     prepared.options.overwrite == Overwrite::Delta || prepared.plan.state == LandingState::Interrupted
 }
 
+/// Sets directories' times again, where something was removed from them after they were finished.
+pub(super) fn finish_dirs(
+    repository: &Repository,
+    prepared: &Prepared,
+    directory: &Directory,
+    progress: &dyn Progress,
+) -> Result<(), Error> {
+    let touched: HashSet<RelPath> = prepared.doomed.iter().filter_map(RelPath::parent).collect();
+    if touched.is_empty() {
+        return Ok(());
+    }
+    let selection = &prepared.options.selection;
+    each_selected(repository, &prepared.snapshot, selection, progress, &mut |entry| {
+        if entry.is_dir() && touched.contains(&entry.path) { Ok(directory.finish_dir(&entry)?) } else { Ok(()) }
+    })
+}
+
 /// Sets the root's own metadata, when everything else is done.
 pub(super) fn finish_root(
     repository: &Repository,
