@@ -391,12 +391,15 @@ impl Catalog {
         })?;
         let mut end = rows.iter().map(|(_, first, count)| first + count).max().unwrap_or(0);
         let (mut taken, mut moves): (Vec<(u64, u64)>, Vec<Renumber>) = (Vec::new(), Vec::new());
+        // In a log without forks every commit begins where the one before ends: nothing is compared.
+        let mut highest = 0;
         for (commit, first, count) in rows.into_iter().filter(|(_, _, count)| *count > 0) {
-            if taken.iter().rev().any(|(start, stop)| first < *stop && *start < first + count) {
+            if first < highest && taken.iter().rev().any(|(start, stop)| first < *stop && *start < first + count) {
                 moves.push(Renumber { commit, first_frame: end });
                 end += count;
             } else {
                 taken.push((first, first + count));
+                highest = highest.max(first + count);
             }
         }
         Ok((end, moves))

@@ -67,20 +67,7 @@ fn read_frame(row: &rusqlite::Row<'_>) -> rusqlite::Result<FrameRow> {
 }
 
 impl Catalog {
-    /// The frame of an id: of several copies (one healed, one moved) a good one.
-    pub fn find_frame(&self, id: &FrameId) -> Result<Option<FrameRow>, Error> {
-        self.read(|db| {
-            let sql = format!(
-                "SELECT {COLUMNS} FROM frame f JOIN pack p ON p.id = f.pack WHERE f.key = ?1 AND f.name = ?2
-                 ORDER BY max(f.state, p.state), f.id DESC"
-            );
-            let mut statement = db.prepare_cached(&sql)?;
-            let mut rows = statement.query_map(params![id.prefix(), id.as_bytes()], read_frame)?;
-            rows.next().transpose()
-        })
-    }
-
-    /// The same, among the frames of one writer.
+    /// A writer's frame of an id: of several copies (one adopted twice, one stored anew) a good one.
     pub fn find_frame_of(&self, writer: WriterRow, id: &FrameId) -> Result<Option<FrameRow>, Error> {
         self.read(|db| {
             let sql = format!(

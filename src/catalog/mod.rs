@@ -246,6 +246,14 @@ impl Catalog {
         })
     }
 
+    /// Whether a commit of a writer is known, read or by name only.
+    pub fn knows(&self, writer: WriterRow, digest: &CommitId) -> Result<bool, Error> {
+        self.read(|db| {
+            let sql = "SELECT EXISTS (SELECT 1 FROM log_commit WHERE digest = ?1 AND writer = ?2)";
+            db.prepare_cached(sql)?.query_row(rusqlite::params![digest.as_bytes(), writer.0], |row| row.get(0))
+        })
+    }
+
     /// What commits say that they have seen of writers, and this catalog has not: a witness, a writer, a commit.
     pub fn unseen(&self) -> Result<Vec<(String, String, Head)>, Error> {
         self.read(|db| {

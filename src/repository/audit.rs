@@ -1,5 +1,7 @@
 //! Auditing logs and keys: what a check does beyond the packs. Nothing here is believed because the catalog says so.
 
+use std::collections::HashSet;
+
 use super::log::Problem;
 use super::{Error, Repository};
 use crate::catalog::Head;
@@ -13,9 +15,10 @@ impl Repository {
         let mut problems = Vec::new();
         for (row, name) in self.catalog.writers()? {
             let listed = self.list_log(&name, None)?;
+            let there: HashSet<Head> = listed.iter().map(|l| l.head).collect();
             for readable in [true, false] {
                 for head in self.catalog.commits(row, readable)? {
-                    let there = listed.iter().any(|l| l.head == head);
+                    let there = there.contains(&head);
                     let opens = readable || self.log_openers(&name).is_empty();
                     if !(there && opens) {
                         let Head { sequence, digest } = head;

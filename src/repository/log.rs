@@ -229,9 +229,10 @@ impl Repository {
             }
             Err(e) => return Err(e),
         };
-        let mut have: HashSet<CommitId> = self.catalog.commits(row, true)?.iter().map(|head| head.digest).collect();
-        have.extend(self.catalog.commits(row, false)?.iter().map(|head| head.digest));
-        for parent in commit.header.parents.iter().filter(|parent| !have.contains(parent)) {
+        for parent in &commit.header.parents {
+            if self.catalog.knows(row, parent)? {
+                continue;
+            }
             let sequence = commit.header.sequence.saturating_sub(1);
             let writer = writer.to_owned();
             report.problems.push(Problem::MissingCommit { writer, sequence, digest: *parent });

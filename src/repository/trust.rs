@@ -19,8 +19,6 @@ const CHUNKS_KEPT: usize = 400_000;
 pub struct Trusted {
     /// The frame's row in the catalog.
     pub row: i64,
-    /// Its number in the writer's log.
-    pub number: u64,
     /// Plain bytes.
     pub plain: u64,
 }
@@ -65,7 +63,7 @@ impl Trust {
         let found = self.catalog.find_frame_of(self.writer, id)?.filter(|frame| {
             frame.state == FrameState::Good && frame.recipients == self.list && !self.marked.contains(&frame.row)
         });
-        let answer = found.map(|frame| Trusted { row: frame.row, number: frame.number, plain: frame.plain });
+        let answer = found.map(|frame| Trusted { row: frame.row, plain: frame.plain });
         if self.frames.len() >= FRAMES_KEPT {
             self.frames.clear();
         }
