@@ -139,6 +139,8 @@ pub enum SourceKind {
     Volume,
     /// A command's output.
     Command,
+    /// A tar archive: a file, or a command's output.
+    Tarball,
 }
 
 /// `[sources.<name>]`. One flat table, so that the parser can name the line of an unknown key; which keys fit the kind is
@@ -148,7 +150,7 @@ pub enum SourceKind {
 pub struct SourceSection {
     /// What it is.
     pub kind: SourceKind,
-    /// Of a volume: its root.
+    /// Of a volume: its root. Of a tarball: the archive.
     pub path: Option<PathBuf>,
     /// Of a volume: patterns to leave out.
     #[serde(default)]
@@ -167,7 +169,7 @@ pub struct SourceSection {
     /// Of a volume: stays on one file system.
     #[serde(default)]
     pub one_file_system: bool,
-    /// Of a command: program and arguments.
+    /// Of a command, or of a tarball that comes from one: program and arguments.
     #[serde(default)]
     pub command: Vec<String>,
     /// Of a command: the name under which its output is stored.
@@ -202,27 +204,50 @@ pub enum Plan {
         /// The name of the entry.
         file_name: RelPath,
     },
+    /// The members of an archive.
+    Tarball(Archive),
+}
+
+/// Where an archive comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Archive {
+    /// A file.
+    File(PathBuf),
+    /// The output of a program with its arguments.
+    Command(Vec<String>),
+    /// Our own standard input.
+    Stdin,
 }
 
 impl SourceSection {
     /// Checks that the keys fit the kind.
     pub fn plan(&self, name: &str) -> Result<Plan, String> {
-        let is_volume = self.kind == SourceKind::Volume;
-        let of_volume = [
-            ("path", self.path.is_some()),
-            ("exclude", !self.exclude.is_empty()),
-            ("exclude_file", !self.exclude_file.is_empty()),
-            ("exclude_if_present", !self.exclude_if_present.is_empty()),
-            ("exclude_caches", self.exclude_caches),
-            ("exclude_larger_than", self.exclude_larger_than.is_some()),
-            ("one_file_system", self.one_file_system),
+        use SourceKind::{Command, Tarball, Volume};
+        let keys: [(&str, bool, &[SourceKind]); 9] = [
+            ("path", self.path.is_some(), &[Volume, Tarball]),
+            ("exclude", !self.exclude.is_empty(), &[Volume]),
+            ("exclude_file", !self.exclude_file.is_empty(), &[Volume]),
+            ("exclude_if_present", !self.exclude_if_present.is_empty(), &[Volume]),
+            ("exclude_caches", self.exclude_caches, &[Volume]),
+            ("exclude_larger_than", self.exclude_larger_than.is_some(), &[Volume]),
+            ("one_file_system", self.one_file_system, &[Volume]),
+            ("command", !self.command.is_empty(), &[Command, Tarball]),
+            ("file_name", self.file_name.is_some(), &[Command]),
         ];
-        let of_command = [("command", !self.command.is_empty()), ("file_name", self.file_name.is_some())];
-        let foreign: &[(&str, bool)] = if is_volume { &of_command } else { &of_volume };
-        if let Some((key, _)) = foreign.iter().find(|(_, given)| *given) {
+        if let Some((key, ..)) = keys.iter().find(|(_, given, of)| *given && !of.contains(&self.kind)) {
             return Err(format!("`{key}` does not belong to a source of this kind"));
         }
-        if is_volume {
+        if self.kind == Tarball {
+            return match (&self.path, self.command.is_empty()) {
+                (Some(path), true) => Ok(Plan::Tarball(Archive::File(path.clone()))),
+                (None, false) => Ok(Plan::Tarball(Archive::Command(self.command.clone()))),
+                (Some(_), false) => Err("`path` and `command` are both given: the archive comes from one".to_owned()),
+                (None, true) => {
+                    Err("`path` or `command` is missing: the archive is a file, or a command's output".to_owned())
+                }
+            };
+        }
+        if self.kind == Volume {
             let path = self.path.clone().ok_or("`path` is missing")?;
             let larger = self.exclude_larger_than.as_deref().map(parse_size).transpose()?;
             let rules = Rules {
@@ -357,6 +382,9 @@ mod tests {
             ("[sources.a]\nkind = \"volume\"\n", "`path` is missing"),
             ("[sources.a]\nkind = \"command\"\n", "`command` is missing"),
             ("[sources.a]\nkind = \"command\"\ncommand = [\"x\"]\npath = \"/\"\n", "`path` does not belong"),
+            ("[sources.a]\nkind = \"tarball\"\n", "`path` or `command` is missing"),
+            ("[sources.a]\nkind = \"tarball\"\ncommand = [\"x\"]\npath = \"/\"\n", "comes from one"),
+            ("[sources.a]\nkind = \"tarball\"\npath = \"/\"\nexclude = [\"x\"]\n", "`exclude` does not belong"),
             ("[sources.\"a/b\"]\nkind = \"volume\"\npath = \"/\"\n", "a source's name"),
             ("[groups.g]\nsources = [\"x\"]\n", "no source `x`"),
             ("[repository]\nlimit_upload = \"fast\"\n", "no size"),

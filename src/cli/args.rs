@@ -12,6 +12,8 @@ Examples:
   lifeboat backup data                                one of them
   lifeboat backup --path /srv/data --name data        a directory, without a configuration
   lifeboat backup --name dump -- pg_dump app          a command's output; its failure is ours
+  docker run --rm -v data:/v alpine tar -c -C /v . | lifeboat backup --tar - --name data
+  lifeboat backup --name data --tar - -- docker run --rm -v data:/v alpine tar -c -C /v .
   cat app.img | lifeboat backup --stdin --name image  what comes in, whether its producer fails or not
 
 Exit codes: 0 done, 1 not done, 2 wrong command line or configuration, 3 done but something was skipped, \
@@ -164,10 +166,10 @@ pub struct BackupArgs {
     #[arg(value_name = "SOURCE")]
     pub sources: Vec<String>,
     /// All sources of the configuration
-    #[arg(long, conflicts_with_all = ["sources", "group", "path", "stdin"])]
+    #[arg(long, conflicts_with_all = ["sources", "group", "path", "stdin", "tar"])]
     pub all: bool,
     /// The sources of a group of the configuration
-    #[arg(long, value_name = "GROUP", conflicts_with_all = ["sources", "path", "stdin"])]
+    #[arg(long, value_name = "GROUP", conflicts_with_all = ["sources", "path", "stdin", "tar"])]
     pub group: Option<String>,
     /// A directory, without a configuration
     #[arg(long, value_name = "DIR", requires = "name", conflicts_with = "stdin")]
@@ -175,6 +177,9 @@ pub struct BackupArgs {
     /// Standard input, without a configuration
     #[arg(long, requires = "name")]
     pub stdin: bool,
+    /// The members of a tar archive, plain, gzip or zstd; `-` for standard input, or for the output of COMMAND
+    #[arg(long, value_name = "FILE", requires = "name", conflicts_with_all = ["path", "stdin"])]
+    pub tar: Option<PathBuf>,
     /// Name of the source that is not in the configuration
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,

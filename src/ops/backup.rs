@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, bounded};
 
 use super::Error;
-use super::merge::{Item, Merge, Planner};
+use super::merge::{Along, Item, Merge, OldManifest, Planner};
 use super::readers::{Budget, Piece, Reading};
 use crate::model::{Digest, Entry, EntryKind, FileContent, Moment, RelPath, SnapshotId, SnapshotRecord};
 use crate::plan::rewrite::{SparseFrame, choose};
@@ -99,16 +99,24 @@ pub fn backup(
     let id = SnapshotId::new(began.timestamp_millis().max(0) as u64, world.random);
     let clock = Arc::clone(&world.clock);
     let mut session = Session::begin(repository, id, name, marked, clock, Arc::clone(progress))?;
+    // An archive is read whole; what it had before serves for counting alone, once its members are in order.
+    let (old, before) = if source.is_ordered() { (old, None) } else { (None, old) };
+    if !source.is_ordered() {
+        session.take_any_order();
+    }
     let merge = Merge {
-        old: old.filter(|_| !options.force),
-        head: None,
+        along: Along { old: old.filter(|_| !options.force), head: None },
         trust: walk_trust,
         safe_until: previous.as_ref().map(|record| record.began - chrono::TimeDelta::seconds(2)),
     };
     let mut tally = Tally::default();
     let collected = collect(&mut session, &reading, merge, &mut tally, &**progress);
     let ended = (world.clock)();
-    if let Err(error) = collected.and_then(|()| Ok(source.finish()?)) {
+    let settled = collected.and_then(|()| match source.is_ordered() {
+        true => Ok(()),
+        false => settle(&mut session, before, &mut tally, &**progress),
+    });
+    if let Err(error) = settled.and_then(|()| Ok(source.finish()?)) {
         // What is stored stays known, so that the next run need not store it again; the first error is told.
         let _ = session.abandon();
         return Err(error);
@@ -227,6 +235,29 @@ fn collect(
         drop(items);
         result
     })
+}
+
+/// Puts the members of an archive in order, and counts them against the snapshot before.
+fn settle(
+    session: &mut Session<'_>,
+    before: Option<OldManifest>,
+    tally: &mut Tally,
+    progress: &dyn Progress,
+) -> Result<(), Error> {
+    let mut before = Along { old: before, head: None };
+    (tally.new, tally.changed, tally.reread) = (0, 0, 0);
+    let left_out = session.settle(&mut |entry| {
+        let Some(content) = entry.content() else { return };
+        match before.advance(&entry.path).as_ref().and_then(Entry::content) {
+            None => tally.new += 1,
+            Some(old) if old.digest == content.digest => tally.reread += 1,
+            Some(_) => tally.changed += 1,
+        }
+    })?;
+    for (path, why) in left_out {
+        tally.skip(&path, &why, progress);
+    }
+    Ok(())
 }
 
 /// Receives until the channel closes; a person who asks to stop is heard even while nothing comes.

@@ -25,18 +25,23 @@ pub(super) enum Item {
 /// The host's own copy of the manifest before.
 pub(super) type OldManifest = ManifestReader<zstd::stream::read::Decoder<'static, BufReader<File>>>;
 
-/// The manifest before, read along with the walk.
-pub(super) struct Merge {
+/// The manifest before, read along with entries in path order.
+pub(super) struct Along {
     pub old: Option<OldManifest>,
     pub head: Option<Entry>,
+}
+
+/// What the walk is compared with.
+pub(super) struct Merge {
+    pub along: Along,
     pub trust: Trust,
     /// A file whose inode changed after this may have changed again within one tick of its clock.
     pub safe_until: Option<Moment>,
 }
 
-impl Merge {
+impl Along {
     /// The old entry of a path, if there is one.
-    fn advance(&mut self, path: &RelPath) -> Option<Entry> {
+    pub fn advance(&mut self, path: &RelPath) -> Option<Entry> {
         loop {
             if self.head.is_none() {
                 let next = self.old.as_mut()?.next_entry();
@@ -57,7 +62,9 @@ impl Merge {
             }
         }
     }
+}
 
+impl Merge {
     fn is_unchanged(&mut self, old: &Entry, found: &FoundEntry) -> Result<bool, repository::Error> {
         let new = &found.entry;
         let Some(content) = old.content() else { return Ok(false) };
@@ -95,7 +102,7 @@ impl Planner<'_> {
             Found::Skipped { path, why } => return self.items.send(Item::Skipped(path, why)).is_ok(),
             Found::Entry(found) => *found,
         };
-        let old = self.merge.advance(&found.entry.path);
+        let old = self.merge.along.advance(&found.entry.path);
         if found.entry.content().is_none() {
             return self.plain(found.entry, old);
         }
@@ -120,6 +127,7 @@ impl Planner<'_> {
         let entry = Box::new(std::mem::replace(&mut found.entry, Entry::bare(RelPath::root(), EntryKind::Dir)));
         found.entry.path = entry.path.clone();
         found.entry.inode = entry.inode;
+        found.entry.xattrs.clone_from(&entry.xattrs);
         let known = old.map(|old| old.content().map_or(Digest::new([0; 32]), |content| content.digest));
         self.items.send(Item::File(entry, pieces, charge, known)).is_ok()
             && self.jobs.send(Job { found, pieces: pieces_in }).is_ok()
@@ -130,7 +138,7 @@ impl Planner<'_> {
         let has_own = !matches!(entry.kind, EntryKind::Hardlink { .. });
         entry.xattrs = match same {
             Some(old) => old.xattrs,
-            None if has_own => self.source.xattrs(&entry.path),
+            None if has_own => self.source.xattrs(&entry),
             None => Default::default(),
         };
         self.items.send(Item::Plain(Box::new(entry))).is_ok()

@@ -18,7 +18,9 @@ mod open;
 mod packs;
 mod pipeline;
 mod session;
+mod sorter;
 mod trust;
+mod unordered;
 
 pub use draft::{Counts, Draft, SessionEnd, SnapshotDraft};
 pub use fetch::{Fetch, FrameReader, Sink, plan_fetches};

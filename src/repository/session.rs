@@ -13,12 +13,13 @@ use super::draft::{Counts, Draft, DraftExtent, Place, SessionEnd, SnapshotDraft}
 use super::local_copy::LocalCopy;
 use super::pipeline::{Pipeline, PlainFrame, Plant, StoredPack};
 use super::trust::Trust;
+use super::unordered::Unordered;
 use super::{Error, Repository};
 use crate::catalog::{ChunkTables, SparseRow};
 use crate::chunk::Cutter;
 use crate::model::entry::push_extent;
 use crate::model::{
-    ChunkId, CommitLine, Cutting, Digest, Entry, EntryKind, Extent, FrameId, ManifestPlace, Moment, PackKind,
+    ChunkId, CommitLine, Cutting, Digest, Entry, EntryKind, Extent, FrameId, ManifestPlace, Moment, PackKind, RelPath,
     SnapshotId, SnapshotRecord, Uses, limits,
 };
 use crate::progress::{Event, Progress};
@@ -65,6 +66,7 @@ pub struct Session<'r> {
     manifest_hasher: blake3::Hasher,
     manifest_bytes: u64,
     local: Option<LocalCopy>,
+    unordered: Option<Unordered>,
     stored: Vec<StoredPack>,
     sent: u64,
     last_commit: Moment,
@@ -120,6 +122,7 @@ impl<'r> Session<'r> {
             manifest_draft: Draft::default(),
             manifest_bytes: 0,
             local: Some(local),
+            unordered: None,
             stored: Vec::new(),
             sent: 0,
             last_commit,
@@ -255,20 +258,43 @@ impl<'r> Session<'r> {
             if let (EntryKind::File(content), Some(draft)) = (&mut entry.kind, draft) {
                 content.extents = self.resolve(&draft)?;
             }
-            self.entries += 1;
-            if let Some(content) = entry.content() {
-                (self.files, self.bytes) = (self.files + 1, self.bytes + content.size);
+            match &mut self.unordered {
+                Some(unordered) => unordered.push(&entry)?,
+                None => self.write_entry(&entry)?,
             }
-            let mut line = serde_json::to_vec(&entry)
-                .map_err(|e| Error::BadObject { key: entry.path.to_string(), why: e.to_string() })?;
-            line.push(b'\n');
-            if line.len() > limits::MANIFEST_LINE_MAX {
-                let why = "it has more extents than a manifest line may hold".to_owned();
-                return Err(Error::BadObject { key: entry.path.to_string(), why });
-            }
-            self.write_line(&line)?;
         }
         Ok(())
+    }
+
+    fn write_entry(&mut self, entry: &Entry) -> Result<(), Error> {
+        self.entries += 1;
+        if let Some(content) = entry.content() {
+            (self.files, self.bytes) = (self.files + 1, self.bytes + content.size);
+        }
+        let mut line = serde_json::to_vec(entry)
+            .map_err(|e| Error::BadObject { key: entry.path.to_string(), why: e.to_string() })?;
+        line.push(b'\n');
+        if line.len() > limits::MANIFEST_LINE_MAX {
+            let why = "it has more extents than a manifest line may hold".to_owned();
+            return Err(Error::BadObject { key: entry.path.to_string(), why });
+        }
+        self.write_line(&line)
+    }
+
+    /// From now on entries may come in any order, as an archive's members do; [`Session::settle`] puts them right.
+    pub fn take_any_order(&mut self) {
+        let folder = self.repository.folder.path().to_owned();
+        self.unordered = Some(Unordered::new(&folder));
+    }
+
+    /// Writes the entries of a source without order, in path order. `each` sees them; the answer is what had to be left out.
+    pub fn settle(&mut self, each: &mut dyn FnMut(&Entry)) -> Result<Vec<(RelPath, String)>, Error> {
+        self.release(true)?;
+        let Some(unordered) = self.unordered.take() else { return Ok(Vec::new()) };
+        unordered.settle(&mut |entry| {
+            each(&entry);
+            self.write_entry(&entry)
+        })
     }
 
     fn resolve(&self, draft: &Draft) -> Result<Vec<Extent>, Error> {

@@ -2,16 +2,20 @@
 //!
 //! Not here: chunking, stores, and whether a file is read at all; the deed decides that by the manifest before.
 
+mod cutting;
 mod stream;
+mod tarball;
 mod tree;
 mod volume;
 
 use std::io::Read;
 use std::path::PathBuf;
+use std::sync::Mutex;
 
 use crate::model::{Cutting, Entry, RelPath};
 
-pub use stream::{CommandSource, StdinSource};
+pub use stream::{CommandSource, FileSource, StdinSource};
+pub use tarball::TarballSource;
 pub use tree::{Rules, RulesError};
 pub use volume::VolumeSource;
 
@@ -49,6 +53,14 @@ pub enum Error {
         /// Its exit status, in words.
         status: String,
     },
+    /// The archive is cut off or no archive.
+    #[error("{what} is no whole tar archive: {why}")]
+    Archive {
+        /// The archive.
+        what: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The stream could not be read to its end.
     #[error("could not read from {what}")]
     Stream {
@@ -82,6 +94,29 @@ pub struct FoundEntry {
     pub size: u64,
     /// Whether its blocks are fewer than its size: it may have holes.
     pub sparse: bool,
+    /// Its bytes, where the walk itself comes by them and they cannot be opened later: a member of an archive.
+    pub body: Mutex<Option<Body>>,
+}
+
+/// The content of an archive's member.
+pub struct Body {
+    /// Its bytes; only the runs of `data`, where that is given.
+    pub bytes: Box<dyn Read + Send>,
+    /// Runs of data of a sparse member: first byte and length, ascending.
+    pub data: Option<Vec<(u64, u64)>>,
+}
+
+impl std::fmt::Debug for Body {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Body({:?})", self.data)
+    }
+}
+
+impl FoundEntry {
+    /// An entry whose content is opened when it is asked for.
+    pub fn new(entry: Entry, size: u64, sparse: bool) -> Self {
+        Self { entry, size, sparse, body: Mutex::new(None) }
+    }
 }
 
 /// What reading a file yields.
@@ -102,20 +137,25 @@ pub struct Opened<'s> {
 
 /// Something to protect.
 pub trait Source: Sync {
-    /// `volume`, `command`, `stdin`.
+    /// `volume`, `command`, `stdin`, `tarball`.
     fn kind(&self) -> &'static str;
     /// The directory or the command, for people.
     fn root(&self) -> String;
-    /// Calls `each` for everything that is there, in path order; stops when it answers false.
+    /// Calls `each` for everything that is there, in path order unless [`Source::is_ordered`] says otherwise; stops when it
+    /// answers false.
     fn walk(&self, each: &mut dyn FnMut(Found) -> bool) -> Result<(), Error>;
     /// Opens a file that a walk found. The error says why, for the list of what was skipped.
     fn open(&self, found: &FoundEntry) -> Result<Opened<'_>, String>;
     /// Reads the extended attributes of what is not a file.
-    fn xattrs(&self, path: &RelPath) -> std::collections::BTreeMap<String, crate::model::RawText>;
+    fn xattrs(&self, entry: &Entry) -> std::collections::BTreeMap<String, crate::model::RawText>;
     /// Called when the run is given up: whatever still produces bytes is ended, so that nobody waits for them.
     fn cancel(&self) {}
     /// Whether a part that cannot be read makes the rest worthless: true of streams.
     fn all_or_nothing(&self) -> bool {
+        true
+    }
+    /// Whether the walk comes in path order, each path once, a directory before what is in it. Archives promise nothing.
+    fn is_ordered(&self) -> bool {
         true
     }
     /// Asked when everything was read: whether the source itself says that it is whole.

@@ -1,9 +1,13 @@
-//! A stream as a source: a command's output, or our own standard input. One entry of type file.
+//! A stream as a source: a command's output, our own standard input, or one file. One entry of type file.
 //!
 //! The command's exit status is asked for before the snapshot may exist: a dump that failed half-way is no backup.
 
 use std::collections::BTreeMap;
+use std::fs::{File, Metadata};
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,7 +20,7 @@ fn single(path: &RelPath, now: Moment) -> FoundEntry {
     let mut entry = Entry::bare(path.clone(), EntryKind::File(content));
     entry.mode = 0o600;
     entry.mtime = Stamp(now.timestamp(), now.timestamp_subsec_nanos());
-    FoundEntry { entry, size: u64::MAX, sparse: false }
+    FoundEntry::new(entry, u64::MAX, false)
 }
 
 fn opened<'s>(file: Box<dyn Read + Send + 's>) -> Opened<'s> {
@@ -88,11 +92,64 @@ impl Source for StdinSource {
         let input = self.input.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         input.map(opened).ok_or_else(|| "it was read already".to_owned())
     }
-    fn xattrs(&self, _path: &RelPath) -> BTreeMap<String, RawText> {
+    fn xattrs(&self, _entry: &Entry) -> BTreeMap<String, RawText> {
         BTreeMap::new()
     }
     fn finish(&self) -> Result<(), Error> {
         Ok(())
+    }
+}
+
+/// One file, read as a stream: an archive on disk.
+pub struct FileSource {
+    path: PathBuf,
+    file: File,
+    before: Metadata,
+    now: Moment,
+}
+
+impl FileSource {
+    /// A source over a file that is there.
+    pub fn new(path: &Path, now: Moment) -> Result<Self, Error> {
+        let fail = |source| Error::Root { path: path.to_owned(), source };
+        let file = File::open(path).map_err(fail)?;
+        let before = file.metadata().map_err(fail)?;
+        if before.is_dir() {
+            return Err(fail(std::io::Error::from(std::io::ErrorKind::IsADirectory)));
+        }
+        Ok(Self { path: path.to_owned(), file, before, now })
+    }
+}
+
+impl Source for FileSource {
+    fn kind(&self) -> &'static str {
+        "file"
+    }
+    fn root(&self) -> String {
+        self.path.display().to_string()
+    }
+    fn walk(&self, each: &mut dyn FnMut(Found) -> bool) -> Result<(), Error> {
+        let name = self.path.file_name().map(|name| name.as_bytes().to_vec()).unwrap_or_default();
+        let path = RelPath::new(name).unwrap_or_default();
+        each(Found::Entry(Box::new(single(&path, self.now))));
+        Ok(())
+    }
+    fn open(&self, _found: &FoundEntry) -> Result<Opened<'_>, String> {
+        self.file.try_clone().map(|file| opened(Box::new(file))).map_err(|e| e.to_string())
+    }
+    fn xattrs(&self, _entry: &Entry) -> BTreeMap<String, RawText> {
+        BTreeMap::new()
+    }
+    fn finish(&self) -> Result<(), Error> {
+        let fail = |source| Error::Root { path: self.path.clone(), source };
+        let now = self.file.metadata().map_err(fail)?;
+        if (now.len(), now.mtime(), now.mtime_nsec())
+            == (self.before.len(), self.before.mtime(), self.before.mtime_nsec())
+        {
+            Ok(())
+        } else {
+            Err(fail(std::io::Error::other("it changed while it was read")))
+        }
     }
 }
 
@@ -138,7 +195,7 @@ impl Source for CommandSource {
         output.map(|output| opened(Box::new(output))).ok_or_else(|| "the command does not run".to_owned())
     }
 
-    fn xattrs(&self, _path: &RelPath) -> BTreeMap<String, RawText> {
+    fn xattrs(&self, _entry: &Entry) -> BTreeMap<String, RawText> {
         BTreeMap::new()
     }
 

@@ -12,13 +12,10 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use super::cutting::{SAMPLE, choose_cutting};
 use super::tree::{Matcher, Rules};
 use super::{Error, Found, FoundEntry, Opened, Source};
-use crate::model::noise::looks_incompressible;
-use crate::model::{Cutting, Digest, Entry, EntryKind, FileContent, RawText, RelPath, Stamp, limits};
-
-/// Bytes of a file that decide how it is cut.
-const SAMPLE: usize = 16 << 10;
+use crate::model::{Digest, Entry, EntryKind, FileContent, RawText, RelPath, Stamp, limits};
 
 /// A directory and all that is in it.
 pub struct VolumeSource {
@@ -163,13 +160,13 @@ impl Walk<'_, '_> {
             if *first != path {
                 let kind = EntryKind::Hardlink { target: first.clone() };
                 let entry = self.source.entry(path, &meta, kind);
-                return (self.each)(Found::Entry(Box::new(FoundEntry { entry, size: 0, sparse: false })));
+                return (self.each)(Found::Entry(Box::new(FoundEntry::new(entry, 0, false))));
             }
         }
         let size = if meta.is_file() { meta.len() } else { 0 };
         let sparse = size > 0 && meta.blocks().saturating_mul(512) < size;
         let entry = self.source.entry(path.clone(), &meta, kind);
-        if !(self.each)(Found::Entry(Box::new(FoundEntry { entry, size, sparse }))) {
+        if !(self.each)(Found::Entry(Box::new(FoundEntry::new(entry, size, sparse)))) {
             return false;
         }
         let elsewhere = self.source.matcher.one_file_system && meta.dev() != self.device;
@@ -239,8 +236,8 @@ impl Source for VolumeSource {
         Ok(Opened { file: reader, data, cutting, xattrs, size, changed: Box::new(changed) })
     }
 
-    fn xattrs(&self, path: &RelPath) -> BTreeMap<String, RawText> {
-        read_xattrs(&self.absolute(path))
+    fn xattrs(&self, entry: &Entry) -> BTreeMap<String, RawText> {
+        read_xattrs(&self.absolute(&entry.path))
     }
 
     fn all_or_nothing(&self) -> bool {
@@ -342,53 +339,4 @@ fn read_xattrs(path: &Path) -> BTreeMap<String, RawText> {
         }
     }
     all
-}
-
-/// Databases change in place and are cut into pages; what does not compress into large chunks; the rest into small ones.
-fn choose_cutting(path: &RelPath, size: u64, head: &[u8]) -> Cutting {
-    if head.starts_with(b"SQLite format 3\0") || is_relation_file(path, size) {
-        Cutting::Pages
-    } else if size > limits::SMALL_FILE_MAX / 4 && looks_incompressible(head) {
-        Cutting::Coarse
-    } else {
-        Cutting::Fine
-    }
-}
-
-/// A PostgreSQL relation file: `base/<oid>/<number>` or `global/<number>`, whole pages of 8 KiB.
-fn is_relation_file(path: &RelPath, size: u64) -> bool {
-    let parts: Vec<&[u8]> = path.components().collect();
-    let number = |part: &[u8]| part.first().is_some_and(u8::is_ascii_digit);
-    let placed = match parts.as_slice() {
-        [.., base, oid, file] if *base == b"base" => number(oid) && number(file),
-        [.., global, file] if *global == b"global" => number(file),
-        _ => false,
-    };
-    placed && size > 0 && size.is_multiple_of(8192)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn path(text: &str) -> RelPath {
-        RelPath::new(text).unwrap()
-    }
-
-    #[test]
-    fn databases_are_cut_into_pages() {
-        assert_eq!(choose_cutting(&path("db.sqlite3"), 9000, b"SQLite format 3\0rest"), Cutting::Pages);
-        assert_eq!(choose_cutting(&path("pg/base/5/16384.1"), 16384, b""), Cutting::Pages);
-        assert_eq!(choose_cutting(&path("global/1262"), 8192, b""), Cutting::Pages);
-        assert_eq!(choose_cutting(&path("base/5/pg_filenode.map"), 8192, b""), Cutting::Fine);
-        assert_eq!(choose_cutting(&path("base/5/16384"), 8191, b""), Cutting::Fine);
-    }
-
-    #[test]
-    fn media_are_cut_coarsely_and_text_finely() {
-        let mut noise = vec![0; 16384];
-        blake3::Hasher::new().finalize_xof().fill(&mut noise);
-        assert_eq!(choose_cutting(&path("a.mp4"), 10 << 20, &noise), Cutting::Coarse);
-        assert_eq!(choose_cutting(&path("a.txt"), 10 << 20, &b"text ".repeat(3000)), Cutting::Fine);
-    }
 }

@@ -155,8 +155,11 @@ fn files_that_cannot_be_read_are_named_and_the_snapshot_is_incomplete() {
                 _ => self.0.open(found),
             }
         }
-        fn xattrs(&self, path: &RelPath) -> std::collections::BTreeMap<String, lifeboat::model::RawText> {
-            self.0.xattrs(path)
+        fn xattrs(
+            &self,
+            entry: &lifeboat::model::Entry,
+        ) -> std::collections::BTreeMap<String, lifeboat::model::RawText> {
+            self.0.xattrs(entry)
         }
         fn all_or_nothing(&self) -> bool {
             false

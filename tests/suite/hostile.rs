@@ -230,9 +230,9 @@ fn links_to_a_file_that_was_not_read_are_skipped_with_it() {
         }
         fn xattrs(
             &self,
-            path: &lifeboat::model::RelPath,
+            entry: &lifeboat::model::Entry,
         ) -> std::collections::BTreeMap<String, lifeboat::model::RawText> {
-            self.0.xattrs(path)
+            self.0.xattrs(entry)
         }
         fn all_or_nothing(&self) -> bool {
             false

@@ -1,5 +1,6 @@
 //! `backup`: sources of the configuration, or one of the command line.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,14 +10,14 @@ use crate::cli::context::Context;
 use crate::cli::output::{count, counted, duration, size};
 use crate::cli::progress::Console;
 use crate::cli::report::Failure;
-use crate::config::{Plan, parse_size};
+use crate::config::{Archive, Plan, parse_size};
 use crate::model::RelPath;
 use crate::ops::Kind;
 use crate::ops::backup::{BackupOptions, BackupReport, backup};
 use crate::plan::restore::show;
 use crate::progress::Progress;
 use crate::repository::{Repository, is_source_name};
-use crate::source::{CommandSource, Rules, Source, StdinSource, VolumeSource};
+use crate::source::{CommandSource, FileSource, Rules, Source, StdinSource, TarballSource, VolumeSource};
 
 /// A source to back up now.
 struct Task {
@@ -86,7 +87,7 @@ fn back_up(
 }
 
 fn tasks(context: &Context, args: &BackupArgs) -> Result<Vec<Task>, Failure> {
-    let is_ad_hoc = args.path.is_some() || args.stdin || !args.command.is_empty();
+    let is_ad_hoc = args.path.is_some() || args.stdin || args.tar.is_some() || !args.command.is_empty();
     let of_volumes = !args.exclude.is_empty()
         || !args.exclude_file.is_empty()
         || !args.exclude_if_present.is_empty()
@@ -99,20 +100,23 @@ fn tasks(context: &Context, args: &BackupArgs) -> Result<Vec<Task>, Failure> {
     }
     if is_ad_hoc {
         if !args.sources.is_empty() || args.all || args.group.is_some() {
-            let hint = "Run it twice: once with the names, once with `--path`, `--stdin` or a command.";
+            let hint = "Run it twice: once with the names, once with `--path`, `--stdin`, `--tar` or a command.";
             return Err(Failure::usage(
                 "sources of the configuration and one of the command line are both named",
                 hint,
             ));
         }
-        if usize::from(args.path.is_some()) + usize::from(args.stdin) + usize::from(!args.command.is_empty()) > 1 {
-            let hint = "Say one of `--path DIR`, `--stdin` and `-- COMMAND`.";
+        // `--tar -` says what the command's output is; a command beside it is no second source.
+        let output_is_tar = args.tar.as_deref() == Some(Path::new("-")) && !args.command.is_empty();
+        let named = [args.path.is_some(), args.stdin, args.tar.is_some() && !output_is_tar, !args.command.is_empty()];
+        if named.into_iter().filter(|given| *given).count() > 1 {
+            let hint = "Say one of `--path DIR`, `--stdin`, `--tar FILE`, `-- COMMAND` and `--tar - -- COMMAND`.";
             return Err(Failure::usage("more than one source is named on the command line", hint));
         }
         return Ok(vec![ad_hoc(args)?]);
     }
     if args.name.is_some() || args.file_name.is_some() {
-        let hint = "`--name` goes with `--path DIR`, `--stdin` or `-- COMMAND`.";
+        let hint = "`--name` goes with `--path DIR`, `--stdin`, `--tar FILE` or `-- COMMAND`.";
         return Err(Failure::usage("`--name` belongs to a source of the command line, and none is given", hint));
     }
     let config = &context.config;
@@ -170,7 +174,17 @@ fn build(context: &Context, what: What) -> Result<Box<dyn Source>, Failure> {
         What::Configured(Plan::Command { command, file_name }) => {
             Box::new(CommandSource::new(file_name, context.now(), command))
         }
+        What::Configured(Plan::Tarball(archive)) => Box::new(TarballSource::new(open_archive(context, archive)?)),
         What::Stdin(file_name) => Box::new(StdinSource::of_process(file_name, context.now())),
+    })
+}
+
+fn open_archive(context: &Context, archive: Archive) -> Result<Box<dyn Source>, Failure> {
+    let (now, name) = (context.now(), RelPath::root());
+    Ok(match archive {
+        Archive::File(path) => Box::new(FileSource::new(&path, now)?),
+        Archive::Command(command) => Box::new(CommandSource::new(name, now, command)),
+        Archive::Stdin => Box::new(StdinSource::of_process(name, now)),
     })
 }
 
@@ -194,10 +208,16 @@ fn ad_hoc(args: &BackupArgs) -> Result<Task, Failure> {
     let file_name = args.file_name.clone().unwrap_or_else(|| name.clone());
     let file_name = RelPath::new(file_name.into_bytes()).ok().filter(|path| path.components().count() == 1);
     let file_name = file_name.ok_or_else(|| Failure::usage("`--file-name` must be one name", "Leave `/` out."))?;
-    let plan = match &args.path {
-        Some(path) => What::Configured(Plan::Volume { path: path.clone(), rules }),
-        None if args.stdin => What::Stdin(file_name),
-        None => What::Configured(Plan::Command { command: args.command.clone(), file_name }),
+    let is_stream = |file: &Path| file == Path::new("-");
+    let plan = match (&args.path, &args.tar) {
+        (Some(path), _) => What::Configured(Plan::Volume { path: path.clone(), rules }),
+        (None, Some(file)) => What::Configured(Plan::Tarball(match (is_stream(file), args.command.is_empty()) {
+            (true, true) => Archive::Stdin,
+            (true, false) => Archive::Command(args.command.clone()),
+            (false, _) => Archive::File(file.clone()),
+        })),
+        (None, None) if args.stdin => What::Stdin(file_name),
+        (None, None) => What::Configured(Plan::Command { command: args.command.clone(), file_name }),
     };
     Ok(Task { name, plan, tags: Vec::new() })
 }

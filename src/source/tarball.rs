@@ -1,0 +1,431 @@
+//! A tar archive as a source: stored as its members, so that the same tree taken as tar or as a directory deduplicates.
+//!
+//! The archive comes through another source (a file, a command's output, standard input) and may be compressed with gzip
+//! or zstd. It is read once, in its own order: small members whole, large ones in blocks that are handed to whoever reads
+//! the entry. Invariants: an archive that ends before its end marker is an error, never a snapshot; a name that leaves the
+//! tree is skipped by name. Not here: path order, names that come twice, links that point forwards; the repository's
+//! run puts them right. Formats: ustar, GNU (long names, sparse), pax (POSIX.1-2001), star's and GNU tar's `SCHILY.xattr`.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Cursor, Read};
+use std::sync::{Arc, Mutex};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use tar::{Archive, Entry as Member, EntryType};
+
+use super::cutting::{SAMPLE, choose_cutting};
+use super::{Body, Error, Found, FoundEntry, Opened, Source};
+use crate::model::{Digest, Entry, EntryKind, FileContent, RawText, RelPath, Stamp, limits};
+
+const BLOCK: usize = 512;
+/// Runs of one sparse member at most.
+const RUNS_MAX: usize = 1 << 20;
+
+/// The members of an archive.
+pub struct TarballSource {
+    archive: Box<dyn Source>,
+}
+
+impl TarballSource {
+    /// A source over the one stream that `archive` yields.
+    pub fn new(archive: Box<dyn Source>) -> Self {
+        Self { archive }
+    }
+
+    fn read(&self, stream: Box<dyn Read + Send + '_>, each: &mut dyn FnMut(Found) -> bool) -> Result<(), Error> {
+        let broken = |why: String| Error::Archive { what: self.archive.root(), why };
+        let io = |e: std::io::Error| broken(e.to_string());
+        let marker = Marker::default();
+        let watched = Watched { inner: decompress(stream).map_err(io)?, marker: marker.clone() };
+        let mut archive = Archive::new(watched);
+        for member in archive.entries().map_err(io)? {
+            let mut member = member.map_err(io)?;
+            match describe(&mut member).map_err(io)? {
+                Described::Nothing => {}
+                Described::Skip(path, why) => {
+                    if !each(Found::Skipped { path, why }) {
+                        return Ok(());
+                    }
+                }
+                Described::Entry(entry, runs) => {
+                    if !deliver(*entry, runs, &mut member, each).map_err(io)? {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        if !marker.was_zeros() {
+            return Err(broken("it ends before its end marker: whoever wrote it was interrupted".to_owned()));
+        }
+        // Padding behind the end marker is read, so that the producer is not cut off while it still writes.
+        std::io::copy(&mut archive.into_inner(), &mut std::io::sink()).map(drop).map_err(io)
+    }
+}
+
+impl Source for TarballSource {
+    fn kind(&self) -> &'static str {
+        "tarball"
+    }
+    fn root(&self) -> String {
+        self.archive.root()
+    }
+    fn walk(&self, each: &mut dyn FnMut(Found) -> bool) -> Result<(), Error> {
+        let mut result = Ok(());
+        self.archive.walk(&mut |found| {
+            let Found::Entry(found) = found else { return true };
+            result = match self.archive.open(&found) {
+                Ok(opened) => self.read(opened.file, each),
+                Err(why) => Err(Error::Archive { what: self.archive.root(), why }),
+            };
+            false
+        })?;
+        result
+    }
+    fn open(&self, found: &FoundEntry) -> Result<Opened<'_>, String> {
+        let body = found.body.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let Body { mut bytes, data } = body.ok_or("it was read already")?;
+        let size = found.size;
+        let mut head = Vec::with_capacity(SAMPLE);
+        (&mut bytes).take(SAMPLE as u64).read_to_end(&mut head).map_err(|e| e.to_string())?;
+        let cutting = choose_cutting(&found.entry.path, size, &head);
+        Ok(Opened {
+            file: Box::new(Cursor::new(head).chain(bytes)),
+            data,
+            cutting,
+            xattrs: found.entry.xattrs.clone(),
+            size,
+            changed: Box::new(|| None),
+        })
+    }
+    fn xattrs(&self, entry: &Entry) -> BTreeMap<String, RawText> {
+        entry.xattrs.clone()
+    }
+    fn cancel(&self) {
+        self.archive.cancel();
+    }
+    fn all_or_nothing(&self) -> bool {
+        false
+    }
+    fn is_ordered(&self) -> bool {
+        false
+    }
+    fn finish(&self) -> Result<(), Error> {
+        self.archive.finish()
+    }
+}
+
+/// Whether the last whole block that went by was zeros, as an archive's end marker is.
+#[derive(Clone, Default)]
+struct Marker(Arc<Mutex<(usize, bool, bool)>>);
+
+impl Marker {
+    /// State: bytes of the block under way, whether they are zeros so far, whether the last whole block was.
+    fn saw(&self, mut bytes: &[u8]) {
+        let mut state = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        while !bytes.is_empty() {
+            let (part, rest) = bytes.split_at(bytes.len().min(BLOCK - state.0));
+            let zeros = part.iter().all(|b| *b == 0);
+            state.1 = zeros && (state.0 == 0 || state.1);
+            state.0 += part.len();
+            if state.0 == BLOCK {
+                *state = (0, false, state.1);
+            }
+            bytes = rest;
+        }
+    }
+
+    fn was_zeros(&self) -> bool {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).2
+    }
+}
+
+struct Watched<R> {
+    inner: R,
+    marker: Marker,
+}
+
+impl<R: Read> Read for Watched<R> {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.inner.read(out)?;
+        self.marker.saw(&out[..count]);
+        Ok(count)
+    }
+}
+
+/// Plain, gzip (RFC 1952) or zstd (RFC 8878), told by the first bytes.
+fn decompress<'s>(stream: Box<dyn Read + Send + 's>) -> std::io::Result<Box<dyn Read + 's>> {
+    let mut stream = BufReader::with_capacity(128 << 10, stream);
+    let head = stream.fill_buf()?;
+    if head.starts_with(&[0x1f, 0x8b]) {
+        let inflated = flate2::bufread::MultiGzDecoder::new(stream);
+        return Ok(Box::new(BufReader::with_capacity(128 << 10, inflated)));
+    }
+    if head.starts_with(&0xFD2F_B528_u32.to_le_bytes()) {
+        return Ok(Box::new(zstd::stream::read::Decoder::with_buffer(stream)?));
+    }
+    Ok(Box::new(stream))
+}
+
+enum Described {
+    Entry(Box<Entry>, Option<Runs>),
+    Skip(RelPath, String),
+    /// A header that describes others, or nothing that a tree holds.
+    Nothing,
+}
+
+/// What a sparse member's map says.
+struct Runs {
+    size: u64,
+    data: Vec<(u64, u64)>,
+}
+
+/// The pax records of one member.
+#[derive(Default)]
+struct Pax {
+    mtime: Option<Stamp>,
+    user: Option<String>,
+    group: Option<String>,
+    uid: Option<u32>,
+    gid: Option<u32>,
+    xattrs: BTreeMap<String, RawText>,
+    sparse: BTreeMap<String, Vec<u8>>,
+}
+
+impl Pax {
+    fn read<R: Read>(member: &mut Member<'_, R>) -> std::io::Result<Self> {
+        let mut pax = Self::default();
+        let Some(records) = member.pax_extensions()? else { return Ok(pax) };
+        for record in records {
+            let record = record?;
+            let (Ok(key), value) = (record.key(), record.value_bytes()) else { continue };
+            let text = || std::str::from_utf8(value).ok();
+            match key {
+                "mtime" => pax.mtime = text().and_then(parse_stamp),
+                "uname" => pax.user = text().map(str::to_owned),
+                "gname" => pax.group = text().map(str::to_owned),
+                "uid" => pax.uid = text().and_then(|t| t.parse().ok()),
+                "gid" => pax.gid = text().and_then(|t| t.parse().ok()),
+                _ => {
+                    if let Some(name) = key.strip_prefix("SCHILY.xattr.")
+                        && value.len() <= limits::XATTR_MAX
+                    {
+                        pax.xattrs.insert(name.to_owned(), RawText(value.to_vec()));
+                    } else if let Some(name) = key.strip_prefix("GNU.sparse.") {
+                        pax.sparse.insert(name.to_owned(), value.to_vec());
+                    }
+                }
+            }
+        }
+        Ok(pax)
+    }
+
+    fn sparse_number(&self, key: &str) -> Option<u64> {
+        std::str::from_utf8(self.sparse.get(key)?).ok()?.parse().ok()
+    }
+}
+
+/// `seconds[.fraction]`, perhaps negative (pax, POSIX.1-2001).
+fn parse_stamp(text: &str) -> Option<Stamp> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let seconds: i64 = whole.parse().ok()?;
+    let nanos: u32 = format!("{fraction:0<9}").get(..9)?.parse().ok()?;
+    Some(match (whole.starts_with('-'), nanos) {
+        (true, 1..) => Stamp(seconds - 1, 1_000_000_000 - nanos),
+        _ => Stamp(seconds, nanos),
+    })
+}
+
+/// The name below the root: as GNU tar reads it, without leading `/` and `./`.
+fn clean(name: &[u8]) -> Result<RelPath, String> {
+    let parts = name.split(|b| *b == b'/').filter(|part| !part.is_empty() && *part != b".");
+    let joined = parts.collect::<Vec<_>>().join(&b'/');
+    RelPath::new(joined).map_err(|_| format!("`{}` leaves the tree", RawText(name.to_vec())))
+}
+
+fn describe<R: Read>(member: &mut Member<'_, R>) -> std::io::Result<Described> {
+    let pax = Pax::read(member)?;
+    let name = pax.sparse.get("name").cloned().unwrap_or_else(|| member.path_bytes().into_owned());
+    let kind = member.header().entry_type();
+    if matches!(kind, EntryType::XGlobalHeader | EntryType::XHeader | EntryType::GNULongName | EntryType::GNULongLink) {
+        return Ok(Described::Nothing);
+    }
+    let path = match clean(&name) {
+        Ok(path) => path,
+        Err(why) => return Ok(Described::Skip(RelPath::new(&b"(outside)"[..]).unwrap_or_default(), why)),
+    };
+    let link = || member.link_name_bytes().map(std::borrow::Cow::into_owned).unwrap_or_default();
+    let header = member.header();
+    let number = |value: std::io::Result<Option<u32>>| value.ok().flatten().unwrap_or(0);
+    let device = (number(header.device_major()), number(header.device_minor()));
+    let content = FileContent { size: 0, digest: Digest::new([0; 32]), extents: Vec::new() };
+    let kind = match kind {
+        // Archives older than ustar mark a directory by its name alone.
+        EntryType::Regular if name.ends_with(b"/") => EntryKind::Dir,
+        EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => EntryKind::File(content),
+        EntryType::Directory => EntryKind::Dir,
+        EntryType::Symlink => EntryKind::Symlink { target: RawText(link()) },
+        EntryType::Link => match clean(&link()) {
+            Ok(target) => EntryKind::Hardlink { target },
+            Err(why) => return Ok(Described::Skip(path, why)),
+        },
+        EntryType::Fifo => EntryKind::Fifo,
+        EntryType::Char => EntryKind::Char { device },
+        EntryType::Block => EntryKind::Block { device },
+        other => {
+            let why = format!("it is of type {:?}, which has no place in a tree", char::from(other.as_byte()));
+            return Ok(Described::Skip(path, why));
+        }
+    };
+    let mut entry = Entry::bare(path, kind);
+    fill(&mut entry, member.header(), &pax);
+    match read_map(&pax, member)? {
+        Ok(runs) => {
+            entry.xattrs = pax.xattrs;
+            Ok(Described::Entry(Box::new(entry), runs))
+        }
+        Err(why) => Ok(Described::Skip(entry.path, why)),
+    }
+}
+
+fn fill(entry: &mut Entry, header: &tar::Header, pax: &Pax) {
+    let text = |bytes: Option<&[u8]>| {
+        let text = bytes.and_then(|bytes| std::str::from_utf8(bytes).ok());
+        text.filter(|text| !text.is_empty()).map(str::to_owned)
+    };
+    let number = |value: std::io::Result<u64>| value.ok().and_then(|value| u32::try_from(value).ok());
+    entry.mode = header.mode().unwrap_or(0o600) & 0o7777;
+    entry.uid = pax.uid.or_else(|| number(header.uid())).unwrap_or(0);
+    entry.gid = pax.gid.or_else(|| number(header.gid())).unwrap_or(0);
+    entry.user = pax.user.clone().or_else(|| text(header.username_bytes()));
+    entry.group = pax.group.clone().or_else(|| text(header.groupname_bytes()));
+    let seconds = header.mtime().ok().and_then(|seconds| i64::try_from(seconds).ok());
+    entry.mtime = pax.mtime.unwrap_or(Stamp(seconds.unwrap_or(0), 0));
+}
+
+/// The map of a sparse member in pax form: in a record (0.1), or at the beginning of its bytes (1.0). The inner error says
+/// why the member is skipped. GNU's older form is expanded by the `tar` crate.
+fn read_map<R: Read>(pax: &Pax, member: &mut Member<'_, R>) -> std::io::Result<Result<Option<Runs>, String>> {
+    if pax.sparse.is_empty() {
+        return Ok(Ok(None));
+    }
+    let numbers = if let Some(map) = pax.sparse.get("map") {
+        let text = String::from_utf8_lossy(map).into_owned();
+        text.split(',').map(|n| n.parse().ok()).collect::<Option<Vec<u64>>>()
+    } else if pax.sparse_number("major") == Some(1) {
+        read_numbers(member)?
+    } else {
+        return Ok(
+            Err("it is sparse in a form (pax 0.0) that is not read: make it with `--sparse-version=1.0`".into()),
+        );
+    };
+    let size = pax.sparse_number("realsize").or_else(|| pax.sparse_number("size"));
+    let bad = || Err("its map of holes is damaged".to_owned());
+    let (Some(numbers), Some(size)) = (numbers, size) else { return Ok(bad()) };
+    let (mut data, mut end) = (Vec::new(), 0u64);
+    for pair in numbers.chunks(2) {
+        let [start, length] = *pair else { return Ok(bad()) };
+        let Some(next) = start.checked_add(length).filter(|next| start >= end && *next <= size) else {
+            return Ok(bad());
+        };
+        if length > 0 {
+            data.push((start, length));
+        }
+        end = next;
+    }
+    Ok(Ok(Some(Runs { size, data })))
+}
+
+/// The map of form 1.0: decimal lines, the count of pairs first, padded to a whole block.
+fn read_numbers<R: Read>(member: &mut Member<'_, R>) -> std::io::Result<Option<Vec<u64>>> {
+    let (mut numbers, mut wanted, mut digits) = (Vec::new(), None, String::new());
+    loop {
+        let mut block = [0; BLOCK];
+        member.read_exact(&mut block)?;
+        for byte in block {
+            match byte {
+                b'0'..=b'9' if digits.len() < 20 => digits.push(char::from(byte)),
+                b'\n' => {
+                    let Ok(number) = digits.parse::<u64>() else { return Ok(None) };
+                    digits.clear();
+                    match wanted {
+                        None if number as usize > RUNS_MAX => return Ok(None),
+                        None => wanted = Some(2 * number as usize),
+                        Some(_) => numbers.push(number),
+                    }
+                    if wanted == Some(numbers.len()) {
+                        return Ok(Some(numbers));
+                    }
+                }
+                _ => return Ok(None),
+            }
+        }
+    }
+}
+
+/// Sends an entry on, with its bytes where it has some. False when nobody listens any more.
+fn deliver<R: Read>(
+    entry: Entry,
+    runs: Option<Runs>,
+    member: &mut Member<'_, R>,
+    each: &mut dyn FnMut(Found) -> bool,
+) -> std::io::Result<bool> {
+    if entry.content().is_none() {
+        return Ok(each(Found::Entry(Box::new(FoundEntry::new(entry, 0, false)))));
+    }
+    let (size, data) = runs.map_or((member.size(), None), |runs| (runs.size, Some(runs.data)));
+    let mut found = FoundEntry::new(entry, size, data.is_some());
+    if size <= limits::SMALL_FILE_MAX && data.is_none() {
+        let mut bytes = Vec::with_capacity(size as usize);
+        member.read_to_end(&mut bytes)?;
+        if bytes.len() as u64 != size {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        found.body = Mutex::new(Some(Body { bytes: Box::new(Cursor::new(bytes)), data }));
+        return Ok(each(Found::Entry(Box::new(found))));
+    }
+    let (blocks_in, blocks) = bounded(2);
+    let reader = Blocks { blocks, current: Cursor::new(Vec::new()) };
+    found.body = Mutex::new(Some(Body { bytes: Box::new(reader), data }));
+    if !each(Found::Entry(Box::new(found))) {
+        return Ok(false);
+    }
+    let result = send_blocks(member, &blocks_in);
+    if let Err(e) = &result {
+        let _ = blocks_in.send(Err(std::io::Error::new(e.kind(), e.to_string())));
+    }
+    result.map(|()| true)
+}
+
+fn send_blocks<R: Read>(member: &mut Member<'_, R>, blocks: &Sender<std::io::Result<Vec<u8>>>) -> std::io::Result<()> {
+    loop {
+        let mut block = Vec::with_capacity(limits::READ_BLOCK);
+        if member.take(limits::READ_BLOCK as u64).read_to_end(&mut block)? == 0 {
+            return Ok(());
+        }
+        // A reader that is gone has said why; the rest of the member is passed over by whoever reads the next header.
+        if blocks.send(Ok(block)).is_err() {
+            return Ok(());
+        }
+    }
+}
+
+/// Blocks of a large member as they come. Ends when the sender is gone.
+struct Blocks {
+    blocks: Receiver<std::io::Result<Vec<u8>>>,
+    current: Cursor<Vec<u8>>,
+}
+
+impl Read for Blocks {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        loop {
+            let count = self.current.read(out)?;
+            if count > 0 || out.is_empty() {
+                return Ok(count);
+            }
+            match self.blocks.recv() {
+                Ok(block) => self.current = Cursor::new(block?),
+                Err(_) => return Ok(0),
+            }
+        }
+    }
+}
