@@ -22,7 +22,8 @@ pub use snapshots::{SnapshotRow, SparseRow};
 use crate::model::CommitId;
 
 /// Each migration with its number; the last one leads to `catalog/schema.sql`.
-const MIGRATIONS: &[(i64, &str)] = &[(1, include_str!("../../catalog/0001-first.sql"))];
+const MIGRATIONS: &[(i64, &str)] =
+    &[(1, include_str!("../../catalog/0001-first.sql")), (2, include_str!("../../catalog/0002-ledger.sql"))];
 
 /// The whole schema, for the test that proves that the migrations meet it.
 pub const SCHEMA: &str = include_str!("../../catalog/schema.sql");

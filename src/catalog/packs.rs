@@ -1,5 +1,7 @@
 //! Packs: what is known of each, and what the store was found to hold.
 
+use std::collections::HashMap;
+
 use rusqlite::params;
 
 use super::{Catalog, Error, WriterRow};
@@ -120,6 +122,30 @@ impl Catalog {
             let mut update = db.prepare_cached("UPDATE frame SET state = ?2 WHERE id = ?1")?;
             for row in frames {
                 update.execute(params![row, if damaged { 2 } else { 0 }])?;
+            }
+            Ok(())
+        })
+    }
+
+    /// When packs were last read and found in order, in seconds since 1970. A pack that never was is not in it.
+    pub fn ledger(&self) -> Result<HashMap<PackId, i64>, Error> {
+        self.read(|db| {
+            let rows = "SELECT pack, verified FROM ledger";
+            db.prepare_cached(rows)?.query_map([], |row| Ok((PackId::new(row.get(0)?), row.get(1)?)))?.collect()
+        })
+    }
+
+    /// Records packs that were read: found in order at `now`, or not, which takes them out of the ledger.
+    pub fn set_verified(&mut self, packs: &[(PackId, bool)], now: i64) -> Result<(), Error> {
+        self.write(|db| {
+            let mut good = db.prepare_cached("INSERT OR REPLACE INTO ledger (pack, verified) VALUES (?1, ?2)")?;
+            let mut bad = db.prepare_cached("DELETE FROM ledger WHERE pack = ?1")?;
+            for (pack, in_order) in packs {
+                if *in_order {
+                    good.execute(params![pack.as_bytes(), now])?
+                } else {
+                    bad.execute([pack.as_bytes()])?
+                };
             }
             Ok(())
         })

@@ -37,8 +37,9 @@ Examples:
   lifeboat check --read-data                 every stored byte
   lifeboat check --read-data-subset 3/7      the third of seven parts: one a night
   lifeboat check --read-data-subset 5%       by chance; also 10G
+  lifeboat check --max-age 30d --max-duration 45m    nightly: everything is read within a month, or you hear of it
 
-Exit codes: 0 all in order, 1 not done, 10 no repository there, 12 no key opens it, 13 damage found, 130 interrupted.";
+Exit codes: 0 all in order, 1 not done, 3 in order as far as there was time, 10 no repository there, 12 no key opens it, 13 damage found, 130 interrupted.";
 const INIT_HELP: &str = "\
 Examples:
   lifeboat --repo file:///srv/backup init --generate-identity identity.txt
@@ -363,6 +364,12 @@ pub struct CheckArgs {
     /// Read a part: n/t, x%, or a size
     #[arg(long, value_name = "SUBSET")]
     pub read_data_subset: Option<String>,
+    /// Read what no check has found in order for so long, as 30d, the longest ago first
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["read_data", "read_data_subset"])]
+    pub max_age: Option<String>,
+    /// Begin no further pack after so long, as 45m; the next check goes on
+    #[arg(long, value_name = "TIME")]
+    pub max_duration: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -119,6 +119,11 @@ fn split_zone(text: &str) -> (&str, Zone) {
 }
 
 /// `2h`, `3 days`, `1d 12h`.
+/// Reads a span of time, as `45m`, `30d` or `1d 12h`.
+pub fn parse_duration(text: &str) -> Result<TimeDelta, String> {
+    read_span(text.trim()).ok_or_else(|| format!("`{text}` is no span of time; write it as `45m`, `12h` or `30d`"))
+}
+
 fn read_span(text: &str) -> Option<TimeDelta> {
     let (mut total, mut number, mut unit, mut any) = (TimeDelta::zero(), String::new(), String::new(), false);
     let mut close = |number: &mut String, unit: &mut String| -> Option<()> {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, bounded};
 
 use super::Error;
-use super::merge::{Along, Item, Merge, OldManifest, Planner};
-use super::readers::{Budget, Piece, Reading};
+use super::merge::{Along, Item, Merge, OldManifest, Planner, Step};
+use super::readers::{Budget, Cuts, FileEnd, LARGE_CHARGE, Piece, Reading, SPARE, SmallFiles};
 use crate::model::{Digest, Entry, EntryKind, FileContent, Moment, RelPath, SnapshotId, SnapshotRecord};
 use crate::plan::rewrite::{SparseFrame, choose};
 use crate::progress::{Event, Progress};
@@ -95,7 +95,8 @@ pub fn backup(
         progress.event(Event::Expect { items: record.files, bytes: record.bytes });
     }
     let walk_trust = repository.trust(Arc::clone(&marked))?;
-    let reading = Reading { source, cutter: repository.cutter(), content: repository.content_key().clone() };
+    let (cutter, content) = (repository.cutter(), repository.content_key().clone());
+    let reading = Reading { source, cutter, content, spare: bounded(SPARE) };
     let id = SnapshotId::new(began.timestamp_millis().max(0) as u64, world.random);
     let clock = Arc::clone(&world.clock);
     let mut session = Session::begin(repository, id, name, marked, clock, Arc::clone(progress))?;
@@ -209,7 +210,7 @@ fn collect(
     progress: &dyn Progress,
 ) -> Result<(), Error> {
     let budget = Budget::new(UNDER_WAY);
-    let (items_in, items) = bounded(512);
+    let (items_in, items) = bounded(64);
     let (jobs_in, jobs) = bounded(READERS * 4);
     std::thread::scope(|scope| {
         for _ in 0..READERS {
@@ -220,13 +221,17 @@ fn collect(
         let budget = &budget;
         scope.spawn(move || {
             let source = reading.source;
-            let mut planner = Planner { merge, items: items_in, jobs: jobs_in, budget, source, progress };
-            if let Err(e) = reading.source.walk(&mut |found| planner.found(found)) {
+            let (steps, small) = (Vec::new(), Vec::new());
+            let mut planner =
+                Planner { merge, items: items_in, jobs: jobs_in, budget, source, progress, steps, small, charge: 0 };
+            let walked = reading.source.walk(&mut |found| planner.found(found));
+            planner.flush();
+            if let Err(e) = walked {
                 let _ = planner.items.send(Item::Broken(e.into()));
             }
         });
         let result = Waiting { channel: &items, progress }
-            .try_for_each(|item| item.and_then(|item| take(session, item, budget, tally, reading.source, progress)));
+            .try_for_each(|item| item.and_then(|item| Taking { session, reading, tally, progress }.take(item, budget)));
         if result.is_err() {
             reading.source.cancel();
         }
@@ -248,7 +253,7 @@ fn settle(
     (tally.new, tally.changed, tally.reread) = (0, 0, 0);
     let left_out = session.settle(&mut |entry| {
         let Some(content) = entry.content() else { return };
-        match before.advance(&entry.path).as_ref().and_then(Entry::content) {
+        match before.advance(&entry.path).as_ref().and_then(|(old, _)| old.content()) {
             None => tally.new += 1,
             Some(old) if old.digest == content.digest => tally.reread += 1,
             Some(_) => tally.changed += 1,
@@ -283,96 +288,134 @@ impl<T> Iterator for Waiting<'_, T> {
     }
 }
 
-fn take(
-    session: &mut Session<'_>,
-    item: Item,
-    budget: &Budget,
-    tally: &mut Tally,
-    source: &dyn Source,
-    progress: &dyn Progress,
-) -> Result<(), Error> {
-    if progress.cancelled() {
-        return Err(repository::Error::Cancelled.into());
-    }
-    match item {
-        Item::Broken(e) => return Err(e),
-        Item::Skipped(path, why) => {
-            if path.is_root() || source.all_or_nothing() {
-                return Err(Error::Unreadable { what: source.root(), why });
-            }
-            tally.skip(&path, &why, progress);
-        }
-        Item::Plain(entry) => match &entry.kind {
-            EntryKind::Hardlink { target } if tally.unread.contains(target) => {
-                tally.skip(&entry.path, &format!("it is a link to `{target}`, which was not read"), progress);
-            }
-            _ => session.entry(*entry, None)?,
-        },
-        Item::Keep(entry) => {
-            if let Some(content) = entry.content() {
-                tally.unmodified += 1;
-                progress.event(Event::Done { items: 1, bytes: content.size });
-            }
-            session.unchanged(*entry)?;
-        }
-        Item::File(entry, pieces, charge, known) => {
-            let result = take_file(session, *entry, &pieces, tally, known, source, progress);
-            budget.free(charge);
-            result?;
-        }
-    }
-    Ok(())
+/// The thread that deduplicates: what the walk found goes into the session, in its order.
+struct Taking<'t, 'r> {
+    session: &'t mut Session<'r>,
+    reading: &'t Reading<'t>,
+    tally: &'t mut Tally,
+    progress: &'t dyn Progress,
 }
 
-fn take_file(
-    session: &mut Session<'_>,
-    mut entry: Entry,
-    pieces: &Receiver<Piece>,
-    tally: &mut Tally,
-    known: Option<Digest>,
-    source: &dyn Source,
-    progress: &dyn Progress,
-) -> Result<(), Error> {
-    let mut draft = Draft::default();
-    for piece in (Waiting { channel: pieces, progress }) {
-        match piece? {
-            Piece::Bytes(bytes, chunks) => {
-                let mut start = 0;
-                for (id, length) in chunks {
-                    let end = start + length as usize;
-                    session.chunk(&mut draft, id, &bytes[start..end])?;
-                    start = end;
-                }
-                tally.bytes_read += bytes.len() as u64;
-                progress.event(Event::Done { items: 0, bytes: bytes.len() as u64 });
-                if progress.cancelled() {
-                    return Err(repository::Error::Cancelled.into());
-                }
+impl Taking<'_, '_> {
+    fn take(&mut self, item: Item, budget: &Budget) -> Result<(), Error> {
+        if self.progress.cancelled() {
+            return Err(repository::Error::Cancelled.into());
+        }
+        match item {
+            Item::Broken(e) => Err(e),
+            Item::Batch(steps, small, charge) => {
+                let result = self.take_batch(steps, small);
+                budget.free(charge);
+                result
             }
-            Piece::Hole(length) => draft.hole(length),
-            Piece::Failed(why) => {
-                if source.all_or_nothing() {
-                    return Err(Error::Unreadable { what: source.root(), why });
-                }
-                tally.skip(&entry.path, &why, progress);
-                tally.unread.insert(entry.path);
-                return Ok(());
-            }
-            Piece::End(end) => {
-                if let Some(why) = &end.changed {
-                    tally.skip(&entry.path, why, progress);
-                }
-                entry.xattrs = end.xattrs;
-                entry.kind = EntryKind::File(FileContent { size: end.size, digest: end.digest, extents: Vec::new() });
-                match known {
-                    None => tally.new += 1,
-                    Some(before) if before == end.digest => tally.reread += 1,
-                    Some(_) => tally.changed += 1,
-                }
-                progress.event(Event::Done { items: 1, bytes: 0 });
-                return Ok(session.entry(entry, Some(draft))?);
+            Item::Large(entry, pieces, known) => {
+                let result = self.take_large(*entry, &pieces, known);
+                budget.free(LARGE_CHARGE);
+                result
             }
         }
     }
-    Err(repository::Error::Pipeline.into())
+
+    fn take_batch(&mut self, steps: Vec<Step>, small: Option<Receiver<SmallFiles>>) -> Result<(), Error> {
+        let read = small.map(|channel| Waiting { channel: &channel, progress: self.progress }.next());
+        let read = read.map(|read| read.unwrap_or(Err(repository::Error::Pipeline.into()))).transpose()?;
+        let SmallFiles { bytes, files } = read.unwrap_or(SmallFiles { bytes: Vec::new(), files: Vec::new() });
+        let (mut files, mut rest) = (files.into_iter(), bytes.as_slice());
+        for step in steps {
+            match step {
+                Step::Skipped(path, why) => self.skip(path, why)?,
+                Step::Plain(entry) => match &entry.kind {
+                    EntryKind::Hardlink { target } if self.tally.unread.contains(target) => {
+                        let why = format!("it is a link to `{target}`, which was not read");
+                        self.tally.skip(&entry.path, &why, self.progress);
+                    }
+                    _ => self.session.entry(*entry, None)?,
+                },
+                Step::Keep(entry, line) => {
+                    self.tally.unmodified += 1;
+                    let bytes = entry.content().map_or(0, |content| content.size);
+                    self.progress.event(Event::Done { items: 1, bytes });
+                    self.session.unchanged(*entry, line)?;
+                }
+                Step::Small(entry, known) => match files.next().ok_or(repository::Error::Pipeline)? {
+                    Err(why) => self.unread(entry.path, why)?,
+                    Ok((cuts, end)) => {
+                        let (content, others) = rest.split_at(rest.len().min(end.size as usize));
+                        rest = others;
+                        let mut draft = Draft::default();
+                        self.take_chunks(&mut draft, content, cuts)?;
+                        self.file(*entry, draft, end, known)?;
+                    }
+                },
+            }
+        }
+        self.reading.give_back(bytes);
+        Ok(())
+    }
+
+    fn take_large(&mut self, entry: Entry, pieces: &Receiver<Piece>, known: Option<Digest>) -> Result<(), Error> {
+        let mut draft = Draft::default();
+        for piece in (Waiting { channel: pieces, progress: self.progress }) {
+            match piece? {
+                Piece::Bytes(bytes, cuts) => {
+                    self.take_chunks(&mut draft, &bytes, cuts)?;
+                    self.reading.give_back(bytes);
+                    if self.progress.cancelled() {
+                        return Err(repository::Error::Cancelled.into());
+                    }
+                }
+                Piece::Hole(length) => draft.hole(length),
+                Piece::Failed(why) => return self.unread(entry.path, why),
+                Piece::End(end) => return self.file(entry, draft, end, known),
+            }
+        }
+        Err(repository::Error::Pipeline.into())
+    }
+
+    fn take_chunks(&mut self, draft: &mut Draft, bytes: &[u8], cuts: Cuts) -> Result<(), Error> {
+        let mut start = 0;
+        for (id, length) in cuts {
+            let end = start + length as usize;
+            self.session.chunk(draft, id, &bytes[start..end])?;
+            start = end;
+        }
+        self.tally.bytes_read += start as u64;
+        self.progress.event(Event::Done { items: 0, bytes: start as u64 });
+        Ok(())
+    }
+
+    /// A file whose bytes are in the session.
+    fn file(&mut self, mut entry: Entry, draft: Draft, end: FileEnd, known: Option<Digest>) -> Result<(), Error> {
+        if let Some(why) = &end.changed {
+            self.tally.skip(&entry.path, why, self.progress);
+        }
+        entry.xattrs = end.xattrs;
+        entry.kind = EntryKind::File(FileContent { size: end.size, digest: end.digest, extents: Vec::new() });
+        match known {
+            None => self.tally.new += 1,
+            Some(before) if before == end.digest => self.tally.reread += 1,
+            Some(_) => self.tally.changed += 1,
+        }
+        self.progress.event(Event::Done { items: 1, bytes: 0 });
+        Ok(self.session.entry(entry, Some(draft))?)
+    }
+
+    /// A file that could not be read.
+    fn unread(&mut self, path: RelPath, why: String) -> Result<(), Error> {
+        if self.reading.source.all_or_nothing() {
+            return Err(Error::Unreadable { what: self.reading.source.root(), why });
+        }
+        self.tally.skip(&path, &why, self.progress);
+        self.tally.unread.insert(path);
+        Ok(())
+    }
+
+    /// Something that the walk could not look at.
+    fn skip(&mut self, path: RelPath, why: String) -> Result<(), Error> {
+        if path.is_root() || self.reading.source.all_or_nothing() {
+            return Err(Error::Unreadable { what: self.reading.source.root(), why });
+        }
+        self.tally.skip(&path, &why, self.progress);
+        Ok(())
+    }
 }

@@ -7,20 +7,39 @@ use std::io::BufReader;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::Error;
-use super::readers::{Budget, Job, LARGE_CHARGE, PIECES, Piece};
+use super::readers::{Budget, Job, LARGE_CHARGE, PIECES, Piece, SmallFiles};
 use crate::model::{Digest, Entry, EntryKind, Moment, RelPath, Stamp, limits};
 use crate::progress::Progress;
 use crate::repository::{self, ManifestReader, Trust};
 use crate::source::{Found, FoundEntry, Source};
 
-/// What the walk sends down the line, in path order.
-pub(super) enum Item {
-    Keep(Box<Entry>),
+/// One thing of the walk.
+pub(super) enum Step {
+    /// As the manifest before has it, with its line there.
+    Keep(Box<Entry>, Vec<u8>),
+    /// Without content of its own.
     Plain(Box<Entry>),
-    File(Box<Entry>, Receiver<Piece>, u64, Option<Digest>),
+    /// A small file, the next of the batch's; with its digest before.
+    Small(Box<Entry>, Option<Digest>),
+    /// Left out, and why.
     Skipped(RelPath, String),
+}
+
+/// What the walk sends down the line, in path order. Threads that wake each other for every file spend more on that than
+/// on small files, so things come in batches.
+pub(super) enum Item {
+    /// Things, the small files among them, and what the readers have charged.
+    Batch(Vec<Step>, Option<Receiver<SmallFiles>>, u64),
+    /// A large file.
+    Large(Box<Entry>, Receiver<Piece>, Option<Digest>),
+    /// The walk cannot go on.
     Broken(Error),
 }
+
+/// Things of a batch at most.
+const BATCH_STEPS: usize = 256;
+/// Small files of a batch at most: one thread reads them all.
+const BATCH_FILES: usize = 48;
 
 /// The host's own copy of the manifest before.
 pub(super) type OldManifest = ManifestReader<zstd::stream::read::Decoder<'static, BufReader<File>>>;
@@ -28,7 +47,7 @@ pub(super) type OldManifest = ManifestReader<zstd::stream::read::Decoder<'static
 /// The manifest before, read along with entries in path order.
 pub(super) struct Along {
     pub old: Option<OldManifest>,
-    pub head: Option<Entry>,
+    pub head: Option<(Entry, Vec<u8>)>,
 }
 
 /// What the walk is compared with.
@@ -40,13 +59,13 @@ pub(super) struct Merge {
 }
 
 impl Along {
-    /// The old entry of a path, if there is one.
-    pub fn advance(&mut self, path: &RelPath) -> Option<Entry> {
+    /// The old entry of a path with its line, if there is one.
+    pub fn advance(&mut self, path: &RelPath) -> Option<(Entry, Vec<u8>)> {
         loop {
             if self.head.is_none() {
-                let next = self.old.as_mut()?.next_entry();
-                match next {
-                    Ok(Some(entry)) => self.head = Some(entry),
+                let old = self.old.as_mut()?;
+                match old.next_entry() {
+                    Ok(Some(entry)) => self.head = Some((entry, old.line().to_vec())),
                     Ok(None) => self.old = None,
                     Err(e) => {
                         // A damaged copy costs reading, not correctness.
@@ -55,7 +74,7 @@ impl Along {
                     }
                 }
             }
-            match self.head.as_ref()?.path.cmp(path) {
+            match self.head.as_ref()?.0.path.cmp(path) {
                 std::cmp::Ordering::Less => self.head = None,
                 std::cmp::Ordering::Equal => return self.head.take(),
                 std::cmp::Ordering::Greater => return None,
@@ -89,48 +108,57 @@ pub(super) struct Planner<'a> {
     pub budget: &'a Budget,
     pub source: &'a dyn Source,
     pub progress: &'a dyn Progress,
+    pub steps: Vec<Step>,
+    pub small: Vec<FoundEntry>,
+    pub charge: u64,
 }
 
 impl Planner<'_> {
-    /// Sends what was found down the line; false when nobody listens any more.
+    /// Takes what was found; false when nobody listens any more.
     pub fn found(&mut self, found: Found) -> bool {
         if self.progress.cancelled() {
             let _ = self.items.send(Item::Broken(repository::Error::Cancelled.into()));
             return false;
         }
-        let mut found = match found {
-            Found::Skipped { path, why } => return self.items.send(Item::Skipped(path, why)).is_ok(),
+        let found = match found {
+            Found::Skipped { path, why } => return self.step(Step::Skipped(path, why)),
             Found::Entry(found) => *found,
         };
         let old = self.merge.along.advance(&found.entry.path);
         if found.entry.content().is_none() {
-            return self.plain(found.entry, old);
+            return self.plain(found.entry, old.map(|(old, _)| old));
         }
-        if let Some(old) = &old {
-            match self.merge.is_unchanged(old, &found) {
-                Ok(true) => {
-                    // Owners' names and the rest are as they were; the old line is the new line.
-                    return self.items.send(Item::Keep(Box::new(old.clone()))).is_ok();
-                }
-                Ok(false) => {}
+        let old = match old {
+            None => None,
+            Some((old, line)) => match self.merge.is_unchanged(&old, &found) {
+                // Owners' names and the rest are as they were; the old line is the new line.
+                Ok(true) => return self.step(Step::Keep(Box::new(old), line)),
+                Ok(false) => Some(old),
                 Err(e) => {
                     let _ = self.items.send(Item::Broken(e.into()));
                     return false;
                 }
-            }
-        }
-        let charge = if found.size <= limits::SMALL_FILE_MAX { found.size } else { LARGE_CHARGE };
-        if !self.budget.spend(charge) {
-            return false;
-        }
-        let (pieces_in, pieces) = bounded(PIECES);
+            },
+        };
+        let known = old.map(|old| old.content().map_or(Digest::new([0; 32]), |content| content.digest));
+        self.read(found, known)
+    }
+
+    fn read(&mut self, mut found: FoundEntry, known: Option<Digest>) -> bool {
         let entry = Box::new(std::mem::replace(&mut found.entry, Entry::bare(RelPath::root(), EntryKind::Dir)));
         found.entry.path = entry.path.clone();
         found.entry.inode = entry.inode;
         found.entry.xattrs.clone_from(&entry.xattrs);
-        let known = old.map(|old| old.content().map_or(Digest::new([0; 32]), |content| content.digest));
-        self.items.send(Item::File(entry, pieces, charge, known)).is_ok()
-            && self.jobs.send(Job { found, pieces: pieces_in }).is_ok()
+        if found.size <= limits::SMALL_FILE_MAX && !found.sparse {
+            self.charge += found.size;
+            self.small.push(found);
+            return self.step(Step::Small(entry, known));
+        }
+        let (pieces_in, pieces) = bounded(PIECES);
+        self.flush()
+            && self.budget.spend(LARGE_CHARGE)
+            && self.items.send(Item::Large(entry, pieces, known)).is_ok()
+            && self.jobs.send(Job::Large { found, pieces: pieces_in }).is_ok()
     }
 
     fn plain(&mut self, mut entry: Entry, old: Option<Entry>) -> bool {
@@ -141,6 +169,29 @@ impl Planner<'_> {
             None if has_own => self.source.xattrs(&entry),
             None => Default::default(),
         };
-        self.items.send(Item::Plain(Box::new(entry))).is_ok()
+        self.step(Step::Plain(Box::new(entry)))
+    }
+
+    fn step(&mut self, step: Step) -> bool {
+        self.steps.push(step);
+        let full =
+            self.steps.len() >= BATCH_STEPS || self.small.len() >= BATCH_FILES || self.charge >= limits::SMALL_FILE_MAX;
+        if full { self.flush() } else { true }
+    }
+
+    /// Sends the open batch down the line; false when nobody listens any more.
+    pub fn flush(&mut self) -> bool {
+        if self.steps.is_empty() {
+            return true;
+        }
+        let steps = std::mem::take(&mut self.steps);
+        let (found, charge) = (std::mem::take(&mut self.small), std::mem::take(&mut self.charge));
+        if found.is_empty() {
+            return self.items.send(Item::Batch(steps, None, 0)).is_ok();
+        }
+        let (done_in, done) = bounded(1);
+        self.budget.spend(charge)
+            && self.items.send(Item::Batch(steps, Some(done), charge)).is_ok()
+            && self.jobs.send(Job::Small { found, done: done_in }).is_ok()
     }
 }

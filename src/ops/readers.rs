@@ -1,15 +1,14 @@
-//! The threads that read files of a source: small ones whole, large ones in blocks; cut and digested here, so that the
+//! The threads that read files of a source: small ones in batches, large ones in blocks; cut and digested here, so that the
 //! thread that deduplicates only looks up and copies.
 //!
 //! Invariants: pieces of one file come in its order; a file's channel holds a few pieces at most; the bytes of all files
 //! under way are bounded by a [`Budget`] that is spent in the order of the walk, so that the first file in line can always
-//! go on.
+//! go on. Buffers go round: memory that the kernel has to hand out anew costs as much as reading into it.
 
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::{Condvar, Mutex};
 
-use bytes::{Bytes, BytesMut};
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::chunk::Cutter;
@@ -21,11 +20,18 @@ use crate::source::{FoundEntry, Opened, Source};
 pub(super) const PIECES: usize = 3;
 /// What a large file may hold in its channel and its buffers.
 pub(super) const LARGE_CHARGE: u64 = 6 << 20;
+/// Buffers that wait for their next use at most.
+pub(super) const SPARE: usize = 16;
+/// Batches grow into larger buffers than blocks; such are not kept.
+const SPARE_MAX: usize = 4 << 20;
 
-/// A part of a file.
+/// Where chunks end: id and length, one after another.
+pub(super) type Cuts = Vec<(ChunkId, u32)>;
+
+/// A part of a large file.
 pub(super) enum Piece {
-    /// Bytes, with where they are cut.
-    Bytes(Bytes, Vec<(ChunkId, u32)>),
+    /// Bytes, as far as the cuts reach.
+    Bytes(Vec<u8>, Cuts),
     /// Zeros that are not stored.
     Hole(u64),
     /// The file's end.
@@ -42,10 +48,16 @@ pub(super) struct FileEnd {
     pub changed: Option<String>,
 }
 
-/// A file to be read.
-pub(super) struct Job {
-    pub found: FoundEntry,
-    pub pieces: Sender<Piece>,
+/// Small files that were read, one after another in `bytes`; for each its cuts and its end, or why it could not be read.
+pub(super) struct SmallFiles {
+    pub bytes: Vec<u8>,
+    pub files: Vec<Result<(Cuts, FileEnd), String>>,
+}
+
+/// What is to be read.
+pub(super) enum Job {
+    Large { found: FoundEntry, pieces: Sender<Piece> },
+    Small { found: Vec<FoundEntry>, done: Sender<SmallFiles> },
 }
 
 /// Bytes that may be under way.
@@ -87,6 +99,8 @@ pub(super) struct Reading<'a> {
     pub source: &'a dyn Source,
     pub cutter: Cutter,
     pub content: ContentKey,
+    /// Buffers that were used before.
+    pub spare: (Sender<Vec<u8>>, Receiver<Vec<u8>>),
 }
 
 /// The receiver is gone: the run is over.
@@ -96,23 +110,64 @@ impl Reading<'_> {
     /// Works until there are no more jobs.
     pub fn work(&self, jobs: &Receiver<Job>) {
         for job in jobs {
-            let end = match self.source.open(&job.found) {
-                Ok(opened) => self.read(opened, &job),
-                Err(why) => Ok(Piece::Failed(why)),
-            };
-            if let Ok(piece) = end {
-                let _ = job.pieces.send(piece);
+            match job {
+                Job::Small { found, done } => drop(done.send(self.read_batch(&found))),
+                Job::Large { found, pieces } => {
+                    let end = match self.source.open(&found) {
+                        Ok(opened) => self.read_large(opened, &pieces),
+                        Err(why) => Ok(Piece::Failed(why)),
+                    };
+                    if let Ok(piece) = end {
+                        let _ = pieces.send(piece);
+                    }
+                }
             }
         }
     }
 
-    fn read(&self, mut opened: Opened<'_>, job: &Job) -> Result<Piece, Over> {
+    /// A buffer whose bytes mean nothing.
+    fn buffer(&self) -> Vec<u8> {
+        self.spare.1.try_recv().unwrap_or_default()
+    }
+
+    /// Takes a buffer back.
+    pub fn give_back(&self, buffer: Vec<u8>) {
+        if buffer.capacity() <= SPARE_MAX {
+            let _ = self.spare.0.try_send(buffer);
+        }
+    }
+
+    fn read_batch(&self, found: &[FoundEntry]) -> SmallFiles {
+        let mut bytes = self.buffer();
+        bytes.clear();
+        let mut files = Vec::with_capacity(found.len());
+        for found in found {
+            let start = bytes.len();
+            let read = self.source.read_small(found, &mut bytes);
+            if read.is_err() {
+                bytes.truncate(start);
+            }
+            files.push(read.map(|read| {
+                let content = &bytes[start..];
+                let cuts = self.cut_all(read.cutting, content);
+                let digest = match cuts.as_slice() {
+                    // Chunks and files are named under one key: a file that is one chunk has its name already.
+                    [(id, _)] => Digest::from(*id),
+                    _ => self.content.digest(content),
+                };
+                let size = content.len() as u64;
+                (cuts, FileEnd { size, digest, xattrs: read.xattrs, changed: read.changed })
+            }));
+        }
+        SmallFiles { bytes, files }
+    }
+
+    fn read_large(&self, mut opened: Opened<'_>, pieces: &Sender<Piece>) -> Result<Piece, Over> {
         let result = match opened.data.take() {
-            Some(runs) => self.read_sparse(&mut opened, &runs, job)?,
-            None if opened.size <= limits::SMALL_FILE_MAX => self.read_small(&mut opened, job)?,
+            Some(runs) => self.read_sparse(&mut opened, &runs, pieces)?,
             None => {
                 let mut hasher = self.content.hasher();
-                let read = self.read_run(&mut opened.file, u64::MAX, opened.cutting, &mut hasher, job)?;
+                let read = self.read_run(&mut opened.file, u64::MAX, opened.cutting, &mut hasher, pieces)?;
                 read.map(|size| (size, Digest::new(*hasher.finalize().as_bytes())))
             }
         };
@@ -124,26 +179,7 @@ impl Reading<'_> {
         Ok(Piece::End(FileEnd { size, digest, xattrs: opened.xattrs, changed }))
     }
 
-    fn read_small(&self, opened: &mut Opened<'_>, job: &Job) -> Result<std::io::Result<(u64, Digest)>, Over> {
-        let mut bytes = Vec::with_capacity(opened.size as usize + 1);
-        // One that grew meanwhile is cut at twice the size it may have; the change is noticed at its end.
-        if let Err(e) = (&mut opened.file).take(2 * limits::SMALL_FILE_MAX).read_to_end(&mut bytes) {
-            return Ok(Err(e));
-        }
-        let chunks = self.cut_all(opened.cutting, &bytes);
-        let size = bytes.len() as u64;
-        let digest = match chunks.as_slice() {
-            // Chunks and files are named under one key: a file that is one chunk has its name already.
-            [(id, _)] => Digest::from(*id),
-            _ => self.content.digest(&bytes),
-        };
-        if size > 0 {
-            job.pieces.send(Piece::Bytes(Bytes::from(bytes), chunks)).map_err(|_| Over)?;
-        }
-        Ok(Ok((size, digest)))
-    }
-
-    fn cut_all(&self, cutting: Cutting, bytes: &[u8]) -> Vec<(ChunkId, u32)> {
+    fn cut_all(&self, cutting: Cutting, bytes: &[u8]) -> Cuts {
         let (mut chunks, mut start) = (Vec::new(), 0);
         while let Some(length) = self.cutter.cut(cutting, &bytes[start..], true) {
             let end = start + length.get();
@@ -157,32 +193,32 @@ impl Reading<'_> {
         &self,
         opened: &mut Opened<'_>,
         runs: &[(u64, u64)],
-        job: &Job,
+        pieces: &Sender<Piece>,
     ) -> Result<std::io::Result<(u64, Digest)>, Over> {
         let mut hasher = self.content.hasher();
         let mut at = 0;
         for (start, length) in runs {
-            self.hole(start - at, &mut hasher, job)?;
-            match self.read_run(&mut opened.file, *length, opened.cutting, &mut hasher, job)? {
+            self.hole(start - at, &mut hasher, pieces)?;
+            match self.read_run(&mut opened.file, *length, opened.cutting, &mut hasher, pieces)? {
                 Ok(read) => at = start + read,
                 Err(e) => return Ok(Err(e)),
             }
         }
         if opened.size > at {
-            self.hole(opened.size - at, &mut hasher, job)?;
+            self.hole(opened.size - at, &mut hasher, pieces)?;
             at = opened.size;
         }
         Ok(Ok((at, Digest::new(*hasher.finalize().as_bytes()))))
     }
 
-    fn hole(&self, length: u64, hasher: &mut blake3::Hasher, job: &Job) -> Result<(), Over> {
+    fn hole(&self, length: u64, hasher: &mut blake3::Hasher, pieces: &Sender<Piece>) -> Result<(), Over> {
         let (zeros, mut left) = ([0; 64 << 10], length);
         while left > 0 {
             let count = left.min(zeros.len() as u64);
             hasher.update(&zeros[..count as usize]);
             left -= count;
         }
-        if length > 0 { job.pieces.send(Piece::Hole(length)).map_err(|_| Over) } else { Ok(()) }
+        if length > 0 { pieces.send(Piece::Hole(length)).map_err(|_| Over) } else { Ok(()) }
     }
 
     /// Reads at most `limit` bytes in blocks, and sends each block with its cuts. What is left of a block behind its last
@@ -193,12 +229,13 @@ impl Reading<'_> {
         limit: u64,
         cutting: Cutting,
         hasher: &mut blake3::Hasher,
-        job: &Job,
+        pieces: &Sender<Piece>,
     ) -> Result<std::io::Result<u64>, Over> {
         let block = limits::READ_BLOCK.max(2 * self.cutter.longest(cutting));
-        let (mut rest, mut total) = (BytesMut::new(), 0u64);
+        let (mut rest, mut total) = (Vec::new(), 0u64);
         loop {
-            let mut buffer = vec![0; block];
+            let mut buffer = self.buffer();
+            buffer.resize(block.max(buffer.len()), 0);
             let kept = rest.len();
             buffer[..kept].copy_from_slice(&rest);
             let mut filled = kept;
@@ -220,10 +257,10 @@ impl Reading<'_> {
                 chunks.push((ChunkId::from(self.content.digest(&buffer[start..end])), length.get() as u32));
                 start = end;
             }
-            rest = BytesMut::from(&buffer[start..filled]);
+            rest.clear();
+            rest.extend_from_slice(&buffer[start..filled]);
             if start > 0 {
-                buffer.truncate(start);
-                job.pieces.send(Piece::Bytes(Bytes::from(buffer), chunks)).map_err(|_| Over)?;
+                pieces.send(Piece::Bytes(buffer, chunks)).map_err(|_| Over)?;
             }
             if at_end {
                 return Ok(Ok(total));

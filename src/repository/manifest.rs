@@ -160,6 +160,11 @@ impl<R: Read> ManifestReader<R> {
         Ok(read > 0)
     }
 
+    /// The line of the entry that came last, with its newline.
+    pub fn line(&self) -> &[u8] {
+        &self.line
+    }
+
     /// The next entry, `None` at the end.
     pub fn next_entry(&mut self) -> Result<Option<Entry>, Error> {
         if !self.begun {

@@ -44,6 +44,8 @@ struct OpenFrame {
 struct Waiting {
     entry: Entry,
     draft: Option<Draft>,
+    /// Its line, where that is known already.
+    line: Option<Vec<u8>>,
 }
 
 /// A run. Dropped without `finish`, it leaves packs and no snapshot.
@@ -220,12 +222,17 @@ impl<'r> Session<'r> {
 
     /// An entry without content of its own, or a file that was just stored: its draft says where its bytes lie.
     pub fn entry(&mut self, entry: Entry, draft: Option<Draft>) -> Result<(), Error> {
-        self.waiting.push_back(Waiting { entry, draft });
+        self.wait(Waiting { entry, draft, line: None })
+    }
+
+    fn wait(&mut self, waiting: Waiting) -> Result<(), Error> {
+        self.waiting.push_back(waiting);
         self.release(false)
     }
 
-    /// A file that was taken over unread: every frame of it was found trusted.
-    pub fn unchanged(&mut self, entry: Entry) -> Result<(), Error> {
+    /// A file that was taken over unread: every frame of it was found trusted. `line` is the entry as the manifest before
+    /// has it.
+    pub fn unchanged(&mut self, entry: Entry, line: Vec<u8>) -> Result<(), Error> {
         if let Some(content) = entry.content() {
             for Extent { frame, length, .. } in &content.extents {
                 if let Some(frame) = frame {
@@ -234,7 +241,7 @@ impl<'r> Session<'r> {
                 }
             }
         }
-        self.entry(entry, None)
+        self.wait(Waiting { entry, draft: None, line: Some(line) })
     }
 
     /// Writes the entries whose frames have names.
@@ -254,22 +261,25 @@ impl<'r> Session<'r> {
             if newest.is_some_and(|ordinal| self.names[ordinal as usize].is_none()) {
                 return Ok(());
             }
-            let Some(Waiting { mut entry, draft }) = self.waiting.pop_front() else { return Ok(()) };
+            let Some(Waiting { mut entry, draft, line }) = self.waiting.pop_front() else { return Ok(()) };
             if let (EntryKind::File(content), Some(draft)) = (&mut entry.kind, draft) {
                 content.extents = self.resolve(&draft)?;
             }
             match &mut self.unordered {
                 Some(unordered) => unordered.push(&entry)?,
-                None => self.write_entry(&entry)?,
+                None => self.write_entry(&entry, line)?,
             }
         }
         Ok(())
     }
 
-    fn write_entry(&mut self, entry: &Entry) -> Result<(), Error> {
+    fn write_entry(&mut self, entry: &Entry, line: Option<Vec<u8>>) -> Result<(), Error> {
         self.entries += 1;
         if let Some(content) = entry.content() {
             (self.files, self.bytes) = (self.files + 1, self.bytes + content.size);
+        }
+        if let Some(line) = line {
+            return self.write_line(&line);
         }
         let mut line = serde_json::to_vec(entry)
             .map_err(|e| Error::BadObject { key: entry.path.to_string(), why: e.to_string() })?;
@@ -293,7 +303,7 @@ impl<'r> Session<'r> {
         let Some(unordered) = self.unordered.take() else { return Ok(Vec::new()) };
         unordered.settle(&mut |entry| {
             each(&entry);
-            self.write_entry(&entry)
+            self.write_entry(&entry, None)
         })
     }
 

@@ -99,13 +99,14 @@ impl Sealer {
 pub struct FrameSealer<'s> {
     sealer: &'s Sealer,
     zstd: zstd::bulk::Compressor<'static>,
+    packed: Vec<u8>,
 }
 
 impl<'s> FrameSealer<'s> {
     /// Prepares the working memory of one thread.
     pub fn new(sealer: &'s Sealer) -> Result<Self, Error> {
         let zstd = zstd::bulk::Compressor::new(ZSTD_LEVEL).map_err(|e| Error::Seal(Box::new(e)))?;
-        Ok(Self { sealer, zstd })
+        Ok(Self { sealer, zstd, packed: Vec::new() })
     }
 
     /// `age(zstd(plain))`. Bytes that look incompressible are stored in zstd's raw blocks.
@@ -113,8 +114,10 @@ impl<'s> FrameSealer<'s> {
         if looks_incompressible(plain) {
             return self.sealer.seal(&store_raw(plain));
         }
-        let packed = self.zstd.compress(plain).map_err(|e| Error::Seal(Box::new(e)))?;
-        self.sealer.seal(&packed)
+        self.packed.clear();
+        self.packed.reserve(zstd::zstd_safe::compress_bound(plain.len()));
+        self.zstd.compress_to_buffer(plain, &mut self.packed).map_err(|e| Error::Seal(Box::new(e)))?;
+        self.sealer.seal(&self.packed)
     }
 }
 

@@ -7,12 +7,13 @@ mod stream;
 mod tarball;
 mod tree;
 mod volume;
+mod walk;
 
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-use crate::model::{Cutting, Entry, RelPath};
+use crate::model::{Cutting, Entry, RelPath, limits};
 
 pub use stream::{CommandSource, FileSource, StdinSource};
 pub use tarball::TarballSource;
@@ -135,6 +136,16 @@ pub struct Opened<'s> {
     pub changed: Box<dyn FnOnce() -> Option<String> + Send + 's>,
 }
 
+/// What reading a small file whole yields.
+pub struct SmallRead {
+    /// How its bytes are cut.
+    pub cutting: Cutting,
+    /// Its extended attributes.
+    pub xattrs: std::collections::BTreeMap<String, crate::model::RawText>,
+    /// What changed while it was read, if anything did.
+    pub changed: Option<String>,
+}
+
 /// Something to protect.
 pub trait Source: Sync {
     /// `volume`, `command`, `stdin`, `tarball`.
@@ -146,6 +157,14 @@ pub trait Source: Sync {
     fn walk(&self, each: &mut dyn FnMut(Found) -> bool) -> Result<(), Error>;
     /// Opens a file that a walk found. The error says why, for the list of what was skipped.
     fn open(&self, found: &FoundEntry) -> Result<Opened<'_>, String>;
+    /// Reads a file that a walk found to be small (`limits::SMALL_FILE_MAX`) and without holes, behind what `into` holds. One
+    /// that grew meanwhile is cut at twice that size; the change is told.
+    fn read_small(&self, found: &FoundEntry, into: &mut Vec<u8>) -> Result<SmallRead, String> {
+        let Opened { mut file, cutting, xattrs, changed, .. } = self.open(found)?;
+        (&mut file).take(2 * limits::SMALL_FILE_MAX).read_to_end(into).map_err(|e| e.to_string())?;
+        drop(file);
+        Ok(SmallRead { cutting, xattrs, changed: changed() })
+    }
     /// Reads the extended attributes of what is not a file.
     fn xattrs(&self, entry: &Entry) -> std::collections::BTreeMap<String, crate::model::RawText>;
     /// Called when the run is given up: whatever still produces bytes is ended, so that nobody waits for them.

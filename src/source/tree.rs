@@ -75,8 +75,15 @@ impl Matcher {
     }
 
     /// The name of the marker by which a directory's other content is left out.
-    pub fn marker(&self, directory: &Path, names: &[std::ffi::OsString]) -> Option<String> {
-        let present = |name: &str| names.iter().any(|n| n.to_str() == Some(name));
+    pub fn marker<'n>(
+        &self,
+        directory: &Path,
+        names: impl Iterator<Item = &'n std::ffi::OsStr> + Clone,
+    ) -> Option<String> {
+        if self.markers.is_empty() && !self.caches {
+            return None;
+        }
+        let present = |name: &str| names.clone().any(|n| n.to_str() == Some(name));
         if let Some(marker) = self.markers.iter().find(|marker| present(marker)) {
             return Some(marker.clone());
         }

@@ -1,10 +1,10 @@
 //! A tree of files: everything that Linux keeps of it.
 //!
-//! The walk is depth first, names sorted as bytes, so that entries come in path order. Files are opened without following
-//! links, and only if they are still the inode that the walk saw. What vanishes, changes or cannot be read is named.
+//! Files are opened without following links, and only if they are still the inode that the walk saw. What vanishes, changes
+//! or cannot be read is named. Not here: the walk itself.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::{self, File, Metadata};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::ffi::OsStrExt;
@@ -14,14 +14,15 @@ use std::sync::Mutex;
 
 use super::cutting::{SAMPLE, choose_cutting};
 use super::tree::{Matcher, Rules};
-use super::{Error, Found, FoundEntry, Opened, Source};
+use super::walk::walk;
+use super::{Error, Found, FoundEntry, Opened, SmallRead, Source};
 use crate::model::{Digest, Entry, EntryKind, FileContent, RawText, RelPath, Stamp, limits};
 
 /// A directory and all that is in it.
 pub struct VolumeSource {
     root: PathBuf,
-    omit: Option<PathBuf>,
-    matcher: Matcher,
+    pub(super) omit: Option<PathBuf>,
+    pub(super) matcher: Matcher,
     users: Mutex<Names>,
 }
 
@@ -49,11 +50,11 @@ impl VolumeSource {
         self
     }
 
-    fn absolute(&self, path: &RelPath) -> PathBuf {
+    pub(super) fn absolute(&self, path: &RelPath) -> PathBuf {
         if path.is_root() { self.root.clone() } else { self.root.join(OsStr::from_bytes(path.as_bytes())) }
     }
 
-    fn entry(&self, path: RelPath, meta: &Metadata, kind: EntryKind) -> Entry {
+    pub(super) fn entry(&self, path: RelPath, meta: &Metadata, kind: EntryKind) -> Entry {
         let mut names = self.users.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let text = |name: &OsStr| name.to_str().map(str::to_owned);
         let user = names
@@ -80,7 +81,21 @@ impl VolumeSource {
         }
     }
 
-    fn kind_of(&self, path: &Path, meta: &Metadata) -> std::io::Result<EntryKind> {
+    /// Opens a file without following a link, if it is still the one that the walk saw.
+    fn open_same(&self, found: &FoundEntry) -> Result<(File, Metadata), String> {
+        let text = |e: std::io::Error| e.to_string();
+        let flags = rustix::fs::OFlags::NOFOLLOW.bits() as i32 | rustix::fs::OFlags::NONBLOCK.bits() as i32;
+        let mut options = fs::OpenOptions::new();
+        let path = self.absolute(&found.entry.path);
+        let file = options.read(true).custom_flags(flags).open(path).map_err(text)?;
+        let meta = file.metadata().map_err(text)?;
+        if Some(meta.ino()) != found.entry.inode || !meta.is_file() {
+            return Err("it was replaced by another file while it was backed up".to_owned());
+        }
+        Ok((file, meta))
+    }
+
+    pub(super) fn kind_of(&self, path: &Path, meta: &Metadata) -> std::io::Result<EntryKind> {
         let kind = meta.file_type();
         let device = (rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev()));
         Ok(if kind.is_dir() {
@@ -101,94 +116,6 @@ impl VolumeSource {
     }
 }
 
-/// A walk under way. Directories that are open wait on a stack of our own: a tree may be deeper than a thread's.
-struct Walk<'s, 'e> {
-    source: &'s VolumeSource,
-    each: &'e mut dyn FnMut(Found) -> bool,
-    links: HashMap<(u64, u64), RelPath>,
-    device: u64,
-    open: Vec<(RelPath, std::vec::IntoIter<OsString>)>,
-}
-
-impl Walk<'_, '_> {
-    fn run(&mut self) {
-        let mut going = self.visit(RelPath::root());
-        while going {
-            let Some((path, names)) = self.open.last_mut() else { return };
-            let Some(name) = names.next() else {
-                self.open.pop();
-                continue;
-            };
-            // A name that the kernel gave cannot be unclean; were it so, it would be left out by name.
-            going = match path.join(name.as_bytes()) {
-                Ok(next) => self.visit(next),
-                Err(e) => {
-                    let path = path.clone();
-                    self.skip(path, e)
-                }
-            };
-        }
-    }
-
-    fn skip(&mut self, path: RelPath, why: impl std::fmt::Display) -> bool {
-        (self.each)(Found::Skipped { path, why: why.to_string() })
-    }
-
-    /// Answers false when the walk is to stop.
-    fn visit(&mut self, path: RelPath) -> bool {
-        let absolute = self.source.absolute(&path);
-        if self.source.omit.as_ref() == Some(&absolute) {
-            return true;
-        }
-        let meta = match fs::symlink_metadata(&absolute) {
-            Ok(meta) => meta,
-            Err(e) => return self.skip(path, e),
-        };
-        let is_dir = meta.is_dir();
-        if !path.is_root() && self.source.matcher.excludes(Path::new(OsStr::from_bytes(path.as_bytes())), is_dir) {
-            return true;
-        }
-        if meta.is_file() && self.source.matcher.too_large(meta.len()) {
-            return true;
-        }
-        let kind = match self.source.kind_of(&absolute, &meta) {
-            Ok(kind) => kind,
-            Err(e) => return self.skip(path, e),
-        };
-        if meta.is_file() && meta.nlink() > 1 {
-            let first = self.links.entry((meta.dev(), meta.ino())).or_insert_with(|| path.clone());
-            if *first != path {
-                let kind = EntryKind::Hardlink { target: first.clone() };
-                let entry = self.source.entry(path, &meta, kind);
-                return (self.each)(Found::Entry(Box::new(FoundEntry::new(entry, 0, false))));
-            }
-        }
-        let size = if meta.is_file() { meta.len() } else { 0 };
-        let sparse = size > 0 && meta.blocks().saturating_mul(512) < size;
-        let entry = self.source.entry(path.clone(), &meta, kind);
-        if !(self.each)(Found::Entry(Box::new(FoundEntry::new(entry, size, sparse)))) {
-            return false;
-        }
-        let elsewhere = self.source.matcher.one_file_system && meta.dev() != self.device;
-        if is_dir && !elsewhere { self.descend(path, &absolute) } else { true }
-    }
-
-    fn descend(&mut self, path: RelPath, absolute: &Path) -> bool {
-        let names = fs::read_dir(absolute)
-            .and_then(|all| all.map(|entry| entry.map(|e| e.file_name())).collect::<std::io::Result<Vec<OsString>>>());
-        let mut names = match names {
-            Ok(names) => names,
-            Err(e) => return self.skip(path, e),
-        };
-        if let Some(marker) = self.source.matcher.marker(absolute, &names) {
-            names.retain(|name| name.to_str() == Some(&marker));
-        }
-        names.sort_unstable();
-        self.open.push((path, names.into_iter()));
-        true
-    }
-}
-
 impl Source for VolumeSource {
     fn kind(&self) -> &'static str {
         "volume"
@@ -200,35 +127,40 @@ impl Source for VolumeSource {
 
     fn walk(&self, each: &mut dyn FnMut(Found) -> bool) -> Result<(), Error> {
         let root = fs::symlink_metadata(&self.root);
-        let device = root.map_err(|source| Error::Root { path: self.root.clone(), source })?.dev();
-        Walk { source: self, each, links: HashMap::new(), device, open: Vec::new() }.run();
+        let root = root.map_err(|source| Error::Root { path: self.root.clone(), source })?;
+        walk(self, Ok(root), each);
         Ok(())
     }
 
-    fn open(&self, found: &FoundEntry) -> Result<Opened<'_>, String> {
-        let path = self.absolute(&found.entry.path);
+    fn read_small(&self, found: &FoundEntry, into: &mut Vec<u8>) -> Result<SmallRead, String> {
         let text = |e: std::io::Error| e.to_string();
-        let flags = rustix::fs::OFlags::NOFOLLOW.bits() as i32 | rustix::fs::OFlags::NONBLOCK.bits() as i32;
-        let mut options = fs::OpenOptions::new();
-        let mut file = options.read(true).custom_flags(flags).open(&path).map_err(text)?;
-        let meta = file.metadata().map_err(text)?;
-        if Some(meta.ino()) != found.entry.inode || !meta.is_file() {
-            return Err("it was replaced by another file while it was backed up".to_owned());
+        let (mut file, meta) = self.open_same(found)?;
+        let (start, room) = (into.len(), meta.len().min(limits::SMALL_FILE_MAX) as usize + 1);
+        into.resize(start + room, 0);
+        // One byte more than it should have: that it does not come is the end of the file.
+        let filled = read_fully(&mut file, &mut into[start..]).map_err(text)?;
+        into.truncate(start + filled);
+        if filled == room {
+            (&mut file).take(limits::SMALL_FILE_MAX).read_to_end(into).map_err(text)?;
         }
+        let head = &into[start..into.len().min(start + SAMPLE)];
+        let cutting = choose_cutting(&found.entry.path, meta.len(), head);
+        let xattrs = read_xattrs_of(&file);
+        let changed = changed_since(&file, &meta);
+        Ok(SmallRead { cutting, xattrs, changed })
+    }
+
+    fn open(&self, found: &FoundEntry) -> Result<Opened<'_>, String> {
+        let text = |e: std::io::Error| e.to_string();
+        let (mut file, meta) = self.open_same(found)?;
         let data = if found.sparse { find_data(&file, meta.len()).map_err(text)? } else { None };
         let mut head = vec![0; SAMPLE.min(meta.len() as usize)];
         let filled = read_fully(&mut file, &mut head).map_err(text)?;
         head.truncate(filled);
         let cutting = choose_cutting(&found.entry.path, meta.len(), &head);
-        let xattrs = read_xattrs(&path);
-        let before = stamps(&meta);
-        let again = file.try_clone().map_err(text)?;
-        let changed = move || match again.metadata() {
-            Ok(meta) if stamps(&meta) == before => None,
-            Ok(_) => Some("it changed while it was read: stored as it was read, perhaps inconsistent".to_owned()),
-            Err(e) => Some(e.to_string()),
-        };
-        let size = meta.len();
+        let xattrs = read_xattrs_of(&file);
+        let (again, size) = (file.try_clone().map_err(text)?, meta.len());
+        let changed = move || changed_since(&again, &meta);
         let reader: Box<dyn Read + Send> = match &data {
             Some(_) => Box::new(SparseReader::new(file, data.clone().unwrap_or_default())),
             None => Box::new(std::io::Cursor::new(head).chain(file)),
@@ -246,6 +178,15 @@ impl Source for VolumeSource {
 
     fn finish(&self) -> Result<(), Error> {
         Ok(())
+    }
+}
+
+/// What changed of an open file, in words.
+fn changed_since(file: &File, before: &Metadata) -> Option<String> {
+    match file.metadata() {
+        Ok(meta) if stamps(&meta) == stamps(before) => None,
+        Ok(_) => Some("it changed while it was read: stored as it was read, perhaps inconsistent".to_owned()),
+        Err(e) => Some(e.to_string()),
     }
 }
 
@@ -316,22 +257,33 @@ fn find_data(file: &File, size: u64) -> std::io::Result<Option<Vec<(u64, u64)>>>
 }
 
 fn read_xattrs(path: &Path) -> BTreeMap<String, RawText> {
+    collect_xattrs(|names| rustix::fs::llistxattr(path, names), |name, value| rustix::fs::lgetxattr(path, name, value))
+}
+
+fn read_xattrs_of(file: &File) -> BTreeMap<String, RawText> {
+    collect_xattrs(|names| rustix::fs::flistxattr(file, names), |name, value| rustix::fs::fgetxattr(file, name, value))
+}
+
+fn collect_xattrs(
+    list: impl Fn(&mut [u8]) -> rustix::io::Result<usize>,
+    get: impl Fn(&str, &mut [u8]) -> rustix::io::Result<usize>,
+) -> BTreeMap<String, RawText> {
     let mut all = BTreeMap::new();
-    let mut names = vec![0; 4096];
-    let count = match rustix::fs::llistxattr(path, &mut names[..]) {
+    let mut names = vec![0; 1024];
+    let count = match list(&mut names) {
         Ok(0) | Err(rustix::io::Errno::NOTSUP) => return all,
         Ok(count) => count,
         Err(_) => {
             names.resize(limits::XATTR_MAX, 0);
-            rustix::fs::llistxattr(path, &mut names[..]).unwrap_or(0)
+            list(&mut names).unwrap_or(0)
         }
     };
     for name in names[..count].split(|b| *b == 0).filter(|name| !name.is_empty()) {
         let Ok(text) = std::str::from_utf8(name) else { continue };
         let mut value = vec![0; 4096];
-        let length = rustix::fs::lgetxattr(path, text, &mut value[..]).or_else(|_| {
+        let length = get(text, &mut value).or_else(|_| {
             value.resize(limits::XATTR_MAX, 0);
-            rustix::fs::lgetxattr(path, text, &mut value[..])
+            get(text, &mut value)
         });
         if let Ok(length) = length {
             value.truncate(length);

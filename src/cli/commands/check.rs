@@ -1,14 +1,22 @@
 //! `check`.
 
+use std::time::Instant;
+
 use crate::cli::Outcome;
 use crate::cli::args::CheckArgs;
 use crate::cli::context::Context;
 use crate::cli::output::{count, counted, size};
 use crate::cli::report::Failure;
+use crate::cli::time::parse_duration;
 use crate::config::parse_size;
-use crate::ops::check::{CheckReport, ReadData, check};
+use crate::model::Moment;
+use crate::ops::check::{CheckOptions, CheckReport, ReadData, check};
 
-fn read_data(args: &CheckArgs) -> Result<ReadData, Failure> {
+fn read_data(args: &CheckArgs, now: Moment) -> Result<ReadData, Failure> {
+    if let Some(age) = &args.max_age {
+        let age = parse_duration(age).map_err(|e| Failure::usage(e, "As in `--max-age 30d`."))?;
+        return Ok(ReadData::Due { before: now - age });
+    }
     let Some(text) = &args.read_data_subset else {
         return Ok(if args.read_data { ReadData::All } else { ReadData::No });
     };
@@ -26,15 +34,23 @@ fn read_data(args: &CheckArgs) -> Result<ReadData, Failure> {
 
 /// Runs it.
 pub fn run(context: &Context, args: &CheckArgs) -> Result<Outcome, Failure> {
-    let read = read_data(args)?;
+    let read = read_data(args, context.now())?;
+    let limit = args.max_duration.as_deref().map(parse_duration).transpose();
+    let limit = limit.map_err(|e| Failure::usage(e, "As in `--max-duration 45m`."))?;
+    let until = limit.and_then(|limit| Instant::now().checked_add(limit.to_std().unwrap_or_default()));
     let progress = context.progress(true);
     let (mut repository, problems) = context.open(&*progress)?;
     let chance = getrandom::u64().unwrap_or(0);
-    let report = check(&mut repository, read, &problems, context.now(), chance, &*progress);
+    let options = CheckOptions { read, until };
+    let report = check(&mut repository, options, &problems, context.now(), chance, &*progress);
     progress.clear();
     let report = report?;
     tell(context, &report, repository.can_read(), read)?;
-    Ok(if report.is_clean() { Outcome::Done } else { Outcome::Damage })
+    Ok(match (report.is_clean(), report.packs_left) {
+        (false, _) => Outcome::Damage,
+        (true, 0) => Outcome::Done,
+        (true, _) => Outcome::Incomplete,
+    })
 }
 
 fn tell(context: &Context, report: &CheckReport, can_read: bool, read: ReadData) -> Result<(), Failure> {
@@ -61,6 +77,16 @@ fn tell(context: &Context, report: &CheckReport, can_read: bool, read: ReadData)
     } else if read == ReadData::No {
         ui.story("Stored bytes were not read; `--read-data` reads them.");
     }
+    if report.packs_never_read > 0 {
+        ui.answer(format!(
+            "never read {} by any check of this host",
+            counted(report.packs_never_read, "pack", "packs")
+        ))?;
+    }
+    if report.packs_left > 0 {
+        let left = counted(report.packs_left, "pack", "packs");
+        ui.answer(format!("left       {left} that were due: time was up; the next check begins with them"))?;
+    }
     if !can_read {
         ui.story("Manifests were not read (no identity).");
     } else {
@@ -85,7 +111,10 @@ fn tell(context: &Context, report: &CheckReport, can_read: bool, read: ReadData)
         ui.answer(format!("HURT       {} `{path}`: {why}", snapshot.short()))?;
     }
     if report.is_clean() {
-        ui.answer("result     all in order")
+        ui.answer(match report.packs_left {
+            0 => "result     all in order",
+            _ => "result     in order as far as it was read",
+        })
     } else {
         ui.answer("result     DAMAGED")?;
         ui.story("The next backup stores anew what the sources still have.");
