@@ -88,6 +88,16 @@ impl Catalog {
         })
     }
 
+    /// The numbers of frames, by row.
+    pub fn numbers_of(&self, rows: impl Iterator<Item = i64>) -> Result<Vec<u64>, Error> {
+        self.at_one_moment(|| {
+            self.read(|db| {
+                let mut number = db.prepare_cached("SELECT number FROM frame WHERE id = ?1")?;
+                rows.map(|row| number.query_row([row], |row| row.get::<_, i64>(0)).map(|n| n as u64)).collect()
+            })
+        })
+    }
+
     /// The frames of a pack, in order; a pack that two commits name has each frame once.
     pub fn frames_of(&self, pack_row: i64) -> Result<Vec<FrameRow>, Error> {
         let mut frames: Vec<FrameRow> = self.read(|db| {

@@ -174,6 +174,25 @@ impl Catalog {
         query(&self.db).map_err(|source| Error::Sqlite { doing: "read", path: self.path.clone(), source })
     }
 
+    /// From now on, until [`Catalog::end_reading`], everything that is read is of one moment. Many small questions cost a
+    /// fraction of what they cost one by one, each with its locks; but SQLite's log grows while somebody reads for long.
+    pub fn begin_reading(&self) -> Result<(), Error> {
+        self.read(|db| if db.is_autocommit() { db.execute_batch("BEGIN") } else { Ok(()) })
+    }
+
+    /// Does some work whose questions are all answered as of one moment.
+    pub fn at_one_moment<T, E: From<Error>>(&self, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+        self.begin_reading()?;
+        let result = work();
+        self.end_reading()?;
+        result
+    }
+
+    /// Ends it.
+    pub fn end_reading(&self) -> Result<(), Error> {
+        self.read(|db| if db.is_autocommit() { Ok(()) } else { db.execute_batch("COMMIT") })
+    }
+
     fn write<T>(&mut self, change: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, Error> {
         let fail = |source| Error::Sqlite { doing: "write", path: self.path.clone(), source };
         let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fail)?;
@@ -208,7 +227,8 @@ impl Catalog {
     /// The row of a writer, made where there is none.
     pub fn writer(&mut self, name: &str) -> Result<WriterRow, Error> {
         let find = |db: &Connection| {
-            db.query_row("SELECT id FROM writer WHERE name = ?1", [name], |row| row.get(0)).map(WriterRow).optional()
+            let mut find = db.prepare_cached("SELECT id FROM writer WHERE name = ?1")?;
+            find.query_row([name], |row| row.get(0)).map(WriterRow).optional()
         };
         if let Some(found) = self.read(find)? {
             return Ok(found);

@@ -16,7 +16,7 @@ use crate::repository::{self, Counts, Draft, Problem, Repository, Session, Snaps
 use crate::source::Source;
 
 /// Bytes of files under way at most, beside the frames and packs of the session.
-const UNDER_WAY: u64 = 40 << 20;
+const UNDER_WAY: u64 = 32 << 20;
 /// Threads that read files: more than there are cores, because a cold disk answers several at a time.
 const READERS: usize = 8;
 /// Things skipped that a report names; the count is exact beyond.

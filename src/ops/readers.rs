@@ -21,7 +21,7 @@ pub(super) const PIECES: usize = 3;
 /// What a large file may hold in its channel and its buffers.
 pub(super) const LARGE_CHARGE: u64 = 6 << 20;
 /// Buffers that wait for their next use at most.
-pub(super) const SPARE: usize = 16;
+pub(super) const SPARE: usize = 8;
 /// Batches grow into larger buffers than blocks; such are not kept.
 const SPARE_MAX: usize = 4 << 20;
 

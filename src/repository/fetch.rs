@@ -9,7 +9,7 @@ use super::{Error, Repository};
 use crate::catalog::{FrameRow, WriterRow, pack_key};
 use crate::model::{FrameId, limits};
 use crate::progress::Progress;
-use crate::seal::{ContentKey, Opener};
+use crate::seal::{ContentKey, FrameOpener, Opener};
 use crate::store::Store;
 
 /// A run of frames of one pack that one request reads.
@@ -52,7 +52,7 @@ pub fn plan_fetches(mut frames: Vec<FrameRow>) -> Vec<Fetch> {
 /// Takes frames as they come, in any order, from several threads.
 pub trait Sink: Sync {
     /// The plain bytes of a frame, or why there are none. An error of its own stops the reading.
-    fn frame(&self, row: &FrameRow, plain: Result<Vec<u8>, Error>) -> Result<(), Error>;
+    fn frame(&self, row: &FrameRow, plain: Result<&[u8], Error>) -> Result<(), Error>;
 }
 
 /// Reads and opens frames. Cheap to clone and shared by threads.
@@ -88,6 +88,7 @@ impl FrameReader {
         let next = AtomicUsize::new(0);
         let stop = std::sync::atomic::AtomicBool::new(false);
         let work = || -> Result<(), Error> {
+            let (mut worker, mut body) = (self.worker()?, Vec::new());
             while let Some(fetch) = fetches.get(next.fetch_add(1, Ordering::Relaxed)) {
                 if stop.load(Ordering::Relaxed) {
                     return Ok(());
@@ -95,7 +96,7 @@ impl FrameReader {
                 if progress.cancelled() {
                     return Err(Error::Cancelled);
                 }
-                self.read_one(fetch, sink).inspect_err(|_| stop.store(true, Ordering::Relaxed))?;
+                worker.read_one(fetch, &mut body, sink).inspect_err(|_| stop.store(true, Ordering::Relaxed))?;
             }
             Ok(())
         };
@@ -111,12 +112,27 @@ impl FrameReader {
         })
     }
 
-    fn read_one(&self, fetch: &Fetch, sink: &dyn Sink) -> Result<(), Error> {
+    /// What one thread opens frames with.
+    pub fn worker(&self) -> Result<FrameWorker<'_>, Error> {
+        let opener = FrameOpener::new(&self.opener);
+        let opener = opener.map_err(|source| Error::Keys { what: "frames".to_owned(), source })?;
+        Ok(FrameWorker { reader: self, opener })
+    }
+}
+
+/// Opens frames; keeps one thread's buffers.
+pub struct FrameWorker<'f> {
+    reader: &'f FrameReader,
+    opener: FrameOpener<'f>,
+}
+
+impl FrameWorker<'_> {
+    fn read_one(&mut self, fetch: &Fetch, body: &mut Vec<u8>, sink: &dyn Sink) -> Result<(), Error> {
         let Some(first) = fetch.frames.first() else { return Ok(()) };
-        let writer = self.writers.get(&first.writer).ok_or(Error::Pipeline)?;
+        let writer = self.reader.writers.get(&first.writer).ok_or(Error::Pipeline)?;
         let key = pack_key(writer, &first.pack);
-        let body = match self.store.get_range(&key, fetch.start..fetch.end) {
-            Ok(body) => body,
+        match self.reader.store.get_range_into(&key, fetch.start..fetch.end, body) {
+            Ok(()) => {}
             // A pack that is gone or cut off costs its own frames; a store that does not answer ends the run.
             Err(
                 e @ (crate::store::Error::NotFound { .. }
@@ -124,7 +140,7 @@ impl FrameReader {
                 | crate::store::Error::Unreachable { .. }),
             ) => return self.read_separately(fetch, &key, sink, e),
             Err(e) => return Err(e.into()),
-        };
+        }
         for frame in &fetch.frames {
             let start = (frame.at - fetch.start) as usize;
             let sealed = body.get(start..start + frame.stored as usize).ok_or(Error::Pipeline)?;
@@ -134,7 +150,7 @@ impl FrameReader {
     }
 
     fn read_separately(
-        &self,
+        &mut self,
         fetch: &Fetch,
         key: &str,
         sink: &dyn Sink,
@@ -144,11 +160,11 @@ impl FrameReader {
         for frame in &fetch.frames {
             let why = error.to_string();
             let damaged = |why: String| Error::Frame { frame: frame.id, pack: frame.pack.to_string(), why };
-            let plain = match self.store.get_range(key, frame.at..frame.at + frame.stored) {
+            let plain = match self.reader.store.get_range(key, frame.at..frame.at + frame.stored) {
                 _ if gone => Err(damaged(why)),
                 Ok(sealed) => self.open(frame, &sealed),
                 // The size tells a short object from a store that fails.
-                Err(e) => match self.store.size(key) {
+                Err(e) => match self.reader.store.size(key) {
                     Ok(Some(size)) if size < frame.at + frame.stored => Err(damaged(e.to_string())),
                     Ok(None) => Err(damaged(e.to_string())),
                     _ => return Err(e.into()),
@@ -160,7 +176,7 @@ impl FrameReader {
     }
 
     /// Opens sealed bytes and checks the frame's digest.
-    pub fn open(&self, frame: &FrameRow, sealed: &[u8]) -> Result<Vec<u8>, Error> {
+    pub fn open(&mut self, frame: &FrameRow, sealed: &[u8]) -> Result<&[u8], Error> {
         let bad = |why: String| Error::Frame { frame: frame.id, pack: frame.pack.to_string(), why };
         let plain = match self.opener.open_frame(sealed, frame.plain as usize) {
             Ok(plain) => plain,
@@ -169,7 +185,7 @@ impl FrameReader {
             }
             Err(e) => return Err(bad(e.to_string())),
         };
-        if FrameId::from(self.content.digest(&plain)) != frame.id {
+        if FrameId::from(self.reader.content.digest(plain)) != frame.id {
             return Err(bad("its digest does not match".to_owned()));
         }
         Ok(plain)

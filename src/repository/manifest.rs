@@ -121,8 +121,8 @@ impl Read for ExtentReader<'_> {
 struct Collect(Mutex<HashMap<i64, Vec<u8>>>);
 
 impl Sink for Collect {
-    fn frame(&self, row: &FrameRow, plain: Result<Vec<u8>, Error>) -> Result<(), Error> {
-        let plain = plain?;
+    fn frame(&self, row: &FrameRow, plain: Result<&[u8], Error>) -> Result<(), Error> {
+        let plain = plain?.to_vec();
         self.0.lock().map_err(|_| Error::Pipeline)?.insert(row.row, plain);
         Ok(())
     }

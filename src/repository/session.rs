@@ -367,8 +367,7 @@ impl<'r> Session<'r> {
             chunks.keys().copied().filter_map(|pack| self.repository.frames_in(&pack).ok()).flatten().collect();
         let names = &self.names;
         self.fresh.retain(|_, (frame, _)| names[*frame as usize].is_none_or(|name| !committed.contains(&name)));
-        self.trust.refresh();
-        Ok(())
+        self.trust.refresh()
     }
 
     /// Stores what is open, and makes the snapshot exist.
@@ -403,10 +402,7 @@ impl<'r> Session<'r> {
                 let (lines, mut record) = content.take().ok_or(Error::Pipeline)?;
                 let lines = repository.unknown_packs(lines)?;
                 // Numbers are asked for now: a fork that was joined since the frames were found has moved some.
-                let mut numbers = Vec::with_capacity(used_old.len() + used_fresh.len());
-                for row in used_old.keys() {
-                    numbers.push(repository.catalog.frame(*row)?.number);
-                }
+                let mut numbers = repository.catalog.numbers_of(used_old.keys().copied())?;
                 let mut fresh: HashMap<FrameId, u64> = HashMap::new();
                 let all = lines.iter().flat_map(|pack| pack.frames.iter().map(|frame| frame.0));
                 for (n, id) in all.enumerate() {
@@ -471,13 +467,17 @@ impl<'r> Session<'r> {
             }
         }
         let writer = self.repository.host_row()?;
-        for (id, used) in fresh {
-            if let Some(frame) = self.repository.catalog.find_frame_of(writer, id)?
-                && sparse(*used, frame.plain)
-            {
-                rows.push(SparseRow { frame: frame.row, used: u64::from(*used) });
+        let catalog = &self.repository.catalog;
+        catalog.at_one_moment(|| {
+            for (id, used) in fresh {
+                if let Some(frame) = catalog.find_frame_of(writer, id)?
+                    && sparse(*used, frame.plain)
+                {
+                    rows.push(SparseRow { frame: frame.row, used: u64::from(*used) });
+                }
             }
-        }
+            Ok::<(), Error>(())
+        })?;
         Ok(self.repository.catalog.set_sparse(source, &rows)?)
     }
 

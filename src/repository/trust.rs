@@ -14,6 +14,9 @@ const FRAMES_KEPT: usize = 200_000;
 /// Chunks of loaded frames that are kept at hand at most.
 const CHUNKS_KEPT: usize = 400_000;
 
+/// Questions that are answered as of one moment at most.
+const ASKED_MAX: u32 = 10_000;
+
 /// A frame that may be referred to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Trusted {
@@ -33,6 +36,8 @@ pub struct Trust {
     chunks: HashMap<ChunkId, (FrameId, u32)>,
     loaded: HashSet<i64>,
     indexed: bool,
+    /// Questions to the catalog since it was read anew.
+    asked: u32,
 }
 
 impl Repository {
@@ -50,6 +55,7 @@ impl Repository {
             chunks: HashMap::new(),
             loaded: HashSet::new(),
             indexed,
+            asked: 0,
         })
     }
 }
@@ -60,6 +66,7 @@ impl Trust {
         if let Some(known) = self.frames.get(id) {
             return Ok(*known);
         }
+        self.ask()?;
         let found = self.catalog.find_frame_of(self.writer, id)?.filter(|frame| {
             frame.state == FrameState::Good && frame.recipients == self.list && !self.marked.contains(&frame.row)
         });
@@ -92,6 +99,7 @@ impl Trust {
         if !self.indexed {
             return Ok(None);
         }
+        self.ask()?;
         for row in self.catalog.frames_with(self.writer, id)? {
             if self.marked.contains(&row) || !self.load(row)? {
                 continue;
@@ -104,9 +112,24 @@ impl Trust {
     }
 
     /// Chunks that were committed meanwhile may be asked for from now on.
-    pub fn refresh(&mut self) {
+    pub fn refresh(&mut self) -> Result<(), Error> {
         self.indexed = true;
         self.frames.retain(|_, known| known.is_some());
+        self.asked = 0;
+        Ok(self.catalog.end_reading()?)
+    }
+
+    /// Before a question: many of them are answered as of one moment.
+    fn ask(&mut self) -> Result<(), Error> {
+        if self.asked >= ASKED_MAX {
+            self.asked = 0;
+            self.catalog.end_reading()?;
+        }
+        if self.asked == 0 {
+            self.catalog.begin_reading()?;
+        }
+        self.asked += 1;
+        Ok(())
     }
 
     /// Loads a frame's chunks: neighbours of a chunk that was found are what is asked for next.

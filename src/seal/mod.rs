@@ -134,30 +134,55 @@ impl Opener {
 
     /// The plain bytes of one age file. The result is never longer than the input.
     pub fn open(&self, sealed: &[u8]) -> Result<Vec<u8>, Error> {
+        let mut plain = Vec::with_capacity(sealed.len());
+        self.open_into(sealed, &mut plain)?;
+        Ok(plain)
+    }
+
+    fn open_into(&self, sealed: &[u8], plain: &mut Vec<u8>) -> Result<(), Error> {
         let decryptor = Decryptor::new(sealed).map_err(Error::Sealed)?;
         let mut reader = decryptor.decrypt(self.identities.iter()).map_err(|e| match e {
             age::DecryptError::NoMatchingKeys => Error::NoIdentity(self.identities.len()),
             other => Error::Sealed(other),
         })?;
-        let mut plain = Vec::with_capacity(sealed.len());
-        reader.read_to_end(&mut plain).map_err(Error::SealedBody)?;
-        Ok(plain)
+        plain.clear();
+        reader.read_to_end(plain).map(drop).map_err(Error::SealedBody)
     }
 
     /// `zstd(age)` of a commit or a directory; at most `limit` plain bytes.
     pub fn open_compressed(&self, sealed: &[u8], limit: usize) -> Result<Vec<u8>, Error> {
         decompress_limited(&self.open(sealed)?, limit)
     }
+}
 
-    /// The plain bytes of a frame, of exactly `length` bytes.
-    pub fn open_frame(&self, sealed: &[u8], length: usize) -> Result<Vec<u8>, Error> {
+/// Opens frames; one for each worker thread, because it keeps zstd's working memory and its buffers.
+pub struct FrameOpener<'o> {
+    opener: &'o Opener,
+    zstd: zstd::bulk::Decompressor<'static>,
+    packed: Vec<u8>,
+    plain: Vec<u8>,
+}
+
+impl<'o> FrameOpener<'o> {
+    /// Prepares the working memory of one thread.
+    pub fn new(opener: &'o Opener) -> Result<Self, Error> {
+        let zstd = zstd::bulk::Decompressor::new().map_err(|e| Error::Seal(Box::new(e)))?;
+        Ok(Self { opener, zstd, packed: Vec::new(), plain: Vec::new() })
+    }
+
+    /// The plain bytes of a frame, of exactly `length` bytes; they stay until the next one.
+    pub fn open_frame(&mut self, sealed: &[u8], length: usize) -> Result<&[u8], Error> {
         let bad = || Error::Compressed { limit: length };
         if length > limits::FRAME_MAX {
             return Err(bad());
         }
-        let packed = self.open(sealed)?;
-        let plain = zstd::bulk::decompress(&packed, length).map_err(|_| bad())?;
-        if plain.len() == length { Ok(plain) } else { Err(bad()) }
+        self.opener.open_into(sealed, &mut self.packed)?;
+        if self.plain.len() < length {
+            self.plain.resize(length, 0);
+        }
+        let plain = &mut self.plain[..length];
+        let written = self.zstd.decompress_to_buffer(&self.packed, plain).map_err(|_| bad())?;
+        if written == length { Ok(&self.plain[..length]) } else { Err(bad()) }
     }
 }
 
@@ -213,8 +238,8 @@ mod tests {
         let mut frames = FrameSealer::new(&sealer).unwrap();
         for plain in [vec![], b"text ".repeat(9000), noise(1 << 20), noise(300_001)] {
             let sealed = frames.seal_frame(&plain).unwrap();
-            assert_eq!(opener.open_frame(&sealed, plain.len()).unwrap(), plain);
-            assert!(opener.open_frame(&sealed, plain.len() + 1).is_err());
+            assert_eq!(FrameOpener::new(&opener).unwrap().open_frame(&sealed, plain.len()).unwrap(), plain);
+            assert!(FrameOpener::new(&opener).unwrap().open_frame(&sealed, plain.len() + 1).is_err());
         }
     }
 
@@ -234,7 +259,10 @@ mod tests {
         let sealed = sealer.seal_compressed(&vec![0; 10 << 20]).unwrap();
         assert!(sealed.len() < 10_000);
         assert!(matches!(opener.open_compressed(&sealed, 1 << 20), Err(Error::Compressed { .. })));
-        assert!(matches!(opener.open_frame(&sealed, 1 << 20), Err(Error::Compressed { .. })));
+        assert!(matches!(
+            FrameOpener::new(&opener).unwrap().open_frame(&sealed, 1 << 20),
+            Err(Error::Compressed { .. })
+        ));
     }
 
     #[test]

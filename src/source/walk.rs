@@ -45,6 +45,8 @@ struct Board {
     /// Directories that wait, the next one last. Some of them the walk has listed itself meanwhile.
     stack: Vec<PathBuf>,
     ready: usize,
+    /// The walk waits for a scout.
+    waited_for: bool,
     over: bool,
 }
 
@@ -52,7 +54,10 @@ struct Board {
 #[derive(Default)]
 struct Scouts {
     board: Mutex<Board>,
-    changed: Condvar,
+    /// There is something to list, or the end.
+    work: Condvar,
+    /// What the walk waits for is there.
+    done: Condvar,
 }
 
 impl Scouts {
@@ -60,22 +65,19 @@ impl Scouts {
         self.board.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn wait<'b>(&self, board: MutexGuard<'b, Board>) -> MutexGuard<'b, Board> {
-        self.changed.wait(board).unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
     /// Directories that the walk will come by, in its order.
     fn announce(&self, directories: Vec<PathBuf>) {
         if directories.is_empty() {
             return;
         }
+        let alone = directories.len() == 1;
         let mut board = self.board();
         for directory in directories.into_iter().rev() {
             board.slots.insert(directory.clone(), Slot::Waiting);
             board.stack.push(directory);
         }
         drop(board);
-        self.changed.notify_all();
+        if alone { self.work.notify_one() } else { self.work.notify_all() }
     }
 
     /// The listing of a directory: a scout's, or our own where none has begun.
@@ -84,14 +86,18 @@ impl Scouts {
         loop {
             match board.slots.remove(directory) {
                 Some(Slot::Done(listing)) => {
+                    let was_full = board.ready >= READY_MAX;
                     board.ready -= listing.as_ref().map_or(0, Vec::len);
-                    drop(board);
-                    self.changed.notify_all();
+                    if was_full && board.ready < READY_MAX {
+                        self.work.notify_all();
+                    }
                     return listing;
                 }
                 Some(Slot::Running) => {
                     board.slots.insert(directory.to_owned(), Slot::Running);
-                    board = self.wait(board);
+                    board.waited_for = true;
+                    board = self.done.wait(board).unwrap_or_else(std::sync::PoisonError::into_inner);
+                    board.waited_for = false;
                 }
                 Some(Slot::Waiting) | None => {
                     drop(board);
@@ -109,7 +115,7 @@ impl Scouts {
             }
             let next = if board.ready < READY_MAX { board.stack.pop() } else { None };
             let Some(directory) = next else {
-                board = self.wait(board);
+                board = self.work.wait(board).unwrap_or_else(std::sync::PoisonError::into_inner);
                 continue;
             };
             match board.slots.get_mut(&directory) {
@@ -121,13 +127,15 @@ impl Scouts {
             board = self.board();
             board.ready += listing.as_ref().map_or(0, Vec::len);
             board.slots.insert(directory, Slot::Done(listing));
-            self.changed.notify_all();
+            if board.waited_for {
+                self.done.notify_one();
+            }
         }
     }
 
     fn end(&self) {
         self.board().over = true;
-        self.changed.notify_all();
+        self.work.notify_all();
     }
 }
 

@@ -15,10 +15,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::StreamExt;
 use object_store::path::Path;
-use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{
+    GetOptions, GetRange, GetResult, GetResultPayload, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+};
 use tokio::runtime::Runtime;
 
 use crate::model::Moment;
@@ -162,20 +164,35 @@ impl Store {
         full.strip_prefix(root).unwrap_or(full).trim_start_matches('/').to_owned()
     }
 
-    /// The whole of an object of at most `limit` bytes.
+    /// A whole object of at most `limit` bytes.
     pub fn get(&self, key: &str, limit: u64) -> Result<Bytes, Error> {
-        self.fetch(key, None, limit)
+        let mut body = Vec::new();
+        self.fetch(key, None, limit, &mut body)?;
+        Ok(body.into())
+    }
+
+    /// The same, into a buffer that was used before: what it held is gone, whatever happens.
+    pub fn get_into(&self, key: &str, limit: u64, body: &mut Vec<u8>) -> Result<(), Error> {
+        self.fetch(key, None, limit, body)
     }
 
     /// A range of an object; fewer bytes than asked for is an error.
     pub fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes, Error> {
-        let length = range.end.saturating_sub(range.start);
-        self.fetch(key, Some(range), length)
+        let mut body = Vec::new();
+        self.get_range_into(key, range, &mut body)?;
+        Ok(body.into())
     }
 
-    fn fetch(&self, key: &str, range: Option<Range<u64>>, limit: u64) -> Result<Bytes, Error> {
+    /// The same, into a buffer that was used before.
+    pub fn get_range_into(&self, key: &str, range: Range<u64>, body: &mut Vec<u8>) -> Result<(), Error> {
+        let length = range.end.saturating_sub(range.start);
+        self.fetch(key, Some(range), length, body)
+    }
+
+    fn fetch(&self, key: &str, range: Option<Range<u64>>, limit: u64, body: &mut Vec<u8>) -> Result<(), Error> {
         let path = self.path(key);
-        let body = self.call("read", key, range.as_ref().map_or(limit.min(32 << 20), |_| limit), || async {
+        let spare = std::cell::RefCell::new(std::mem::take(body));
+        *body = self.call("read", key, range.as_ref().map_or(limit.min(32 << 20), |_| limit), || async {
             let options = GetOptions { range: range.clone().map(GetRange::Bounded), ..GetOptions::default() };
             let result = self.0.objects.get_opts(&path, options).await?;
             let expected = result.range.end.saturating_sub(result.range.start);
@@ -183,23 +200,16 @@ impl Store {
                 return Err(Failure::Long { size: expected, limit });
             }
             let wanted = range.as_ref().map_or(expected, |_| limit);
-            let mut stream = result.into_stream();
-            let mut body = BytesMut::with_capacity(expected as usize);
-            while let Some(part) = stream.next().await {
-                body.extend_from_slice(&part?);
-                if body.len() as u64 > limit {
-                    return Err(Failure::Long { size: body.len() as u64, limit });
-                }
-            }
+            let body = read_body(result, spare.take(), limit).await?;
             let got = body.len() as u64;
-            if got == wanted { Ok(body.freeze()) } else { Err(Failure::Short { got, expected: wanted }) }
+            if got == wanted { Ok(body) } else { Err(Failure::Short { got, expected: wanted }) }
         })?;
         self.0.traffic.gets.fetch_add(1, Ordering::Relaxed);
         self.0.traffic.received.fetch_add(body.len() as u64, Ordering::Relaxed);
         if let Some(rate) = &self.0.download {
             rate.spend(body.len() as u64);
         }
-        Ok(body)
+        Ok(())
     }
 
     /// The size of an object, if it is there.
@@ -366,6 +376,40 @@ impl Appender {
                 }
             }
             Err(error) => Err(error),
+        }
+    }
+}
+
+/// The bytes of an answer, into a buffer. A file is read in one go: by parts, as object_store streams it, costs more than
+/// reading it.
+async fn read_body(result: GetResult, mut body: Vec<u8>, limit: u64) -> Result<Vec<u8>, Failure> {
+    use std::io::{Read, Seek, SeekFrom};
+    let (start, expected) = (result.range.start, result.range.end.saturating_sub(result.range.start));
+    body.clear();
+    body.reserve(expected as usize);
+    match result.payload {
+        GetResultPayload::File(mut file, path) => {
+            let read = move || {
+                file.seek(SeekFrom::Start(start))?;
+                file.take(expected).read_to_end(&mut body)?;
+                Ok(body)
+            };
+            let failed = |source: Box<dyn std::error::Error + Send + Sync>| {
+                tracing::debug!(path = %path.display(), %source, "could not be read");
+                Failure::Store(object_store::Error::Generic { store: "local", source })
+            };
+            let read: std::io::Result<Vec<u8>> =
+                tokio::task::spawn_blocking(read).await.map_err(|e| failed(Box::new(e)))?;
+            read.map_err(|e| failed(Box::new(e)))
+        }
+        GetResultPayload::Stream(mut parts) => {
+            while let Some(part) = parts.next().await {
+                body.extend_from_slice(&part?);
+                if body.len() as u64 > limit {
+                    return Err(Failure::Long { size: body.len() as u64, limit });
+                }
+            }
+            Ok(body)
         }
     }
 }

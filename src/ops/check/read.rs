@@ -11,7 +11,7 @@ use crate::catalog::{FrameRow, PackRow, PackState};
 use crate::model::{Moment, PackId};
 use crate::pack::{FOOTER, parse_footer};
 use crate::progress::{Event, Progress};
-use crate::repository::{self, FrameReader, Repository};
+use crate::repository::{self, FrameReader, FrameWorker, Repository};
 use crate::store;
 
 /// Threads that read: two wait for the store while one computes.
@@ -132,6 +132,11 @@ struct Work<'w> {
 
 impl Work<'_> {
     fn run(&self, results: &Sender<Result<(usize, PackFindings), Error>>) {
+        let mut worker = match self.reader.map(FrameReader::worker).transpose() {
+            Ok(worker) => worker,
+            Err(e) => return drop(results.send(Err(e.into()))),
+        };
+        let mut body = Vec::new();
         loop {
             let n = self.next.fetch_add(1, Ordering::Relaxed);
             // One is read whatever the time: a nightly check that comes too late goes on all the same.
@@ -140,7 +145,7 @@ impl Work<'_> {
             let rows = self.frames.get(&pack.row).map_or(&[][..], Vec::as_slice);
             let findings = match self.progress.cancelled() {
                 true => Err(repository::Error::Cancelled.into()),
-                false => read_pack(self.store, writer, pack, rows, self.reader),
+                false => read_pack(self.store, writer, pack, rows, worker.as_mut(), &mut body),
             };
             self.progress.event(Event::Done { items: 1, bytes: pack.size });
             let failed = findings.is_err();
@@ -191,20 +196,21 @@ fn read_pack(
     writer: &str,
     pack: &PackRow,
     frames: &[FrameRow],
-    reader: Option<&FrameReader>,
+    worker: Option<&mut FrameWorker<'_>>,
+    body: &mut Vec<u8>,
 ) -> Result<PackFindings, Error> {
     let mut found = PackFindings::default();
-    let body = match store.get(&pack.key(writer), crate::model::limits::PACK_MAX) {
-        Ok(body) => body,
+    match store.get_into(&pack.key(writer), crate::model::limits::PACK_MAX, body) {
+        Ok(()) => {}
         Err(e @ (store::Error::NotFound { .. } | store::Error::Truncated { .. } | store::Error::TooLarge { .. })) => {
             found.pack = Some(e.to_string());
             found.frames = frames.iter().map(|frame| (frame.row, e.to_string())).collect();
             return Ok(found);
         }
         Err(e) => return Err(e.into()),
-    };
+    }
     found.bytes = body.len() as u64;
-    if blake3::hash(&body).as_bytes() != pack.id.as_bytes() {
+    if blake3::hash(body).as_bytes() != pack.id.as_bytes() {
         found.pack = Some("its bytes do not match its name".to_owned());
     }
     let footer = body.len().checked_sub(FOOTER as usize).map(|at| &body[at..]);
@@ -212,11 +218,11 @@ fn read_pack(
     if place != Some((pack.directory_at, pack.directory_length)) {
         found.pack.get_or_insert_with(|| "its footer is damaged".to_owned());
     }
-    let Some(reader) = reader else { return Ok(found) };
+    let Some(worker) = worker else { return Ok(found) };
     for frame in frames {
         let sealed = body.get(frame.at as usize..(frame.at + frame.stored) as usize);
         let opened = match sealed {
-            Some(sealed) => reader.open(frame, sealed).map(drop),
+            Some(sealed) => worker.open(frame, sealed).map(drop),
             None => {
                 found.frames.push((frame.row, "it lies beyond the pack's end".to_owned()));
                 continue;

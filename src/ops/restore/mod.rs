@@ -238,23 +238,25 @@ pub fn prepare(
     let mut locator = Locator::new(repository, &snapshot);
     let mut frames: HashMap<i64, FrameRow> = HashMap::new();
     let mut kept = Some(Vec::new());
-    each_selected(repository, &snapshot, &options.selection, progress, &mut |entry| {
-        plan.entries += 1;
-        if let Some(content) = entry.content() {
-            plan.files += 1;
-            plan.bytes += content.size;
-            for extent in &content.extents {
-                match locator.find(extent)? {
-                    Some(row) => drop(frames.insert(row.row, row)),
-                    None => plan.hole_bytes += extent.length,
+    repository.catalog().at_one_moment(|| {
+        each_selected(repository, &snapshot, &options.selection, progress, &mut |entry| {
+            plan.entries += 1;
+            if let Some(content) = entry.content() {
+                plan.files += 1;
+                plan.bytes += content.size;
+                for extent in &content.extents {
+                    match locator.find(extent)? {
+                        Some(row) => drop(frames.insert(row.row, row)),
+                        None => plan.hole_bytes += extent.length,
+                    }
                 }
             }
-        }
-        match &mut kept {
-            Some(all) if all.len() < limits::RESTORE_WINDOW_ENTRIES => all.push(entry),
-            _ => kept = None,
-        }
-        Ok(())
+            match &mut kept {
+                Some(all) if all.len() < limits::RESTORE_WINDOW_ENTRIES => all.push(entry),
+                _ => kept = None,
+            }
+            Ok(())
+        })
     })?;
     if plan.entries == 0 && !options.selection.is_all() {
         return Err(Error::NothingSelected);

@@ -75,18 +75,19 @@ pub(super) fn run(
     let repository = &*repository;
     let mut locator = Locator::new(repository, &prepared.snapshot);
     let mut window = Window::default();
-    if let Some(entries) = &prepared.entries {
-        for entry in entries {
+    repository.catalog().at_one_moment(|| match &prepared.entries {
+        Some(entries) => entries.iter().try_for_each(|entry| {
             state.add(repository, &mut locator, &mut window, entry.clone())?;
-            state.flush_if_full(repository, &mut window)?;
-        }
-    } else {
-        let selection = &prepared.options.selection;
-        each_selected(repository, &prepared.snapshot, selection, progress, &mut |entry| {
-            state.add(repository, &mut locator, &mut window, entry)?;
             state.flush_if_full(repository, &mut window)
-        })?;
-    }
+        }),
+        None => {
+            let selection = &prepared.options.selection;
+            each_selected(repository, &prepared.snapshot, selection, progress, &mut |entry| {
+                state.add(repository, &mut locator, &mut window, entry)?;
+                state.flush_if_full(repository, &mut window)
+            })
+        }
+    })?;
     state.flush(repository, &mut window)?;
     state.finish()
 }
@@ -363,7 +364,7 @@ struct FileSink<'w> {
 }
 
 impl Sink for FileSink<'_> {
-    fn frame(&self, row: &FrameRow, plain: Result<Vec<u8>, repository::Error>) -> Result<(), repository::Error> {
+    fn frame(&self, row: &FrameRow, plain: Result<&[u8], repository::Error>) -> Result<(), repository::Error> {
         let Some((_, targets)) = self.targets.get(&row.row) else { return Ok(()) };
         let plain = match plain {
             Ok(plain) => plain,
@@ -374,7 +375,7 @@ impl Sink for FileSink<'_> {
             Err(e) => return Err(e),
         };
         for target in targets {
-            if let Err(e) = self.write(target, &plain) {
+            if let Err(e) = self.write(target, plain) {
                 let mut failed = self.failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 failed.get_or_insert(e);
                 return Err(repository::Error::Pipeline);
