@@ -139,6 +139,11 @@ fn take_lines(db: &Connection, at: CommitAt<'_>, row: i64, chunks: &ChunkTables,
                 number += pack.frames.len() as u64;
             }
             CommitLine::Snapshot(record) => add_snapshot(db, at.writer, row, record, &at.digest)?,
+            // Only of the writer's own log: nobody says of another's commits that they may be missing.
+            CommitLine::Lost(lost) => {
+                db.prepare_cached("INSERT OR IGNORE INTO lost (writer, digest) VALUES (?1, ?2)")?
+                    .execute(params![at.writer.0, lost.digest.as_bytes()])?;
+            }
             CommitLine::Seen(seen) => {
                 db.prepare_cached(
                     "INSERT OR REPLACE INTO seen (witness, writer, sequence, digest) VALUES (?1, ?2, ?3, ?4)",

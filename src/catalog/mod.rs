@@ -23,7 +23,7 @@ use crate::model::CommitId;
 
 /// Each migration with its number; the last one leads to `catalog/schema.sql`.
 const MIGRATIONS: &[(i64, &str)] =
-    &[(1, include_str!("../../catalog/0001-first.sql")), (2, include_str!("../../catalog/0002-ledger.sql"))];
+    &[(1, include_str!("../../catalog/0001-first.sql")), (2, include_str!("../../catalog/0002-repair.sql"))];
 
 /// The whole schema, for the test that proves that the migrations meet it.
 pub const SCHEMA: &str = include_str!("../../catalog/schema.sql");
@@ -299,11 +299,52 @@ impl Catalog {
         })
     }
 
+    /// Commits that their own writer says are lost.
+    pub fn lost(&self, writer: WriterRow) -> Result<std::collections::HashSet<CommitId>, Error> {
+        self.read(|db| {
+            let mut rows = db.prepare_cached("SELECT digest FROM lost WHERE writer = ?1")?;
+            rows.query_map([writer.0], |row| Ok(CommitId::new(row.get(0)?)))?.collect()
+        })
+    }
+
+    /// A digest over all that the logs say, whatever rows it stands in: equal for two catalogs of one repository.
+    pub fn said_by_logs(&self) -> Result<blake3::Hash, Error> {
+        const QUERIES: &[&str] = &[
+            "SELECT w.name, hex(c.digest), c.sequence, c.first_frame, c.frames FROM log_commit c
+             JOIN writer w ON w.id = c.writer WHERE c.readable = 1 ORDER BY 1, 2",
+            "SELECT w.name, hex(p.name), p.size, p.directory_at, p.directory_length || p.kind || hex(p.recipients)
+             FROM pack p JOIN writer w ON w.id = p.writer ORDER BY 1, 2",
+            "SELECT w.name, hex(f.name), f.number, f.at || '+' || f.stored || ':' || f.plain, hex(p.name)
+             FROM frame f JOIN pack p ON p.id = f.pack JOIN writer w ON w.id = f.writer ORDER BY 1, 3, 4, 5",
+            "SELECT w.name, s.id, s.ended, s.complete, json_remove(s.record, '$.uses') FROM snapshot s
+             JOIN writer w ON w.id = s.writer ORDER BY 1, 2",
+        ];
+        let mut hasher = blake3::Hasher::new();
+        for query in QUERIES {
+            self.read(|db| {
+                let mut statement = db.prepare(query)?;
+                let mut rows = statement.query([])?;
+                while let Some(row) = rows.next()? {
+                    for n in 0..5 {
+                        match row.get_ref(n)? {
+                            rusqlite::types::ValueRef::Integer(number) => hasher.update(&number.to_le_bytes()),
+                            rusqlite::types::ValueRef::Text(text) => hasher.update(text),
+                            _ => &mut hasher,
+                        }
+                        .update(&[0xff]);
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        Ok(hasher.finalize())
+    }
+
     /// Forgets all, to be read anew from the store.
     pub fn clear(&mut self) -> Result<(), Error> {
         self.write(|db| {
             db.execute_batch(
-                "DELETE FROM seen; DELETE FROM renumber; DELETE FROM sparse;
+                "DELETE FROM lost; DELETE FROM seen; DELETE FROM renumber; DELETE FROM sparse;
                  DELETE FROM snapshot; DELETE FROM chunk; DELETE FROM frame_chunks;
                  DELETE FROM frame; DELETE FROM pack; DELETE FROM commit_parent; DELETE FROM log_commit;
                  DELETE FROM writer; DELETE FROM meta;",

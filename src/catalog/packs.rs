@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use rusqlite::params;
 
 use super::{Catalog, Error, WriterRow};
-use crate::model::{Digest, PackId};
+use crate::model::{Digest, PackId, PackKind};
 
 /// What the store was found to hold of a pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +92,13 @@ impl Catalog {
             let sql = format!("SELECT {COLUMNS} FROM pack WHERE id = ?1");
             db.prepare_cached(&sql)?.query_row([row], read_pack)
         })
+    }
+
+    /// What a pack holds.
+    pub fn pack_kind(&self, row: i64) -> Result<PackKind, Error> {
+        let kind: String = self
+            .read(|db| db.prepare_cached("SELECT kind FROM pack WHERE id = ?1")?.query_row([row], |row| row.get(0)))?;
+        Ok(if kind == "manifest" { PackKind::Manifest } else { PackKind::Data })
     }
 
     /// A writer's pack of a name.

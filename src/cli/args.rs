@@ -40,6 +40,16 @@ Examples:
   lifeboat check --max-age 30d --max-duration 45m    nightly: everything is read within a month, or you hear of it
 
 Exit codes: 0 all in order, 1 not done, 3 in order as far as there was time, 10 no repository there, 12 no key opens it, 13 damage found, 130 interrupted.";
+const REPAIR_HELP: &str = "\
+Examples:
+  lifeboat repair --dry-run          what could be done about what `check` found
+  lifeboat repair --read-data        read all first, then mend
+  lifeboat backup --all && lifeboat repair    what the sources still have comes back into old snapshots too
+
+Nothing is deleted or overwritten. Frames are copied out of damaged packs, or made anew from chunks that are stored \
+elsewhere; packs of lost commits are named again; a catalog that says something else than the logs is read anew.
+
+Exit codes: 0 whole, 1 not done, 10 no repository there, 12 no key opens it, 13 something stays damaged, 130 interrupted.";
 const INIT_HELP: &str = "\
 Examples:
   lifeboat --repo file:///srv/backup init --generate-identity identity.txt
@@ -129,6 +139,9 @@ pub enum Command {
     /// Check the stored bytes
     #[command(after_help = CHECK_HELP)]
     Check(CheckArgs),
+    /// Mend what a check found, from what is stored
+    #[command(after_help = REPAIR_HELP)]
+    Repair(RepairArgs),
     /// The local index
     #[command(subcommand)]
     Catalog(CatalogCommand),
@@ -370,6 +383,16 @@ pub struct CheckArgs {
     /// Begin no further pack after so long, as 45m; the next check goes on
     #[arg(long, value_name = "TIME")]
     pub max_duration: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct RepairArgs {
+    /// Read every stored byte first, to find damage that no check has found yet
+    #[arg(long)]
+    pub read_data: bool,
+    /// Say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 #[derive(Debug, Subcommand)]

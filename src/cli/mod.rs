@@ -73,6 +73,7 @@ fn run(cli: Cli, stop: Arc<AtomicBool>) -> Result<Outcome, Failure> {
         Command::Dump(args) => commands::look::dump(&context, &args),
         Command::Stats => commands::look::stats(&context),
         Command::Restore(args) => commands::restore::run(&context, &args),
+        Command::Repair(args) => commands::repair::run(&context, &args),
         Command::Check(args) => commands::check::run(&context, &args),
         Command::Catalog(CatalogCommand::Rebuild) => commands::catalog::rebuild(&context),
         Command::Key(KeyCommand::Generate { output }) => commands::key::generate(&context, &output),

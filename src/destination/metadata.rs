@@ -13,32 +13,38 @@ use super::directory::Directory;
 use crate::model::{Entry, EntryKind, RelPath, Stamp};
 
 impl Directory {
-    /// Gives a finished file its owner, attributes, mode and times.
+    /// Gives a finished file its length (holes at its end were not written), owner, attributes, mode and times.
     pub fn finish_file(&self, file: &File, entry: &Entry) -> Result<(), Error> {
-        self.finish_fd(file, entry, &entry.path)
+        let stat = fs::fstat(file).map_err(|e| self.io("look at", &entry.path, e))?;
+        if u64::try_from(stat.st_size).ok() != Some(entry.size()) {
+            fs::ftruncate(file, entry.size()).map_err(|e| self.io("write", &entry.path, e))?;
+        }
+        self.finish_fd(file, entry, (stat.st_uid, stat.st_gid))
     }
 
     /// The same for a directory, once nothing is placed in it any more.
     pub fn finish_dir(&self, entry: &Entry) -> Result<(), Error> {
         let directory = self.directory(&entry.path)?;
-        self.finish_fd(&directory, entry, &entry.path)
+        let stat = fs::fstat(&directory).map_err(|e| self.io("look at", &entry.path, e))?;
+        self.finish_fd(&directory, entry, (stat.st_uid, stat.st_gid))
     }
 
-    fn finish_fd(&self, fd: impl AsFd, entry: &Entry, path: &RelPath) -> Result<(), Error> {
-        if self.is_root_user {
+    fn finish_fd(&self, fd: impl AsFd, entry: &Entry, mut owner: (u32, u32)) -> Result<(), Error> {
+        let path = &entry.path;
+        if self.is_root_user && owner != (entry.uid, entry.gid) {
             let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-            if let Err(e) = fs::fchown(&fd, Some(uid), Some(gid)) {
-                self.note(path, "owner", e);
+            match fs::fchown(&fd, Some(uid), Some(gid)) {
+                Ok(()) => owner = (entry.uid, entry.gid),
+                Err(e) => self.note(path, "owner", e),
             }
         }
-        let stat = fs::fstat(&fd).map_err(|e| self.io("look at", path, e))?;
         for (attribute, value) in &entry.xattrs {
             let Ok(key) = CString::new(attribute.as_bytes()) else { continue };
             if let Err(e) = fs::fsetxattr(&fd, key.as_c_str(), value.as_bytes(), XattrFlags::empty()) {
                 self.note(path, attribute, e);
             }
         }
-        let mode = safe_mode(entry, stat.st_uid, stat.st_gid);
+        let mode = safe_mode(entry, owner.0, owner.1);
         fs::fchmod(&fd, Mode::from_raw_mode(mode)).map_err(|e| self.io("set the mode of", path, e))?;
         fs::futimens(&fd, &times(entry.mtime)).map_err(|e| self.io("set the times of", path, e))
     }

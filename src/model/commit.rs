@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{CommitId, Digest, FrameId, Moment, PackId, RepositoryId, SnapshotRecord};
 
 /// What a pack's frames belong to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PackKind {
     /// Content of files.
@@ -76,6 +76,15 @@ pub struct Seen {
     pub digest: CommitId,
 }
 
+/// A commit of the writer's own log that cannot be read any more. What was left of it is said again by later commits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// Its place.
+    pub sequence: u64,
+    /// Its name.
+    pub digest: CommitId,
+}
+
 /// New numbers for the frames of one branch of a fork.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Renumber {
@@ -98,6 +107,8 @@ pub enum CommitLine {
     Seen(Seen),
     /// Joins a fork.
     Renumber(Renumber),
+    /// Says that a commit is lost.
+    Lost(Lost),
 }
 
 /// A whole commit.

@@ -12,7 +12,9 @@ pub mod path;
 pub mod policy;
 pub mod snapshot;
 
-pub use commit::{Commit, CommitFrame, CommitHeader, CommitLine, DirectoryPlace, PackKind, PackLine, Renumber, Seen};
+pub use commit::{
+    Commit, CommitFrame, CommitHeader, CommitLine, DirectoryPlace, Lost, PackKind, PackLine, Renumber, Seen,
+};
 pub use entry::{Entry, EntryKind, Extent, FileContent, Stamp};
 pub use id::{ChunkId, CommitId, Digest, FrameId, PackId, RepositoryId, SnapshotId};
 pub use path::{RawText, RelPath};

@@ -8,6 +8,7 @@ mod kind;
 pub mod look;
 mod merge;
 mod readers;
+pub mod repair;
 pub mod restore;
 mod select;
 

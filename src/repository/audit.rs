@@ -51,6 +51,7 @@ impl Repository {
                 }
             }
         }
+        self.leave_out_lost(&mut problems)?;
         Ok(problems)
     }
 

@@ -1,13 +1,13 @@
 //! Reading frames: grouped by pack, neighbours in one request, each fetched once, opened in parallel, and handed on only
 //! after their keyed digest matched.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use super::{Error, Repository};
 use crate::catalog::{FrameRow, WriterRow, pack_key};
-use crate::model::{FrameId, limits};
+use crate::model::{Digest, FrameId, limits};
 use crate::progress::Progress;
 use crate::seal::{ContentKey, FrameOpener, Opener};
 use crate::store::Store;
@@ -62,6 +62,8 @@ pub struct FrameReader {
     opener: Arc<Opener>,
     content: ContentKey,
     writers: Arc<HashMap<WriterRow, String>>,
+    /// Lists of recipients of which a frame has opened: what does not open and is sealed to one of them is damaged.
+    opened: Arc<Mutex<HashSet<Digest>>>,
 }
 
 impl Repository {
@@ -72,6 +74,7 @@ impl Repository {
             opener: Arc::clone(self.data_opener(what)?),
             content: self.content.clone(),
             writers: Arc::new(self.writer_names()?),
+            opened: Arc::clone(&self.opened),
         })
     }
 
@@ -116,7 +119,13 @@ impl FrameReader {
     pub fn worker(&self) -> Result<FrameWorker<'_>, Error> {
         let opener = FrameOpener::new(&self.opener);
         let opener = opener.map_err(|source| Error::Keys { what: "frames".to_owned(), source })?;
-        Ok(FrameWorker { reader: self, opener })
+        Ok(FrameWorker { reader: self, opener, told: None })
+    }
+
+    /// Whether a frame that is sealed to this list of recipients has opened: an age header that is damaged looks like one
+    /// that is sealed to others.
+    pub fn has_opened(&self, recipients: &Digest) -> bool {
+        self.opened.lock().unwrap_or_else(std::sync::PoisonError::into_inner).contains(recipients)
     }
 }
 
@@ -124,6 +133,7 @@ impl FrameReader {
 pub struct FrameWorker<'f> {
     reader: &'f FrameReader,
     opener: FrameOpener<'f>,
+    told: Option<Digest>,
 }
 
 impl FrameWorker<'_> {
@@ -180,13 +190,17 @@ impl FrameWorker<'_> {
         let bad = |why: String| Error::Frame { frame: frame.id, pack: frame.pack.to_string(), why };
         let plain = match self.opener.open_frame(sealed, frame.plain as usize) {
             Ok(plain) => plain,
-            Err(source @ crate::seal::Error::NoIdentity(_)) => {
+            Err(source @ crate::seal::Error::NoIdentity(_)) if !self.reader.has_opened(&frame.recipients) => {
                 return Err(Error::Keys { what: format!("frame {}", frame.id.short()), source });
             }
             Err(e) => return Err(bad(e.to_string())),
         };
         if FrameId::from(self.reader.content.digest(plain)) != frame.id {
             return Err(bad("its digest does not match".to_owned()));
+        }
+        if self.told.replace(frame.recipients) != Some(frame.recipients) {
+            let mut opened = self.reader.opened.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            opened.insert(frame.recipients);
         }
         Ok(plain)
     }
@@ -196,7 +210,7 @@ impl FrameWorker<'_> {
 mod tests {
     use super::*;
     use crate::catalog::FrameState;
-    use crate::model::{Digest, PackId};
+    use crate::model::PackId;
 
     fn frame(row: i64, pack_row: i64, at: u64, stored: u64) -> FrameRow {
         FrameRow {

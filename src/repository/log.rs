@@ -114,7 +114,26 @@ impl Repository {
             self.sync_writer(&name, &mut report, progress)?;
         }
         self.check_seen(&mut report)?;
+        self.leave_out_lost(&mut report.problems)?;
         Ok(report)
+    }
+
+    /// What a writer said of its own commits, that they are lost, is a problem no more.
+    pub(super) fn leave_out_lost(&self, problems: &mut Vec<Problem>) -> Result<(), Error> {
+        let mut lost: HashSet<(String, CommitId)> = HashSet::new();
+        for (row, name) in self.catalog.writers()? {
+            lost.extend(self.catalog.lost(row)?.into_iter().map(|digest| (name.clone(), digest)));
+        }
+        problems.retain(|problem| match problem {
+            Problem::MissingCommit { writer, digest, .. } => !lost.contains(&(writer.clone(), *digest)),
+            Problem::BadCommit { key, .. } => {
+                let writer = key.strip_prefix("writers/").and_then(|rest| rest.split('/').next());
+                let digest = parse_commit_key(key).map(|(_, digest)| digest);
+                !writer.zip(digest).is_some_and(|(writer, digest)| lost.contains(&(writer.to_owned(), digest)))
+            }
+            _ => true,
+        });
+        Ok(())
     }
 
     fn sync_writer(&mut self, name: &str, report: &mut SyncReport, progress: &dyn Progress) -> Result<(), Error> {
@@ -321,6 +340,7 @@ impl Repository {
         if let Err(e) = self.sync_writer(&name, &mut report, progress) {
             progress.event(Event::Warning(&format!("the log was not read again after the commit: {e}")));
         }
+        self.leave_out_lost(&mut report.problems)?;
         Ok((id, report))
     }
 

@@ -50,6 +50,8 @@ pub struct Repository {
     pub(super) host: Option<HostWriter>,
     pub(super) identities: Option<Arc<Opener>>,
     pub(super) writers: HashMap<String, WriterDescription>,
+    /// Lists of recipients of which a frame has opened.
+    pub(super) opened: Arc<std::sync::Mutex<std::collections::HashSet<Digest>>>,
 }
 
 /// Reads `lifeboat.json` and its digest.
@@ -99,6 +101,7 @@ impl Repository {
             host,
             identities,
             writers: HashMap::new(),
+            opened: Arc::default(),
         };
         repository.claim_catalog()?;
         let report = if options.sync { repository.sync(progress)? } else { SyncReport::default() };

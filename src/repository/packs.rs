@@ -5,7 +5,9 @@ use std::collections::HashMap;
 
 use super::{Error, Repository};
 use crate::catalog::{ChunkTables, PackState, pack_key};
-use crate::model::{ChunkList, CommitFrame, CommitLine, DirectoryPlace, Moment, PackId, PackLine, limits};
+use crate::model::{
+    ChunkList, CommitFrame, CommitLine, DirectoryPlace, Moment, PackId, PackLine, SnapshotRecord, limits,
+};
 use crate::pack::{FOOTER, parse_footer};
 use crate::progress::{Event, Progress};
 
@@ -114,7 +116,7 @@ impl Repository {
             if progress.cancelled() {
                 return Err(Error::Cancelled);
             }
-            if let Some((line, tables)) = self.verify_pack(writer, id, *size)? {
+            if let Some((line, tables, _)) = self.verify_pack(writer, id, *size)? {
                 chunks.insert(*id, tables);
                 lines.push(line);
             }
@@ -132,12 +134,14 @@ impl Repository {
         Ok(())
     }
 
-    fn verify_pack(
+    /// Reads a pack whole, and what it says of itself: the line that a commit adds it by, its chunks, and the snapshot whose
+    /// manifest ends in it. Nothing where it is not what its name says, or not signed by its writer.
+    pub(super) fn verify_pack(
         &mut self,
         writer: &str,
         id: &PackId,
         size: u64,
-    ) -> Result<Option<(PackLine, Vec<ChunkList>)>, Error> {
+    ) -> Result<Option<(PackLine, Vec<ChunkList>, Option<SnapshotRecord>)>, Error> {
         if !(FOOTER..=limits::PACK_MAX).contains(&size) {
             return Ok(None);
         }
@@ -164,6 +168,6 @@ impl Repository {
             directory: DirectoryPlace { at, length },
             frames: directory.frames.iter().map(|f| CommitFrame(f.id, f.at, f.stored, f.plain)).collect(),
         };
-        Ok(Some((line, directory.chunks)))
+        Ok(Some((line, directory.chunks, directory.snapshot)))
     }
 }

@@ -395,7 +395,7 @@ class Repository:
         if (head["repository"], head["writer"], head["sequence"]) != (self.id, writer.name, sequence):
             raise Refused("it was made for another place")
         for line in lines:  # all keys first: nothing is taken from a commit that is not understood
-            if len(line) != 1 or not line.keys() <= {"pack", "snapshot", "seen", "renumber"}:
+            if len(line) != 1 or not line.keys() <= {"pack", "snapshot", "seen", "renumber", "lost"}:
                 raise Refused(f"a newer lifeboat wrote it, with {show(list(line))}: use the recover.py of that one")
         for line in lines:
             for kind, value in line.items():  # `renumber` and `uses` number frames for deleting; reading needs ids only

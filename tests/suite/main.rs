@@ -15,4 +15,5 @@ mod hosts;
 mod landing;
 mod metadata;
 mod recovery;
+mod repair;
 mod tarball;

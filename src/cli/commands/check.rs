@@ -98,6 +98,9 @@ fn tell(context: &Context, report: &CheckReport, can_read: bool, read: ReadData)
             counted(report.unnamed, "pack", "packs")
         ))?;
     }
+    for object in &report.replaced {
+        ui.answer(format!("replaced   {object} is damaged; all that it held lies in other packs too"))?;
+    }
     for problem in &report.problems {
         ui.answer(format!("PROBLEM    {problem}"))?;
     }
@@ -117,7 +120,9 @@ fn tell(context: &Context, report: &CheckReport, can_read: bool, read: ReadData)
         })
     } else {
         ui.answer("result     DAMAGED")?;
-        ui.story("The next backup stores anew what the sources still have.");
+        ui.story(
+            "The next backup stores anew what the sources still have; then `lifeboat repair` mends what can be mended.",
+        );
         Ok(())
     }
 }

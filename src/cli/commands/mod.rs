@@ -8,4 +8,5 @@ pub mod init;
 pub mod key;
 pub mod look;
 pub mod man;
+pub mod repair;
 pub mod restore;

@@ -4,11 +4,17 @@ use std::collections::HashSet;
 
 use super::super::restore::{Locator, each_selected};
 use super::{Bad, CheckReport, Damage, Error};
-use crate::catalog::SnapshotRow;
+use crate::catalog::{FrameRow, FrameState, SnapshotRow};
 use crate::model::SnapshotId;
 use crate::ops::Selection;
 use crate::progress::{Event, Progress};
 use crate::repository::{self, Repository};
+
+/// Whether the same frame lies somewhere else in good order: what is wrong with this one hurts nobody.
+fn has_copy(repository: &Repository, frame: &FrameRow) -> Result<bool, Error> {
+    let best = repository.catalog().find_frame_of(frame.writer, &frame.id)?;
+    Ok(best.is_some_and(|best| best.row != frame.row && best.state == FrameState::Good))
+}
 
 /// Turns what was found into damage with the snapshots that it hurts.
 pub(super) fn tell(
@@ -24,14 +30,30 @@ pub(super) fn tell(
         snapshots.iter().filter(uses).map(|s| s.record.id).collect()
     };
     for (row, pack) in &bad.packs {
-        let mut rows: Vec<i64> = repository.catalog().frames_of(*row)?.iter().map(|frame| frame.row).collect();
+        let mut frames = repository.catalog().frames_of(*row)?;
         if !pack.all_frames {
-            rows.retain(|row| bad.frames.contains_key(row));
+            frames.retain(|frame| bad.frames.contains_key(&frame.row));
+        }
+        let mut rows = Vec::with_capacity(frames.len());
+        for frame in &frames {
+            if !has_copy(repository, frame)? {
+                rows.push(frame.row);
+            }
+        }
+        if rows.is_empty() && !frames.is_empty() {
+            report.replaced.push(pack.object.clone());
+            continue;
         }
         report.damage.push(Damage { object: pack.object.clone(), why: pack.why.clone(), snapshots: hurt_by(&rows) });
     }
     let told: HashSet<&String> = bad.packs.values().map(|pack| &pack.object).collect();
     for (row, (object, why)) in bad.frames.iter().filter(|(_, (object, _))| !told.contains(object)) {
+        if has_copy(repository, &repository.catalog().frame(*row)?)? {
+            if !report.replaced.contains(object) {
+                report.replaced.push(object.clone());
+            }
+            continue;
+        }
         report.damage.push(Damage { object: object.clone(), why: why.clone(), snapshots: hurt_by(&[*row]) });
     }
     Ok(())

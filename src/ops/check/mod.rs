@@ -94,6 +94,8 @@ pub struct CheckReport {
     pub logs_closed: u64,
     /// Damage, by object.
     pub damage: Vec<Damage>,
+    /// Damaged objects of which every frame lies somewhere else too: they hurt nobody.
+    pub replaced: Vec<String>,
     /// Files that are hurt: snapshot, path, why. At most a thousand.
     pub files_hurt: Vec<(SnapshotId, String, String)>,
     /// What is wrong with the logs.
@@ -125,6 +127,9 @@ pub fn check(
         if !report.problems.contains(&text) {
             report.problems.push(text);
         }
+    }
+    if read != ReadData::No && repository.catalog_differs(progress)? {
+        report.problems.push("this host's catalog says something else than the logs".to_owned());
     }
     let snapshots = repository.catalog().snapshots()?;
     report.snapshots = snapshots.len() as u64;
@@ -160,6 +165,7 @@ pub fn check(
                 packs.push((name.clone(), pack));
                 continue;
             };
+            repository.catalog_mut().set_verified(&[(pack.id, false)], now.timestamp())?;
             let found = BadPack { object: pack.key(&name), why: why.to_owned(), all_frames: true };
             bad.packs.insert(pack.row, found);
         }

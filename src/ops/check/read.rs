@@ -69,6 +69,8 @@ fn seed(chance: u64) -> [u8; 32] {
 struct PackFindings {
     pack: Option<String>,
     frames: Vec<(i64, String)>,
+    /// Frames that no key at hand opens: sealed to others, or their headers are damaged.
+    closed: Vec<(FrameRow, repository::Error)>,
     bytes: u64,
     opened: u64,
 }
@@ -111,11 +113,31 @@ pub(super) fn read_packs(
         drop(results_in);
         // Recorded as they come: a check that is interrupted has read what it has read. The receiver is dropped with the
         // first error, and the threads stop.
+        let (mut early, mut first) = (Vec::new(), None);
         results.into_iter().try_for_each(|result| {
-            let (n, findings) = result?;
+            let (n, mut findings) = result?;
+            for (frame, e) in findings.closed.drain(..) {
+                early.push((n, frame, e.to_string()));
+                first.get_or_insert(e);
+            }
             let rows = frames.get(&packs[n].1.row).map_or(&[][..], Vec::as_slice);
             record(repository, &packs[n], rows, reader.is_some(), findings, bad, report, now)
-        })
+        })?;
+        let Some(reader) = &reader else { return Ok(()) };
+        if let (0, Some(first)) = (report.frames_opened, first) {
+            return Err(first.into());
+        }
+        for (n, frame, why) in early {
+            let (writer, pack) = &packs[n];
+            let why = match reader.has_opened(&frame.recipients) {
+                true => "its header is damaged".to_owned(),
+                false => why,
+            };
+            repository.catalog_mut().set_verified(&[(pack.id, false)], now.timestamp())?;
+            repository.catalog_mut().set_frames_damaged(&[frame.row], reader.has_opened(&frame.recipients))?;
+            bad.frames.insert(frame.row, (pack.key(writer), why));
+        }
+        Ok(())
     })
 }
 
@@ -231,6 +253,7 @@ fn read_pack(
         match opened {
             Ok(()) => found.opened += 1,
             Err(e @ repository::Error::Frame { .. }) => found.frames.push((frame.row, e.to_string())),
+            Err(e @ repository::Error::Keys { .. }) => found.closed.push((*frame, e)),
             Err(e) => return Err(e.into()),
         }
     }

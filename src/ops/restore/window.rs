@@ -330,15 +330,10 @@ impl State<'_> {
     }
 }
 
-/// Sets a file's length and metadata once its last piece is written.
+/// Sets a file's length and metadata, once its last piece is written.
 fn finish_file(directory: &Directory, task: &Task) -> Result<(), Error> {
     let mut handle = task.handle.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let file = open_handle(directory, task, &mut handle)?;
-    let io = |source| Error::Io { doing: "write", path: directory.path().join(task.entry.path.to_string()), source };
-    let size = task.entry.size();
-    if file.metadata().map_err(io)?.len() != size {
-        file.set_len(size).map_err(io)?;
-    }
     directory.finish_file(&file, &task.entry)?;
     *handle = Handle::Closed;
     if task.in_place { Ok(()) } else { Ok(directory.publish(&task.entry.path)?) }

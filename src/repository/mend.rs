@@ -1,0 +1,377 @@
+//! Mending this host's own part of a repository: a catalog that says something else than the logs, commits that are lost
+//! while the packs that they named still explain themselves, frames that lie in damaged packs or are gone.
+//!
+//! Invariants: nothing is deleted or overwritten; what is mended is said in a new commit, signed like any other; a frame is
+//! copied only after its own bytes matched, and made anew only if its digest comes out as it was. Not here: what
+//! is damaged; a check found and noted that.
+
+use std::collections::{HashMap, HashSet};
+
+use bytes::Bytes;
+
+use super::{Error, FrameWorker, Repository};
+use crate::catalog::{Catalog, ChunkTables, FrameRow, FrameState, Head, PackRow, PackState, SnapshotRow, pack_key};
+use crate::model::{
+    ChunkId, ChunkList, CommitFrame, CommitLine, DirectoryPlace, FrameId, Lost, Moment, PackId, PackKind, PackLine,
+    SnapshotRecord, Uses, limits,
+};
+use crate::pack::{Owner, PackBuilder, SealedFrame};
+use crate::progress::{Event, Progress};
+use crate::seal::FrameSealer;
+
+/// Frames that are kept open while others are made from their chunks.
+const OPEN_FRAMES: usize = 8;
+
+/// What mending the log did.
+#[derive(Debug, Clone, Default)]
+pub struct LogMended {
+    /// Commits that are lost for good, by place and digest.
+    pub lost: Vec<Lost>,
+    /// Packs that no commit named, and that one names now.
+    pub adopted: Vec<PackId>,
+    /// Snapshots that exist again.
+    pub snapshots: Vec<SnapshotRecord>,
+}
+
+/// What mending frames did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FramesMended {
+    /// Frames that were copied out of damaged packs.
+    pub copied: u64,
+    /// Frames that were made anew from chunks stored elsewhere.
+    pub remade: u64,
+    /// Frames that stay lost.
+    pub lost: u64,
+    /// Packs that were put.
+    pub packs: u64,
+}
+
+impl Repository {
+    /// Whether the catalog says something else than the logs: they are read into another one beside it.
+    pub fn catalog_differs(&mut self, progress: &dyn Progress) -> Result<bool, Error> {
+        let path = self.catalog.path().with_extension("compare");
+        let remove = || {
+            for end in ["", "-wal", "-shm"] {
+                let _ = std::fs::remove_file(format!("{}{end}", path.display()));
+            }
+        };
+        remove();
+        let in_memory = self.catalog.path().as_os_str() == ":memory:";
+        let mut fresh = if in_memory { Catalog::in_memory()? } else { Catalog::open(&path)? };
+        std::mem::swap(&mut self.catalog, &mut fresh);
+        let read = self.sync(progress);
+        std::mem::swap(&mut self.catalog, &mut fresh);
+        let differs = read.and_then(|_| {
+            // Another process may have committed meanwhile.
+            self.sync(progress)?;
+            Ok(fresh.said_by_logs()? != self.catalog.said_by_logs()?)
+        });
+        drop(fresh);
+        remove();
+        differs
+    }
+
+    /// Commits of this host's log that cannot be read, or that are known and gone, as far as it has not been said of them.
+    pub fn lost_commits(&mut self) -> Result<Vec<Lost>, Error> {
+        let (name, row) = (self.host()?.name.clone(), self.host_row()?);
+        let listed: HashSet<Head> = self.list_log(&name, None)?.into_iter().map(|listed| listed.head).collect();
+        let read: HashSet<Head> = self.catalog.commits(row, true)?.into_iter().collect();
+        let noted: HashSet<Head> = self.catalog.commits(row, false)?.into_iter().collect();
+        let said = self.catalog.lost(row)?;
+        let mut lost: Vec<Head> = listed.difference(&read).copied().collect();
+        lost.extend(read.iter().chain(&noted).filter(|head| !listed.contains(head)));
+        lost.retain(|head| !said.contains(&head.digest));
+        lost.sort();
+        lost.dedup();
+        Ok(lost.into_iter().map(|Head { sequence, digest }| Lost { sequence, digest }).collect())
+    }
+
+    /// Says of lost commits that they are lost, and again what their packs say. With `dry_run` nothing is written.
+    pub fn mend_log(
+        &mut self,
+        lost: Vec<Lost>,
+        now: Moment,
+        dry_run: bool,
+        progress: &dyn Progress,
+    ) -> Result<LogMended, Error> {
+        let name = self.host()?.name.clone();
+        let mut mended = LogMended { lost, ..LogMended::default() };
+        let listing = self.list_packs(&name, now)?;
+        let (mut lines, mut chunks, mut records) = (Vec::new(), ChunkTables::new(), Vec::new());
+        for (id, size) in &listing.unknown {
+            if progress.cancelled() {
+                return Err(Error::Cancelled);
+            }
+            if let Some((line, tables, record)) = self.verify_pack(&name, id, *size)? {
+                mended.adopted.push(*id);
+                chunks.insert(*id, tables);
+                lines.push(CommitLine::Pack(line));
+                records.extend(record);
+            }
+        }
+        lines.extend(mended.lost.iter().copied().map(CommitLine::Lost));
+        let there: HashSet<String> = self.catalog.snapshots()?.iter().map(|s| s.record.id.to_string()).collect();
+        records.retain(|record| !there.contains(&record.id.to_string()));
+        if dry_run {
+            mended.snapshots = records;
+            return Ok(mended);
+        }
+        if !lines.is_empty() {
+            let mut content = Some(lines);
+            self.commit(now, &chunks, progress, &mut |_, _| Ok(content.take().unwrap_or_default()))?;
+        }
+        for record in records {
+            if self.can_read() && self.recover_snapshot(&record, now, progress)? {
+                mended.snapshots.push(record);
+            }
+        }
+        Ok(mended)
+    }
+
+    /// Makes a snapshot exist again whose record a pack carries: only if every frame of it is there.
+    fn recover_snapshot(
+        &mut self,
+        record: &SnapshotRecord,
+        now: Moment,
+        progress: &dyn Progress,
+    ) -> Result<bool, Error> {
+        let (writer, writer_name) = (self.host_row()?, self.host()?.name.clone());
+        let snapshot = SnapshotRow { writer, writer_name, record: record.clone() };
+        let frames = match self.frames_used(&snapshot, progress) {
+            Ok(frames) => frames,
+            Err(e @ (Error::UnknownFrame(_) | Error::Frame { .. } | Error::Manifest { .. })) => {
+                let text = format!("snapshot {} cannot come back, not all of it is there: {e}", record.id);
+                progress.event(Event::Warning(&text));
+                return Ok(false);
+            }
+            Err(e) => return Err(e),
+        };
+        self.commit(now, &ChunkTables::new(), progress, &mut |repository, _| {
+            let numbers = repository.catalog.numbers_of(frames.iter().copied())?;
+            Ok(vec![CommitLine::Snapshot(SnapshotRecord { uses: Uses::from_numbers(numbers), ..record.clone() })])
+        })?;
+        Ok(true)
+    }
+
+    fn frames_used(&self, snapshot: &SnapshotRow, progress: &dyn Progress) -> Result<HashSet<i64>, Error> {
+        let mut rows = HashSet::new();
+        let mut used = |id: &FrameId| -> Result<(), Error> {
+            rows.insert(self.locate(snapshot.writer, id)?.row);
+            Ok(())
+        };
+        snapshot.record.manifest.extents.iter().filter_map(|e| e.frame.as_ref()).try_for_each(&mut used)?;
+        let mut manifest = self.manifest(snapshot, progress)?;
+        while let Some(entry) = manifest.next_stored()? {
+            let extents = entry.content().into_iter().flat_map(|content| &content.extents);
+            extents.filter_map(|e| e.frame.as_ref()).try_for_each(&mut used)?;
+        }
+        drop(manifest);
+        Ok(rows)
+    }
+
+    /// Copies frames out of damaged packs, and makes lost ones anew from chunks that lie elsewhere. With `dry_run` it only
+    /// finds out what could be done.
+    pub fn mend_frames(&mut self, now: Moment, dry_run: bool, progress: &dyn Progress) -> Result<FramesMended, Error> {
+        let row = self.host_row()?;
+        let mut mended = FramesMended::default();
+        let mut hurt: Vec<(PackRow, Vec<FrameRow>)> = Vec::new();
+        for pack in self.catalog.packs(row)? {
+            let mut frames = self.catalog.frames_of(pack.row)?;
+            frames.retain(|frame| frame.state != FrameState::Good);
+            let mut lacking = Vec::new();
+            for frame in frames {
+                let best = self.catalog.find_frame_of(row, &frame.id)?;
+                if best.is_none_or(|best| best.state != FrameState::Good) {
+                    lacking.push(frame);
+                }
+            }
+            if !lacking.is_empty() {
+                hurt.push((pack, lacking));
+            }
+        }
+        let mut fresh = Fresh::default();
+        let mut seen: HashSet<FrameId> = HashSet::new();
+        for (pack, frames) in hurt {
+            if progress.cancelled() {
+                return Err(Error::Cancelled);
+            }
+            let frames = frames.into_iter().filter(|frame| seen.insert(frame.id)).collect::<Vec<_>>();
+            self.mend_pack(&pack, &frames, &mut fresh, &mut mended, progress)?;
+            if !dry_run && fresh.size >= limits::PACK_TARGET as u64 {
+                self.store_fresh(&mut fresh, now, &mut mended, progress)?;
+            } else if dry_run {
+                fresh = Fresh::default();
+            }
+        }
+        if !dry_run {
+            self.store_fresh(&mut fresh, now, &mut mended, progress)?;
+        }
+        Ok(mended)
+    }
+
+    fn mend_pack(
+        &mut self,
+        pack: &PackRow,
+        frames: &[FrameRow],
+        fresh: &mut Fresh,
+        mended: &mut FramesMended,
+        progress: &dyn Progress,
+    ) -> Result<(), Error> {
+        let name = self.host()?.name.clone();
+        let key = pack_key(&name, &pack.id);
+        // What is left of it, however long: a pack that was cut off still has its first frames.
+        let body = match self.store.size(&key)? {
+            Some(size) if pack.state != PackState::Missing && size <= limits::PACK_MAX => {
+                self.store.get(&key, limits::PACK_MAX)?
+            }
+            _ => Bytes::new(),
+        };
+        let directory = self.parse_place(&name, pack, &body);
+        let reader = if self.can_read() { Some(self.frame_reader("a repair")?) } else { None };
+        for frame in frames {
+            progress.event(Event::Done { items: 1, bytes: frame.stored });
+            let chunks = self.catalog.chunks_of(frame.row)?.unwrap_or_default();
+            let sealed = body.get(frame.at as usize..(frame.at + frame.stored) as usize);
+            let whole = match (sealed, &reader) {
+                (Some(sealed), Some(reader)) => reader.worker()?.open(frame, sealed).is_ok(),
+                // Without an identity the directory's sum of the sealed bytes says it.
+                (Some(sealed), None) => {
+                    directory.get(&frame.at).is_some_and(|sum| blake3::hash(sealed).as_bytes() == sum.as_bytes())
+                }
+                (None, _) => false,
+            };
+            let found = match (sealed, whole) {
+                (Some(sealed), true) => {
+                    mended.copied += 1;
+                    Some((Bytes::copy_from_slice(sealed), pack.recipients))
+                }
+                _ => match &reader {
+                    Some(reader) => self.remake(frame, &chunks, &mut reader.worker()?)?,
+                    None => None,
+                }
+                .inspect(|_| mended.remade += 1),
+            };
+            match found {
+                Some((bytes, recipients)) => {
+                    fresh.size += bytes.len() as u64;
+                    let kind = self.catalog.pack_kind(pack.row)?;
+                    let sealed = SealedFrame { id: frame.id, bytes, plain: frame.plain, chunks };
+                    fresh.frames.entry((kind, recipients)).or_default().push(sealed);
+                }
+                None => mended.lost += 1,
+            }
+        }
+        Ok(())
+    }
+
+    /// The sums of a damaged pack's frames by their places, where its directory still opens.
+    fn parse_place(&mut self, name: &str, pack: &PackRow, body: &[u8]) -> HashMap<u64, crate::model::Digest> {
+        let place = pack.directory_at as usize..(pack.directory_at + pack.directory_length) as usize;
+        let directory =
+            body.get(place).and_then(|sealed| self.parse_directory(name, &pack.id, sealed, pack.directory_at).ok());
+        directory.into_iter().flat_map(|directory| directory.frames).map(|frame| (frame.at, frame.sum)).collect()
+    }
+
+    /// Makes a frame anew from its chunks, where each of them lies in another frame too.
+    fn remake(
+        &self,
+        frame: &FrameRow,
+        chunks: &[(ChunkId, u32)],
+        worker: &mut FrameWorker<'_>,
+    ) -> Result<Option<(Bytes, crate::model::Digest)>, Error> {
+        let mut plain = Vec::with_capacity(frame.plain as usize);
+        let mut open: HashMap<i64, (Vec<u8>, HashMap<ChunkId, (usize, usize)>)> = HashMap::new();
+        for (id, length) in chunks {
+            let mut found = false;
+            for row in self.catalog.frames_with(frame.writer, id)? {
+                if !open.contains_key(&row) {
+                    let other = self.catalog.frame(row)?;
+                    if other.state != FrameState::Good {
+                        continue;
+                    }
+                    let Some(bytes) = self.read_frame(&other, worker)? else { continue };
+                    let (mut places, mut at) = (HashMap::new(), 0);
+                    for (id, length) in self.catalog.chunks_of(row)?.unwrap_or_default() {
+                        places.insert(id, (at, at + length as usize));
+                        at += length as usize;
+                    }
+                    if open.len() >= OPEN_FRAMES {
+                        open.clear();
+                    }
+                    open.insert(row, (bytes, places));
+                }
+                let bytes = open.get(&row).and_then(|(bytes, places)| {
+                    let (from, to) = places.get(id)?;
+                    bytes.get(*from..*to)
+                });
+                if let Some(bytes) = bytes.filter(|bytes| bytes.len() == *length as usize) {
+                    plain.extend_from_slice(bytes);
+                    found = true;
+                    break;
+                }
+            }
+            if !found {
+                return Ok(None);
+            }
+        }
+        if chunks.is_empty() || FrameId::from(self.content.digest(&plain)) != frame.id {
+            return Ok(None);
+        }
+        let host = self.host()?;
+        let keys = |source| Error::Keys { what: "a frame".to_owned(), source };
+        let sealed = FrameSealer::new(&host.data).and_then(|mut sealer| sealer.seal_frame(&plain)).map_err(keys)?;
+        Ok(Some((sealed.into(), host.recipients_list)))
+    }
+
+    /// A frame's bytes, or nothing where it is damaged after all.
+    fn read_frame(&self, frame: &FrameRow, worker: &mut FrameWorker<'_>) -> Result<Option<Vec<u8>>, Error> {
+        let key = pack_key(&self.host()?.name, &frame.pack);
+        match self.store.get_range(&key, frame.at..frame.at + frame.stored) {
+            Ok(sealed) => Ok(worker.open(frame, &sealed).ok().map(<[u8]>::to_vec)),
+            Err(crate::store::Error::NotFound { .. } | crate::store::Error::Truncated { .. }) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn store_fresh(
+        &mut self,
+        fresh: &mut Fresh,
+        now: Moment,
+        mended: &mut FramesMended,
+        progress: &dyn Progress,
+    ) -> Result<(), Error> {
+        let name = self.host()?.name.clone();
+        let (mut lines, mut chunks) = (Vec::new(), ChunkTables::new());
+        for ((kind, recipients), frames) in std::mem::take(fresh).frames {
+            let mut builder = PackBuilder::new(kind, recipients);
+            frames.into_iter().for_each(|frame| builder.push(frame));
+            let owner = Owner { repository: self.description.repository, writer: &name };
+            let host = self.host()?;
+            let built = builder.finish(owner, None, &host.signing, &host.log);
+            let built = built.map_err(|source| Error::Pack { pack: "being made".to_owned(), source })?;
+            self.store.appender().create(&pack_key(&name, &built.id), &built.parts)?;
+            mended.packs += 1;
+            let frames = built.directory.frames.iter().map(|f| CommitFrame(f.id, f.at, f.stored, f.plain)).collect();
+            let directory = DirectoryPlace { at: built.directory_at, length: built.directory_length };
+            lines.push(PackLine { id: built.id, size: built.size, kind, recipients, directory, frames });
+            let tables: Vec<ChunkList> = built.directory.chunks;
+            chunks.insert(built.id, tables);
+        }
+        if lines.is_empty() {
+            return Ok(());
+        }
+        let mut content = Some(lines);
+        self.commit(now, &chunks, progress, &mut |repository, _| {
+            let fresh = repository.unknown_packs(content.take().unwrap_or_default())?;
+            Ok(fresh.into_iter().map(CommitLine::Pack).collect())
+        })?;
+        Ok(())
+    }
+}
+
+/// Frames that wait to be put, by what a pack has in common.
+#[derive(Default)]
+struct Fresh {
+    frames: HashMap<(PackKind, crate::model::Digest), Vec<SealedFrame>>,
+    size: u64,
+}
