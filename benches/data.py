@@ -12,7 +12,8 @@ random identifier into some of its files. A set is made once and kept in a cache
   tree      a quick mixture, 1.0 GB: JSON lines, incompressible files, pages that are partly zero, 12,000 source-like
             files; day 2 as in `convex` and `source`
 """
-import contextlib, hashlib, itertools, json, math, multiprocessing, os, random, shutil, subprocess, tempfile, time
+import concurrent.futures, contextlib, hashlib, itertools, json, math, multiprocessing, os, random, shutil, subprocess
+import tempfile, time
 from pathlib import Path
 
 MB, PAGE, ROWS = 1_000_000, 8192, 560_000
@@ -277,9 +278,12 @@ def become(top, wanted):
 
 
 def in_workers(*jobs):
-    """Runs (function, arguments...) in other processes: the one that measures must stay small, see `peak`."""
-    with multiprocessing.get_context("fork").Pool() as pool:
-        return [wait.get() for wait in [pool.apply_async(job[0], job[1:]) for job in jobs]]
+    """Runs (function, arguments...) in other processes: the one that measures must stay small, see `peak`.
+
+    Not a Pool: that ends its workers by a signal, which they would meet with the handler of this process, and could hang."""
+    cores, fork = len(os.sched_getaffinity(0)), multiprocessing.get_context("fork")
+    with concurrent.futures.ProcessPoolExecutor(cores, mp_context=fork) as pool:
+        return [wait.result() for wait in [pool.submit(*job) for job in jobs]]
 
 
 def facts_of(top):
