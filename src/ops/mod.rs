@@ -10,6 +10,7 @@ mod merge;
 mod readers;
 pub mod restore;
 mod select;
+pub mod validate;
 
 use std::path::PathBuf;
 

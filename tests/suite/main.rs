@@ -15,3 +15,4 @@ mod hosts;
 mod landing;
 mod metadata;
 mod recovery;
+mod validate;

@@ -9,3 +9,4 @@ pub mod key;
 pub mod look;
 pub mod man;
 pub mod restore;
+pub mod validate_store;
