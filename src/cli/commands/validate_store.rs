@@ -45,6 +45,7 @@ fn tell(context: &Context, url: &str, report: &ValidateReport) -> Result<(), Fai
     if ui.json {
         let findings: Vec<_> = report.findings.iter().map(as_json).collect();
         return ui.json(&serde_json::json!({
+            "message_type": "summary",
             "store": url,
             "fit": report.is_fit(),
             "findings": findings,
@@ -87,6 +88,7 @@ fn name(guarantee: Guarantee) -> &'static str {
         Guarantee::WholeObjects => "whole objects",
         Guarantee::Names => "names",
         Guarantee::CreateIfAbsent => "create if absent",
+        Guarantee::CreateInARace => "create in a race",
         Guarantee::ListAfterDelete => "list after delete",
         Guarantee::OddNames => "odd names",
         Guarantee::Clock => "clock",
@@ -101,9 +103,10 @@ fn follows(finding: &Finding) -> &'static str {
         (G::CreateIfAbsent, Held::Refused) => {
             "it is asked first what is there: one request more for each object; nothing else"
         }
-        (G::CreateIfAbsent, _) => {
-            "set `conditional_puts = false`; no backup is in danger, for a name holds the digest of its bytes. \
-             Do not run `init` twice at one time"
+        (G::CreateIfAbsent, _) => "set `conditional_puts = false`: then it is asked first what is there",
+        (G::CreateInARace, Held::Yes) => "two `init` at one time make one repository; nothing else rests on it",
+        (G::CreateInARace, _) => {
+            "run `init` once, not twice at one time; nothing else rests on it, for a name holds the digest of its bytes"
         }
         (G::ListAfterDelete, Held::Yes) => "nothing in this version: lifeboat deletes only what this command wrote",
         (G::ListAfterDelete, Held::Refused) => {
@@ -138,6 +141,6 @@ fn needed(guarantee: Guarantee) -> &'static str {
         Guarantee::LargeObjects => "needed: packs are put in one request, and have 32 MiB",
         Guarantee::WholeObjects => "needed: a run that was cut off leaves no half of an object under a final name",
         Guarantee::Names => "needed: every name holds a digest, and a writer's folder is its own",
-        Guarantee::CreateIfAbsent | Guarantee::ListAfterDelete | Guarantee::OddNames | Guarantee::Clock => "not needed",
+        _ => "not needed",
     }
 }

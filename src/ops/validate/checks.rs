@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{Bench, Doubt, Seen};
-use crate::store;
+use crate::store::{self, Tried};
 
 /// Bytes that no other object has; the same for the same name and length.
 pub(super) fn body(name: &str, length: usize) -> Bytes {
@@ -111,6 +111,24 @@ pub(super) fn names(bench: &Bench<'_>) -> Seen {
     must(folders == ["keys", "writers", "writers-2"], || format!("its folders are {}", folders.join(", ")))?;
     let longest = names.iter().map(String::len).max().unwrap_or(0);
     Ok(format!("names as lifeboat makes them, of up to {longest} characters, were kept; folders are told apart"))
+}
+
+pub(super) fn create_if_absent(bench: &Bench<'_>) -> Seen {
+    let (first, second) = (body("first", 1000), body("second", 2000));
+    let tries = [("create/a", &first), ("create/a", &second), ("create/a", &first)];
+    let mut answers = Vec::new();
+    for (key, body) in tries {
+        answers.push(bench.scratch.create(key, body)?);
+    }
+    if answers.contains(&Tried::Refused) {
+        return Err(Doubt::Refused("the store does not know conditional puts".to_owned()));
+    }
+    must(answers[0] == Tried::Done, || "the first create of a name was refused".to_owned())?;
+    must(answers[1..] == [Tried::Exists; 2], || "a create of a name that was there replaced it".to_owned())?;
+    must(bench.scratch.store().get("create/a", 2000)? == first, || {
+        "a refused create replaced it all the same".to_owned()
+    })?;
+    Ok("two creates of a name that was there were refused, and changed nothing".to_owned())
 }
 
 pub(super) fn odd_names(bench: &Bench<'_>) -> Seen {

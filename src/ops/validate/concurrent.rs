@@ -106,7 +106,7 @@ pub(super) fn long_listings(bench: &Bench<'_>) -> Seen {
     Ok(format!("{count} objects were listed, each once, from the beginning and from the middle"))
 }
 
-pub(super) fn create_if_absent(bench: &Bench<'_>) -> Seen {
+pub(super) fn create_in_a_race(bench: &Bench<'_>) -> Seen {
     let (rounds, racers) = (bench.scale.rounds / 4, bench.scale.racers);
     let (mut double, mut nobody) = (0, 0);
     for round in 0..rounds {

@@ -35,8 +35,10 @@ pub enum Guarantee {
     WholeObjects,
     /// Names as lifeboat makes them are kept, the longest too, and folders do not run into each other.
     Names,
-    /// Of several creates of one name at one time exactly one succeeds, and the others are refused.
+    /// A create of a name that is there is refused.
     CreateIfAbsent,
+    /// Of several creates of one name at one time exactly one succeeds, and the others are refused.
+    CreateInARace,
     /// A listing no longer shows what was deleted.
     ListAfterDelete,
     /// Names with unusual characters are kept.
@@ -48,7 +50,8 @@ pub enum Guarantee {
 impl Guarantee {
     /// Whether lifeboat relies on it.
     pub fn is_needed(self) -> bool {
-        !matches!(self, Self::CreateIfAbsent | Self::ListAfterDelete | Self::OddNames | Self::Clock)
+        use Guarantee as G;
+        !matches!(self, G::CreateIfAbsent | G::CreateInARace | G::ListAfterDelete | G::OddNames | G::Clock)
     }
 }
 
@@ -134,6 +137,9 @@ impl From<crate::store::Error> for Doubt {
 /// What a check saw.
 type Seen = Result<String, Doubt>;
 
+/// Tries one guarantee.
+type Check = fn(&Bench<'_>) -> Seen;
+
 /// The place where everything is tried, and how.
 struct Bench<'a> {
     scratch: &'a Scratch,
@@ -156,7 +162,7 @@ pub fn validate(
     scratch.overwrite("hello", &hello)?;
     scratch.store().size("hello")?;
     bench.can_delete = scratch.delete("hello")? == crate::store::Tried::Done;
-    let checks: [(Guarantee, fn(&Bench<'_>) -> Seen); 13] = [
+    let checks: [(Guarantee, Check); 14] = [
         (Guarantee::WholeObjects, concurrent::whole_objects),
         (Guarantee::WriteAndRead, checks::write_and_read),
         (Guarantee::Missing, checks::missing),
@@ -166,7 +172,8 @@ pub fn validate(
         (Guarantee::Ranges, checks::ranges),
         (Guarantee::LargeObjects, checks::large_objects),
         (Guarantee::Names, checks::names),
-        (Guarantee::CreateIfAbsent, concurrent::create_if_absent),
+        (Guarantee::CreateIfAbsent, checks::create_if_absent),
+        (Guarantee::CreateInARace, concurrent::create_in_a_race),
         (Guarantee::ListAfterDelete, concurrent::list_after_delete),
         (Guarantee::OddNames, checks::odd_names),
         (Guarantee::Clock, checks::clock),

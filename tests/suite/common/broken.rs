@@ -41,6 +41,8 @@ pub enum Defect {
     FoldsCase,
     /// Conditions on puts are ignored.
     IgnoresConditions,
+    /// Conditions on puts are looked at before the puts that are under way have ended.
+    ForgetsConditionsInARace,
     /// Conditional puts are refused as not implemented.
     RefusesConditions,
     /// The first refusal of a create is a lie: nothing is there.
@@ -61,6 +63,7 @@ pub struct Broken {
     /// Names that the defect concerns for a moment.
     marked: Mutex<BTreeSet<Path>>,
     looks: AtomicU64,
+    looked: AtomicU64,
 }
 
 fn generic(text: &str) -> Error {
@@ -69,7 +72,7 @@ fn generic(text: &str) -> Error {
 
 impl Broken {
     pub fn new(inner: Arc<dyn ObjectStore>, defect: Defect) -> Arc<Self> {
-        Arc::new(Self { inner, defect, marked: Mutex::default(), looks: AtomicU64::new(0) })
+        Arc::new(Self { inner, defect, marked: Mutex::default(), looks: AtomicU64::new(0), looked: AtomicU64::new(0) })
     }
 
     fn is(&self, defect: Defect) -> bool {
@@ -138,6 +141,22 @@ impl ObjectStore for Broken {
             Defect::RefusesOnce if creates && self.mark(&path) => {
                 let source = "a request for this object is under way".into();
                 return Err(Error::AlreadyExists { path: path.to_string(), source });
+            }
+            Defect::ForgetsConditionsInARace if creates => {
+                if self.inner.head(&path).await.is_ok() {
+                    let source = "it is there".into();
+                    return Err(Error::AlreadyExists { path: path.to_string(), source });
+                }
+                // Until a second one has looked too, but not for ever: there may be none.
+                self.looked.fetch_add(1, Ordering::SeqCst);
+                let second = async {
+                    while self.looked.load(Ordering::SeqCst) < 2 {
+                        tokio::task::yield_now().await;
+                    }
+                };
+                let _ = tokio::time::timeout(Duration::from_millis(5), second).await;
+                self.looked.fetch_sub(1, Ordering::SeqCst);
+                options.mode = PutMode::Overwrite;
             }
             Defect::IgnoresConditions => options.mode = PutMode::Overwrite,
             Defect::ShowsHalves if !creates && payload.content_length() > 1 << 20 => {

@@ -1,5 +1,5 @@
-//! A proxy that changes the conditional half of puts, one connection a request: what stands between object_store's
-//! client for Google and a server that speaks S3, and a server that does not know conditional puts.
+//! A proxy that changes what requests ask for, one connection a request: what stands between object_store's
+//! client for Google and a server that speaks S3, and servers that do not know conditional puts or ranges.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -13,6 +13,8 @@ pub enum Rule {
     GoogleToS3,
     /// Any condition is answered with 501, as some servers do.
     NotImplemented,
+    /// Ranges do not reach the server: it sends whole objects.
+    LosesRanges,
 }
 
 /// A proxy; it ends with the process.
@@ -67,6 +69,7 @@ fn pass(client: &TcpStream, upstream: u16, rule: Rule, conditional: &AtomicU64) 
         match condition {
             true => head.push_str("if-none-match: *\r\n"),
             false if lower.starts_with("connection:") => {}
+            false if rule == Rule::LosesRanges && lower.starts_with("range:") => {}
             false => head.push_str(&line),
         }
     }
