@@ -111,6 +111,8 @@ pub struct RepositorySection {
     /// Requests at a time at most.
     #[serde(default)]
     pub concurrency: usize,
+    /// `false` for a server that gets conditional puts wrong: it is asked what is there before each create.
+    pub conditional_puts: Option<bool>,
 }
 
 impl RepositorySection {

@@ -58,6 +58,18 @@ Examples:
 
 Exit codes: 0 done, 1 not done, 2 wrong command line, 12 no key opens it.";
 
+const VALIDATE_HELP: &str = "\
+Writes some 1,500 small objects and a large one below a prefix of its own, `validate-<random>/`, and removes them. It needs no \
+repository, and leaves one that is there alone.
+
+Examples:
+  lifeboat validate-store file:///mnt/backup
+  lifeboat validate-store s3://acme/prod                     endpoint and keys as for every command
+  lifeboat validate-store --large-object 256M s3://acme/prod
+
+Exit codes: 0 all that lifeboat relies on is so, 1 something is not, or the store cannot be used at all, \
+2 wrong command line or configuration, 130 interrupted.";
+
 /// Backups that prove that they restore
 #[derive(Debug, Parser)]
 #[command(name = "lifeboat", version, max_term_width = 100, propagate_version = true)]
@@ -142,6 +154,9 @@ pub enum Command {
     /// Mend what a check found, from what is stored
     #[command(after_help = REPAIR_HELP)]
     Repair(RepairArgs),
+    /// Prove what a store guarantees, and say what follows
+    #[command(after_help = VALIDATE_HELP)]
+    ValidateStore(ValidateStoreArgs),
     /// The local index
     #[command(subcommand)]
     Catalog(CatalogCommand),
@@ -393,6 +408,16 @@ pub struct RepairArgs {
     /// Say what would be done
     #[arg(long)]
     pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ValidateStoreArgs {
+    /// The store [default: the repository's]
+    #[arg(value_name = "URL")]
+    pub url: Option<String>,
+    /// Size of the large object that is tried [default: 64M]
+    #[arg(long, value_name = "SIZE")]
+    pub large_object: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

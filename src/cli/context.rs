@@ -63,8 +63,13 @@ impl Context {
 
     /// The repository's URL.
     pub fn url(&self) -> Result<String, Failure> {
-        let url = self.global.repo.clone().or_else(|| self.config.repository.url.clone());
-        url.ok_or_else(|| {
+        self.url_or(None)
+    }
+
+    /// A URL that was given to the command itself, or the repository's.
+    pub fn url_or(&self, given: Option<&str>) -> Result<String, Failure> {
+        let named = given.map(str::to_owned).or_else(|| self.global.repo.clone());
+        named.or_else(|| self.config.repository.url.clone()).ok_or_else(|| {
             Failure::usage(
                 "no repository was given",
                 "Name one with `--repo URL`, LIFEBOAT_REPOSITORY, or `url` under [repository] in `lifeboat.toml`.",
@@ -72,22 +77,37 @@ impl Context {
         })
     }
 
-    /// Opens the store.
+    /// Opens the repository's store.
     pub fn store(&self, create: bool) -> Result<Store, Failure> {
+        open_url(&self.url()?, &self.config.repository.credentials(), self.limits()?, create).map_err(|e| match e {
+            store::Error::NotFound { store, .. } => repository::Error::NoRepository(store).into(),
+            e => e.into(),
+        })
+    }
+
+    /// Opens a store in which there need be no repository.
+    pub fn store_at(&self, url: &str) -> Result<Store, Failure> {
+        open_url(url, &self.config.repository.credentials(), self.limits()?, false).map_err(|e| match e {
+            store::Error::NotFound { store, .. } => Failure::usage(
+                format!("there is no directory `{store}`"),
+                "Mount it, or make it with `mkdir -p`, and run this again.",
+            ),
+            e => e.into(),
+        })
+    }
+
+    fn limits(&self) -> Result<Limits, Failure> {
         let section = &self.config.repository;
         let rate = |flag: &Option<String>, config: &Option<String>| {
             let text = flag.as_ref().or(config.as_ref());
             text.map(|text| parse_size(text)).transpose().map_err(|e| Failure::usage(e, "As in `--limit-upload 20M`."))
         };
-        let limits = Limits {
+        Ok(Limits {
             concurrency: section.concurrency,
             upload: rate(&self.global.limit_upload, &section.limit_upload)?,
             download: rate(&self.global.limit_download, &section.limit_download)?,
+            look_first: section.conditional_puts == Some(false),
             ..Limits::default()
-        };
-        open_url(&self.url()?, &section.credentials(), limits, create).map_err(|e| match e {
-            store::Error::NotFound { store, .. } => repository::Error::NoRepository(store).into(),
-            e => e.into(),
         })
     }
 

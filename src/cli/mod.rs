@@ -28,6 +28,8 @@ pub(crate) enum Outcome {
     Incomplete,
     /// Damage was found.
     Damage,
+    /// The store is not one to rely on.
+    Unfit,
 }
 
 /// Runs the command line of this process and returns its exit code.
@@ -41,6 +43,7 @@ pub fn main() -> ExitCode {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Incomplete) => ExitCode::from(3),
         Ok(Outcome::Damage) => ExitCode::from(13),
+        Ok(Outcome::Unfit) => ExitCode::from(1),
         Err(failure) => {
             failure.print(&mut std::io::stderr().lock(), json);
             ExitCode::from(failure.kind() as u8)
@@ -75,6 +78,7 @@ fn run(cli: Cli, stop: Arc<AtomicBool>) -> Result<Outcome, Failure> {
         Command::Restore(args) => commands::restore::run(&context, &args),
         Command::Repair(args) => commands::repair::run(&context, &args),
         Command::Check(args) => commands::check::run(&context, &args),
+        Command::ValidateStore(args) => commands::validate_store::run(&context, &args),
         Command::Catalog(CatalogCommand::Rebuild) => commands::catalog::rebuild(&context),
         Command::Key(KeyCommand::Generate { output }) => commands::key::generate(&context, &output),
         Command::Key(KeyCommand::List) => commands::key::list(&context),

@@ -11,6 +11,7 @@ mod readers;
 pub mod repair;
 pub mod restore;
 mod select;
+pub mod validate;
 
 use std::path::PathBuf;
 

@@ -104,8 +104,16 @@ pub enum Error {
 pub(super) enum Failure {
     Store(object_store::Error),
     Late,
-    Short { got: u64, expected: u64 },
-    Long { size: u64, limit: u64 },
+    Short {
+        got: u64,
+        expected: u64,
+    },
+    Long {
+        size: u64,
+        limit: u64,
+    },
+    /// A create was refused although nothing lies there.
+    Contested(object_store::Error),
 }
 
 impl From<object_store::Error> for Failure {
@@ -118,7 +126,7 @@ impl From<object_store::Error> for Failure {
 pub(super) fn worth_a_retry(failure: &Failure) -> bool {
     use object_store::Error as E;
     match failure {
-        Failure::Late | Failure::Short { .. } => true,
+        Failure::Late | Failure::Short { .. } | Failure::Contested(_) => true,
         Failure::Long { .. } => false,
         Failure::Store(
             E::NotFound { .. }
@@ -132,7 +140,18 @@ pub(super) fn worth_a_retry(failure: &Failure) -> bool {
             | E::Unauthenticated { .. }
             | E::UnknownConfigurationKey { .. },
         ) => false,
-        Failure::Store(error) => !is_final_io(error),
+        Failure::Store(error) => !is_final_io(error) && !is_unsupported(error),
+    }
+}
+
+/// Whether the store says that it does not know what was asked for.
+pub(super) fn is_unsupported(error: &object_store::Error) -> bool {
+    use object_store::Error as E;
+    match error {
+        E::NotImplemented { .. } | E::NotSupported { .. } => true,
+        // object_store has no variant for this status and keeps its number to itself: its words are all there is.
+        E::Generic { source, .. } => source.to_string().contains("status code: 501"),
+        _ => false,
     }
 }
 

@@ -1,14 +1,15 @@
 //! object_store behind our keys: blocking calls with deadlines, retries, bounded concurrency and rate limits.
 //!
 //! The seam is `object_store`'s own trait: tests wrap that, we do not invent a second one. Reading and writing are
-//! different types: [`Store`] reads, [`Appender`] creates; nothing here overwrites or deletes. Invariants: no call
-//! without a deadline; a retry sends the same bytes; no object is read beyond the size that the caller allows. A create
+//! different types: [`Store`] reads, [`Appender`] creates; what they reach is never overwritten or deleted. Only
+//! [`Scratch`], which reaches nothing but a prefix of its own, may do that. Invariants: no call without a deadline; a retry sends the same bytes; no object is read beyond the size that the caller allows. A create
 //! that lost its answer finds its own object when it retries: names hold digests, so what lies there under the same
 //! name and length is the same object. Not here: what the bytes mean.
 
 mod error;
 mod open;
 mod rate;
+mod scratch;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -25,9 +26,10 @@ use tokio::runtime::Runtime;
 
 use crate::model::Moment;
 pub use error::Error;
-use error::{Failure, worth_a_retry};
+use error::{Failure, is_unsupported, worth_a_retry};
 pub use open::{Credentials, Location, open_url, parse_url};
 pub use rate::Rate;
+pub use scratch::{Scratch, Tried};
 
 /// An object as a listing shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,6 +97,7 @@ struct Inner {
     upload: Option<Rate>,
     download: Option<Rate>,
     no_conditions: AtomicBool,
+    limits: Limits,
     traffic: Traffic,
 }
 
@@ -107,6 +110,9 @@ pub struct Limits {
     pub upload: Option<u64>,
     /// Bytes a second from the store at most.
     pub download: Option<u64>,
+    /// Looks whether an object is there, instead of asking the store to create it only where it is not: for servers
+    /// that get such requests wrong.
+    pub look_first: bool,
     /// Retries and deadlines.
     pub patience: Patience,
 }
@@ -120,19 +126,24 @@ impl std::fmt::Debug for Store {
 impl Store {
     /// A store over any implementation; `root` is the prefix of all keys, `label` is what messages call it.
     pub fn new(objects: Arc<dyn ObjectStore>, root: &str, label: &str, limits: Limits) -> Result<Self, Error> {
+        Self::at(objects, Path::from(root), label, limits)
+    }
+
+    fn at(objects: Arc<dyn ObjectStore>, root: Path, label: &str, limits: Limits) -> Result<Self, Error> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.map_err(|e| Error::Open { url: label.to_owned(), source: Box::new(e) })?;
         let concurrency = if limits.concurrency == 0 { 16 } else { limits.concurrency };
         Ok(Self(Arc::new(Inner {
             objects,
-            root: Path::from(root),
+            root,
             label: label.to_owned(),
             runtime: Arc::new(runtime),
             permits: tokio::sync::Semaphore::new(concurrency),
             patience: limits.patience,
             upload: limits.upload.map(Rate::new),
             download: limits.download.map(Rate::new),
-            no_conditions: AtomicBool::new(false),
+            no_conditions: AtomicBool::new(limits.look_first),
+            limits,
             traffic: Traffic::default(),
         })))
     }
@@ -153,9 +164,8 @@ impl Store {
     }
 
     fn path(&self, key: &str) -> Path {
-        let parts =
-            self.0.root.parts().chain(Path::from(key).parts()).map(|p| p.as_ref().to_owned()).collect::<Vec<_>>();
-        Path::from_iter(parts)
+        let key = Path::from(key);
+        Path::from_iter(self.0.root.parts().chain(key.parts()))
     }
 
     fn key_of(&self, path: &Path) -> String {
@@ -304,7 +314,9 @@ impl Store {
             Failure::Store(
                 source @ (object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }),
             ) => Error::Denied { verb, store, key, source: Box::new(source) },
-            Failure::Store(source) => Error::Unreachable { verb, store, key, tries, source: Box::new(source) },
+            Failure::Store(source) | Failure::Contested(source) => {
+                Error::Unreachable { verb, store, key, tries, source: Box::new(source) }
+            }
             Failure::Late => Error::Deadline { verb, store, key, tries },
             Failure::Short { got, expected } => Error::Truncated { store, key, got, expected },
             Failure::Long { size, limit } => Error::TooLarge { store, key, size, limit },
@@ -328,12 +340,7 @@ impl Appender {
             self.create_plainly(key, parts, size)
         } else {
             match self.put(key, parts, size, PutMode::Create) {
-                Err(Error::Unreachable { source, .. })
-                    if matches!(
-                        *source,
-                        object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. }
-                    ) =>
-                {
+                Err(Error::Unreachable { source, .. }) if is_unsupported(&source) => {
                     inner.no_conditions.store(true, Ordering::Relaxed);
                     self.create_plainly(key, parts, size)
                 }
@@ -356,26 +363,30 @@ impl Appender {
 
     fn put(&self, key: &str, parts: &[Bytes], size: u64, mode: PutMode) -> Result<Created, Error> {
         let path = self.0.path(key);
+        let objects = &self.0.0.objects;
         let outcome = self.0.call("store", key, size, || {
             let payload = PutPayload::from_iter(parts.iter().cloned());
             let options = PutOptions { mode: mode.clone(), ..PutOptions::default() };
             let path = path.clone();
-            async move { Ok(self.0.0.objects.put_opts(&path, payload, options).await?) }
-        });
-        match outcome {
-            Ok(_) => Ok(Created::New),
-            Err(Error::Unreachable { source, store, key, .. })
-                if matches!(
-                    *source,
-                    object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }
-                ) =>
-            {
-                match self.0.size(&key)? {
-                    Some(there) if there == size => Ok(Created::AlreadyThere),
-                    _ => Err(Error::Conflict { store, key }),
+            async move {
+                match objects.put_opts(&path, payload, options).await {
+                    Ok(_) => Ok(None),
+                    Err(e @ (object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. })) => {
+                        match objects.head(&path).await {
+                            Ok(there) => Ok(Some(there.size)),
+                            // Refused, and yet there is nothing: another try of ours is still on its way.
+                            Err(object_store::Error::NotFound { .. }) => Err(Failure::Contested(e)),
+                            Err(e) => Err(e.into()),
+                        }
+                    }
+                    Err(e) => Err(e.into()),
                 }
             }
-            Err(error) => Err(error),
+        });
+        match outcome? {
+            None => Ok(Created::New),
+            Some(there) if there == size => Ok(Created::AlreadyThere),
+            Some(_) => Err(Error::Conflict { store: self.0.0.label.clone(), key: key.to_owned() }),
         }
     }
 }

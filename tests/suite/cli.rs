@@ -5,6 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use crate::common::proxy::{Proxy, Rule};
+use crate::common::servers::Server;
 use crate::common::tree;
 
 struct Sealed {
@@ -163,6 +165,7 @@ fn help_of_every_command() {
         &["stats"],
         &["restore"],
         &["check"],
+        &["validate-store"],
         &["catalog"],
         &["catalog", "rebuild"],
         &["key"],
@@ -475,6 +478,60 @@ fn the_demo_proves_what_it_says() {
     assert!(sealed.path("demo/repository/recover.py").is_file());
     let (_, err) = sealed.expect(2, &["demo", "--keep", "demo"]);
     assert!(err.contains("not empty"), "{err}");
+}
+
+#[test]
+fn a_store_is_validated_and_what_follows_is_said() {
+    let sealed = Sealed::new();
+    let (_, err) = sealed.expect(2, &["validate-store", "disk"]);
+    assert!(err.contains("there is no directory `disk`") && err.contains("mkdir"), "{err}");
+    fs::create_dir(sealed.path("disk")).unwrap();
+    let (_, err) = sealed.expect(2, &["validate-store", "disk", "--large-object", "1G"]);
+    assert!(err.contains("no object above 256 MiB"), "{err}");
+    let (out, err) = sealed.expect(0, &["validate-store", "disk", "--large-object", "9M"]);
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(lines.len(), 2 * 14 + 1, "{out}");
+    for (finding, follows) in lines.chunks_exact(2).map(|pair| (pair[0], pair[1])) {
+        assert!(
+            finding[18..].starts_with("  yes  ") && follows.trim_start().starts_with("-> "),
+            "{finding}\n{follows}"
+        );
+    }
+    assert!(out.contains("large objects       yes      9 MiB went in one request"), "{out}");
+    assert_eq!(lines[28], "result              lifeboat can use this store");
+    assert!(err.contains("Trying `disk/validate-"), "{err}");
+    assert_eq!(fs::read_dir(sealed.path("disk")).unwrap().count(), 0, "nothing stays behind");
+    // The repository's own store, with the repository in it.
+    sealed.init();
+    let output = sealed.run(&["--repo", "repo", "--json", "validate-store"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let report: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!((report["fit"].as_bool(), report["left"].as_u64()), (Some(true), Some(0)), "{report}");
+    let findings = report["findings"].as_array().unwrap();
+    assert_eq!(findings.len(), 14);
+    for finding in findings {
+        assert!(
+            finding["held"] == "yes" && finding["follows"].is_string() && finding["needed"].is_boolean(),
+            "{finding}"
+        );
+    }
+    sealed.expect(0, &["--repo", "repo", "--identity", "identity.txt", "check", "--read-data"]);
+}
+
+#[test]
+fn a_server_that_is_not_fit_ends_with_a_code_of_its_own() {
+    let Some(server) = Server::seaweedfs() else { return };
+    let proxy = Proxy::start(server.port(), Rule::LosesRanges);
+    let sealed = Sealed::new();
+    let config = format!(
+        "[repository]\nurl = \"s3://bucket/prod\"\nendpoint = \"{}\"\nallow_http = true\nskip_signature = true\n",
+        proxy.endpoint()
+    );
+    fs::write(sealed.path("lifeboat.toml"), config).unwrap();
+    let (out, err) = sealed.expect(1, &["validate-store", "--large-object", "2M"]);
+    assert!(out.contains("ranges              NO       ") && out.contains("-> NEEDED: "), "{out}");
+    assert!(out.contains("create if absent    yes  ") && out.ends_with("is not so here"), "{out}");
+    assert!(err.contains("Trying `s3://bucket/prod/validate-") && !err.contains("warning"), "{err}");
 }
 
 #[test]

@@ -1,14 +1,20 @@
-//! The contract of a store: the same functions over memory, disk and a real S3 server.
+//! The contract of a store: the same functions over memory, disk, and real servers of S3, Azure and Google's kind.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use lifeboat::store::{Created, Credentials, Error, Store, open_url};
+use lifeboat::ops::check::{ReadData, check};
+use lifeboat::ops::validate::{Guarantee, Held, Scale, ValidateReport, validate};
+use lifeboat::plan::restore::Wanted;
+use lifeboat::progress::Silent;
+use lifeboat::store::{Created, Credentials, Error, Limits, Store, open_url};
 use object_store::memory::InMemory;
 
-use crate::common::s3::S3Server;
+use crate::common::broken::{Broken, Defect};
+use crate::common::proxy::{Proxy, Rule};
+use crate::common::servers::{self, Server};
 use crate::common::tree::noise;
-use crate::common::{Host, Person, limits, tree};
+use crate::common::{Host, Person, clock, limits, tree};
 
 fn put(store: &Store, key: &str, body: &[u8]) -> Result<Created, Error> {
     // In parts, as packs come.
@@ -58,9 +64,15 @@ fn lists_what_was_put(store: &Store) {
 }
 
 fn lists_more_than_a_page(store: &Store) {
-    for n in 0..1100 {
-        put(store, &format!("page/{n:04}"), b"x").unwrap();
-    }
+    std::thread::scope(|scope| {
+        for part in 0..11 {
+            scope.spawn(move || {
+                for n in part * 100..(part + 1) * 100 {
+                    put(store, &format!("page/{n:04}"), b"x").unwrap();
+                }
+            });
+        }
+    });
     assert_eq!(store.list("page", None).unwrap().len(), 1100);
     assert_eq!(store.list("page", Some("page/1000")).unwrap().len(), 99);
 }
@@ -94,117 +106,107 @@ fn disk_keeps_the_contract() {
 }
 
 #[test]
-fn s3_keeps_the_contract_and_carries_a_repository() {
-    let Some(server) = S3Server::start() else { return };
-    contract(&server.store("contract"));
-    // The whole way over HTTP, too.
+fn a_store_without_conditional_puts_is_written_after_a_look() {
+    for defect in [Defect::RefusesConditions, Defect::RefusesOnce] {
+        let store = Store::new(Broken::new(Arc::new(InMemory::new()), defect), "", "plain", limits(2)).unwrap();
+        creates_and_never_overwrites(&store);
+    }
+    // A server that ignores conditions is one for `conditional_puts = false`.
+    let ignores = Broken::new(Arc::new(InMemory::new()), Defect::IgnoresConditions);
+    let limits = Limits { look_first: true, ..limits(2) };
+    creates_and_never_overwrites(&Store::new(ignores, "", "ignores", limits).unwrap());
+}
+
+/// The whole way through a store: init, two backups, a restore, a check of every stored byte.
+fn carries_a_repository(store: &Store) {
     let folder = tempfile::tempdir().unwrap();
     let (source, back) = (folder.path().join("source"), folder.path().join("back"));
     tree::make(&source, 5);
     tree::age(&source);
-    let (host, person) = (Host::new(Arc::new(InMemory::new())), Person::new());
-    let recipients = [person.recipient.parse().unwrap()];
-    let store = server.store("repository");
-    lifeboat::repository::init(&store, &host.options(&recipients)).unwrap();
-    let open = |identities| {
-        let keys = lifeboat::repository::Keys { identities, ..Default::default() };
-        let options = lifeboat::repository::OpenOptions { state: host.state.path(), catalog: None, keys, sync: true };
-        lifeboat::repository::Repository::open(server.store("repository"), options, &lifeboat::progress::Silent)
-            .unwrap()
-            .0
-    };
-    let volume = lifeboat::source::VolumeSource::new(&source, &Default::default()).unwrap();
-    let progress: Arc<dyn lifeboat::progress::Progress> = Arc::new(lifeboat::progress::Silent);
-    let world = crate::common::world();
-    lifeboat::ops::backup::backup(
-        &volume,
-        "data",
-        &mut open(Default::default()),
-        &Default::default(),
-        &world,
-        &progress,
-    )
-    .unwrap();
-    let mut repository = open(person.identities());
-    use lifeboat::ops::restore::{find_snapshot, prepare, restore};
-    let wanted = lifeboat::plan::restore::Wanted::Latest;
-    let (snapshot, choice) = find_snapshot(&repository, "data", &wanted, false).unwrap();
-    let silent = lifeboat::progress::Silent;
-    let prepared = prepare(&repository, snapshot, &choice, Some(&back), crate::common::plain(), &silent).unwrap();
-    restore(&mut repository, &prepared, &silent).unwrap();
+    let person = Person::new();
+    let host = Host::reaching(store);
+    host.init(&person);
+    let first = host.backup(&source).unwrap();
+    assert_eq!((first.files_new, first.record.complete), (23, true), "{first:?}");
+    std::fs::write(source.join("docs/new.txt"), "new").unwrap();
+    tree::age(&source);
+    host.backup(&source).unwrap();
+    assert_eq!(host.snapshots().len(), 2);
+    host.restore(&person, &Wanted::Latest, &back).unwrap();
     assert_eq!(tree::describe(&back), tree::describe(&source));
+    // From another host, which has nothing but the store.
+    let other = Host::reaching(store);
+    let (mut repository, problems) = other.open(Some(&person)).unwrap();
+    let report = check(&mut repository, ReadData::All, &problems, clock()(), 1, &Silent).unwrap();
+    assert!(report.is_clean(), "{report:?}");
+    assert_eq!((report.snapshots, report.manifests_read), (2, 2));
+    assert!(report.packs_read > 0 && report.packs_read == report.packs, "{report:?}");
+}
+
+/// Contract, repository and validation over a server, with and without conditional puts.
+fn everything_over(open: &dyn Fn(&str, bool) -> Store, modes: &[bool]) {
+    for look_first in modes {
+        contract(&open(&format!("contract-{look_first}"), *look_first));
+        carries_a_repository(&open(&format!("repository-{look_first}/deep"), *look_first));
+    }
+}
+
+/// What `validate-store` finds at a server; small, for the contract has shown the rest.
+fn finds(store: &Store) -> ValidateReport {
+    let scale = Scale { rounds: 16, racers: 8, objects: 40, large: 2 << 20 };
+    let report = validate(&store.scratch("validate-1").unwrap(), scale, &chrono::Utc::now, &Silent).unwrap();
+    assert!(report.is_fit() && report.left == 0, "{report:#?}");
+    report
+}
+
+/// What was found of conditional creates, one after another and in a race.
+fn creates(report: &ValidateReport) -> [Held; 2] {
+    [Guarantee::CreateIfAbsent, Guarantee::CreateInARace]
+        .map(|guarantee| report.findings.iter().find(|finding| finding.guarantee == guarantee).unwrap().held)
 }
 
 #[test]
-fn a_store_without_conditional_puts_is_written_after_a_look() {
-    let folder = tempfile::tempdir().unwrap();
-    let inner = Arc::new(object_store::local::LocalFileSystem::new_with_prefix(folder.path()).unwrap());
-    let store = Store::new(Arc::new(NoConditions(inner)), "", "plain", limits(2)).unwrap();
+fn seaweedfs_keeps_the_contract_and_carries_a_repository() {
+    let Some(server) = Server::seaweedfs() else { return };
+    everything_over(&|prefix, look_first| server.store(prefix, look_first), &[false, true]);
+    let report = finds(&server.store("some", false));
+    assert_eq!(creates(&report), [Held::Yes; 2], "{report:#?}");
+    // A server that answers conditional puts with 501 is written after a look, without a word in the configuration.
+    let proxy = Proxy::start(server.port(), Rule::NotImplemented);
+    let credentials = Credentials { endpoint: Some(proxy.endpoint()), ..server.credentials().clone() };
+    let store = servers::open("s3://bucket", "501", &credentials, false);
     creates_and_never_overwrites(&store);
+    assert_eq!(proxy.conditional(), 1, "it is asked once, and then no more");
+    assert_eq!(creates(&finds(&store)), [Held::Refused; 2]);
 }
 
-/// Refuses conditional puts, as some S3 servers do.
-#[derive(Debug)]
-struct NoConditions(Arc<dyn object_store::ObjectStore>);
-
-impl std::fmt::Display for NoConditions {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("NoConditions")
-    }
+#[test]
+fn moto_keeps_the_contract_and_carries_a_repository() {
+    let Some(server) = Server::moto() else { return };
+    everything_over(&|prefix, look_first| server.store(prefix, look_first), &[false, true]);
+    assert_eq!(creates(&finds(&server.store("some", false)))[0], Held::Yes);
 }
 
-#[async_trait::async_trait]
-impl object_store::ObjectStore for NoConditions {
-    async fn put_opts(
-        &self,
-        location: &object_store::path::Path,
-        payload: object_store::PutPayload,
-        options: object_store::PutOptions,
-    ) -> object_store::Result<object_store::PutResult> {
-        if options.mode == object_store::PutMode::Create {
-            let (operation, implementer) = ("If-None-Match".into(), "plain".into());
-            return Err(object_store::Error::NotImplemented { operation, implementer });
-        }
-        self.0.put_opts(location, payload, options).await
-    }
-    async fn put_multipart_opts(
-        &self,
-        location: &object_store::path::Path,
-        options: object_store::PutMultipartOptions,
-    ) -> object_store::Result<Box<dyn object_store::MultipartUpload>> {
-        self.0.put_multipart_opts(location, options).await
-    }
-    async fn get_opts(
-        &self,
-        location: &object_store::path::Path,
-        options: object_store::GetOptions,
-    ) -> object_store::Result<object_store::GetResult> {
-        self.0.get_opts(location, options).await
-    }
-    fn delete_stream(
-        &self,
-        locations: futures_util::stream::BoxStream<'static, object_store::Result<object_store::path::Path>>,
-    ) -> futures_util::stream::BoxStream<'static, object_store::Result<object_store::path::Path>> {
-        self.0.delete_stream(locations)
-    }
-    fn list(
-        &self,
-        prefix: Option<&object_store::path::Path>,
-    ) -> futures_util::stream::BoxStream<'static, object_store::Result<object_store::ObjectMeta>> {
-        self.0.list(prefix)
-    }
-    async fn list_with_delimiter(
-        &self,
-        prefix: Option<&object_store::path::Path>,
-    ) -> object_store::Result<object_store::ListResult> {
-        self.0.list_with_delimiter(prefix).await
-    }
-    async fn copy_opts(
-        &self,
-        from: &object_store::path::Path,
-        to: &object_store::path::Path,
-        options: object_store::CopyOptions,
-    ) -> object_store::Result<()> {
-        self.0.copy_opts(from, to, options).await
-    }
+#[test]
+fn azure_keeps_the_contract_and_carries_a_repository() {
+    let Some(server) = Server::azurite() else { return };
+    everything_over(&|prefix, look_first| server.store(prefix, look_first), &[false, true]);
+    assert_eq!(creates(&finds(&server.store("some", false)))[0], Held::Yes);
+}
+
+/// No server at hand speaks Google's XML interface. SeaweedFS speaks what it shares with S3; a proxy translates the
+/// condition, and the server ignores it where there is none.
+#[test]
+fn google_keeps_the_contract_and_carries_a_repository() {
+    let Some(server) = Server::seaweedfs() else { return };
+    let proxy = Proxy::start(server.port(), Rule::GoogleToS3);
+    let through = Credentials { endpoint: Some(proxy.endpoint()), ..server.credentials().clone() };
+    everything_over(&|prefix, look_first| servers::open("gs://bucket", prefix, &through, look_first), &[false]);
+    assert!(proxy.conditional() > 1100, "{} conditional puts", proxy.conditional());
+    let report = finds(&servers::open("gs://bucket", "some", &through, false));
+    assert_eq!(creates(&report), [Held::Yes; 2], "{report:#?}");
+    let direct = server.credentials();
+    everything_over(&|prefix, look_first| servers::open("gs://bucket", prefix, direct, look_first), &[true]);
+    let report = finds(&servers::open("gs://bucket", "some", direct, false));
+    assert_eq!(creates(&report), [Held::No; 2], "its conditions are not understood: {report:#?}");
 }

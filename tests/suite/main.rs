@@ -17,3 +17,4 @@ mod metadata;
 mod recovery;
 mod repair;
 mod tarball;
+mod validate;

@@ -10,3 +10,4 @@ pub mod look;
 pub mod man;
 pub mod repair;
 pub mod restore;
+pub mod validate_store;

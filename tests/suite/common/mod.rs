@@ -1,7 +1,10 @@
-//! What the tests share: places with a store and a host, trees that are compared, a store that stops, a real S3 server.
+//! What the tests share: places with a store and a host, trees that are compared, stores
+//! that stop or do wrong, real servers.
 
+pub mod broken;
 pub mod faulty;
-pub mod s3;
+pub mod proxy;
+pub mod servers;
 pub mod tree;
 
 use std::path::{Path, PathBuf};
@@ -61,17 +64,27 @@ pub fn world() -> World {
 /// A host: a state directory, and a store that it reaches.
 pub struct Host {
     pub objects: Arc<dyn ObjectStore>,
+    /// A store elsewhere, in place of `objects`.
+    pub remote: Option<Store>,
     pub state: TempDir,
     pub tries: u32,
 }
 
 impl Host {
     pub fn new(objects: Arc<dyn ObjectStore>) -> Self {
-        Self { objects, state: tempfile::tempdir().unwrap(), tries: 1 }
+        Self { objects, remote: None, state: tempfile::tempdir().unwrap(), tries: 1 }
+    }
+
+    /// A host whose store is a real server's.
+    pub fn reaching(store: &Store) -> Self {
+        Self { remote: Some(store.clone()), ..Self::new(Arc::new(object_store::memory::InMemory::new())) }
     }
 
     pub fn store(&self) -> Store {
-        Store::new(Arc::clone(&self.objects), "", "memory", limits(self.tries)).unwrap()
+        match &self.remote {
+            Some(store) => store.clone(),
+            None => Store::new(Arc::clone(&self.objects), "", "memory", limits(self.tries)).unwrap(),
+        }
     }
 
     pub fn init(&self, person: &Person) -> Made {
