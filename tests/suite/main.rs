@@ -7,6 +7,7 @@ mod common;
 mod contract;
 mod crash;
 mod damage;
+mod faults;
 mod fixtures;
 mod floors;
 mod flows;
