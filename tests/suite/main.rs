@@ -13,6 +13,7 @@ mod floors;
 mod flows;
 mod hostile;
 mod hosts;
+mod kills;
 mod landing;
 mod metadata;
 mod recovery;
