@@ -68,6 +68,8 @@ pub struct CheckReport {
     pub frames_opened: u64,
     /// Packs that no commit names: what a run left that did not end.
     pub unnamed: u64,
+    /// Files of a store on disk that writes left which did not end.
+    pub unfinished: Vec<std::path::PathBuf>,
     /// Logs that no key at hand opens.
     pub logs_closed: u64,
     /// Damage, by object.
@@ -102,6 +104,7 @@ pub fn check(
             report.problems.push(text);
         }
     }
+    report.unfinished = repository.store().unfinished();
     let snapshots = repository.catalog().snapshots()?;
     report.snapshots = snapshots.len() as u64;
     let mut bad = Bad::default();

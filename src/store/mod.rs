@@ -94,6 +94,7 @@ struct Inner {
     download: Option<Rate>,
     no_conditions: AtomicBool,
     traffic: Traffic,
+    local: Option<std::path::PathBuf>,
 }
 
 /// How a store is used.
@@ -118,6 +119,16 @@ impl std::fmt::Debug for Store {
 impl Store {
     /// A store over any implementation; `root` is the prefix of all keys, `label` is what messages call it.
     pub fn new(objects: Arc<dyn ObjectStore>, root: &str, label: &str, limits: Limits) -> Result<Self, Error> {
+        Self::over(objects, root, label, limits, None)
+    }
+
+    fn over(
+        objects: Arc<dyn ObjectStore>,
+        root: &str,
+        label: &str,
+        limits: Limits,
+        local: Option<std::path::PathBuf>,
+    ) -> Result<Self, Error> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.map_err(|e| Error::Open { url: label.to_owned(), source: Box::new(e) })?;
         let concurrency = if limits.concurrency == 0 { 16 } else { limits.concurrency };
@@ -132,7 +143,13 @@ impl Store {
             download: limits.download.map(Rate::new),
             no_conditions: AtomicBool::new(false),
             traffic: Traffic::default(),
+            local,
         })))
+    }
+
+    /// On a disk: files that writes left which did not end. They are no objects, and no listing shows them.
+    pub fn unfinished(&self) -> Vec<std::path::PathBuf> {
+        self.0.local.as_deref().map_or_else(Vec::new, open::unfinished)
     }
 
     /// What messages call it.
