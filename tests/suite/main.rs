@@ -17,3 +17,4 @@ mod kills;
 mod landing;
 mod metadata;
 mod recovery;
+mod space;
