@@ -84,6 +84,7 @@ fn repository_kind(error: &repository::Error) -> Kind {
     use repository::Error as E;
     match error {
         E::NoRepository(_) => Kind::NoRepository,
+        E::CatalogInUse => Kind::Busy,
         E::Store(store::Error::BadUrl { .. }) | E::OtherRecipients => Kind::Usage,
         E::Store(store::Error::NotFound { key, .. }) if key == "lifeboat.json" => Kind::NoRepository,
         E::Keys { .. }
