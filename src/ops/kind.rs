@@ -145,6 +145,10 @@ fn repository_hint(error: &repository::Error) -> Option<String> {
         E::Catalog(catalog::Error::Newer { .. }) => {
             "Use the newer lifeboat, or `lifeboat catalog rebuild`, which makes it anew.".to_owned()
         }
+        E::CatalogInUse => "Run it again when they have ended. Nothing was changed.".to_owned(),
+        E::Catalog(e) if e.is_of_the_disk() => {
+            "Check the free space and the permissions there. What is stored is safe; run the same command again.".to_owned()
+        }
         E::Catalog(catalog::Error::Sqlite { .. } | catalog::Error::Inconsistent { .. }) => {
             "The catalog is a cache: `lifeboat catalog rebuild` makes it anew.".to_owned()
         }
