@@ -16,5 +16,6 @@ mod hosts;
 mod kills;
 mod landing;
 mod metadata;
+mod random;
 mod recovery;
 mod space;
