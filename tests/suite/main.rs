@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)] // a test that panics is a test that fails
 
+mod attacker;
 mod cli;
 mod common;
 mod contract;
