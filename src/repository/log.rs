@@ -146,7 +146,8 @@ impl Repository {
         let row = self.catalog.writer(name)?;
         let known = self.catalog.newest(row)?;
         let readable = !self.log_openers(name).is_empty();
-        let mut have: HashSet<CommitId> = self.catalog.commits(row, true)?.iter().map(|head| head.digest).collect();
+        // By place and name: a commit that was read, put at another place, is somebody's doing and is told.
+        let mut have: HashSet<Head> = self.catalog.commits(row, true)?.into_iter().collect();
         let unread = self.catalog.commits(row, false)?;
         // Some way back: a clone of this host may have committed below the newest place that is known here.
         let mut from = known.map(|head| head.sequence.saturating_sub(LOOK_BACK));
@@ -154,7 +155,7 @@ impl Repository {
             // Commits that were seen when no key was at hand, or that were damaged, are tried again.
             from = unread.first().map(|head| head.sequence).min(from).or(from);
         } else {
-            have.extend(unread.iter().map(|head| head.digest));
+            have.extend(&unread);
         }
         let mut listed = self.list_log(name, from)?;
         let sane = known.map_or(0, |head| head.sequence) + LEAP_MAX;
@@ -169,7 +170,7 @@ impl Repository {
             let Head { sequence, digest } = known;
             report.problems.push(Problem::MissingCommit { writer: name.to_owned(), sequence, digest });
         }
-        let fresh: Vec<&Listed> = listed.iter().filter(|l| !have.contains(&l.head.digest)).collect();
+        let fresh: Vec<&Listed> = listed.iter().filter(|l| !have.contains(&l.head)).collect();
         if !fresh.is_empty() {
             progress.event(Event::Stage("reading the log"));
         }
