@@ -49,6 +49,13 @@ pub enum Problem {
         /// What is wrong.
         why: String,
     },
+    /// A sealed secret or a list of recipients is missing, damaged or not signed by the admission key.
+    BadKeys {
+        /// The object.
+        key: String,
+        /// What is wrong.
+        why: String,
+    },
     /// The signed list of recipients in the store is not the one that this host pinned.
     OtherRecipients {
         /// The list in the store.
@@ -68,6 +75,7 @@ impl std::fmt::Display for Problem {
                 "the log of writer `{writer}` has two commits {sequence}: a host was cloned or rolled back; both are read"
             ),
             Self::BadWriter { writer, why } => write!(f, "writer `{writer}` is not to be trusted: {why}"),
+            Self::BadKeys { key, why } => write!(f, "`{key}` is not to be trusted: {why}"),
             Self::OtherRecipients { found } => write!(
                 f,
                 "the list of recipients in the store ({found}) is not the one that this host pinned; \
