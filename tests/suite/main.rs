@@ -16,6 +16,7 @@ mod hostile;
 mod hosts;
 mod kills;
 mod landing;
+mod late;
 mod metadata;
 mod random;
 mod recovery;
