@@ -14,10 +14,12 @@ impl Repository {
     pub fn audit_logs(&mut self, read: bool, progress: &dyn Progress) -> Result<Vec<Problem>, Error> {
         let mut problems = Vec::new();
         for (row, name) in self.catalog.writers()? {
+            // The catalog first: what another process commits meanwhile must not be missed in a listing that is older.
+            let known = [(true, self.catalog.commits(row, true)?), (false, self.catalog.commits(row, false)?)];
             let listed = self.list_log(&name, None)?;
             let there: HashSet<Head> = listed.iter().map(|l| l.head).collect();
-            for readable in [true, false] {
-                for head in self.catalog.commits(row, readable)? {
+            for (readable, heads) in known {
+                for head in heads {
                     let there = there.contains(&head);
                     let opens = readable || self.log_openers(&name).is_empty();
                     if !(there && opens) {
