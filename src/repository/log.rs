@@ -193,12 +193,39 @@ impl Repository {
             }
             report.commits += 1;
         }
+        if readable {
+            self.recount_behind_holes(name, row, &unread, &listed)?;
+        }
         // Several ends: a fork that no commit has joined yet. A joined one is history.
         let heads = self.catalog.heads(row)?;
         if heads.len() > 1 {
             let twice = listed.windows(2).find(|pair| pair[0].head.sequence == pair[1].head.sequence);
             let sequence = twice.map_or(heads[0].sequence, |pair| pair[0].head.sequence);
             report.problems.push(Problem::Fork { writer: name.to_owned(), sequence });
+        }
+        Ok(())
+    }
+
+    /// Snapshots that were taken over while a commit before them could not be read lack that commit's frames: once it was
+    /// read, they are counted again.
+    fn recount_behind_holes(
+        &mut self,
+        name: &str,
+        row: WriterRow,
+        unread: &[Head],
+        listed: &[Listed],
+    ) -> Result<(), Error> {
+        if unread.is_empty() {
+            return Ok(());
+        }
+        let still = self.catalog.commits(row, false)?;
+        let Some(closed) = unread.iter().filter(|head| !still.contains(head)).map(|head| head.sequence).min() else {
+            return Ok(());
+        };
+        let have: HashSet<Head> = self.catalog.commits(row, true)?.into_iter().collect();
+        for object in listed.iter().filter(|l| l.head.sequence > closed && have.contains(&l.head)) {
+            let commit = self.read_commit(name, object)?;
+            self.catalog.recount(CommitAt { writer: row, digest: object.head.digest, commit: &commit })?;
         }
         Ok(())
     }
