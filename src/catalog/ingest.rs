@@ -72,6 +72,27 @@ impl Catalog {
         })
     }
 
+    /// Finds the frames of a commit's snapshots again: a hole in the log before it has closed since it was taken over.
+    pub fn recount(&mut self, at: CommitAt<'_>) -> Result<(), Error> {
+        let path = self.path.clone();
+        let sqlite = |source| Error::Sqlite { doing: "write", path: path.clone(), source };
+        let transaction =
+            self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(sqlite)?;
+        let again = |record: &SnapshotRecord| -> Result<(), Trouble> {
+            let changed = "DELETE FROM snapshot WHERE id = ?1 AND writer = ?2 RETURNING log_commit";
+            let row = transaction.query_row(changed, params![record.id.to_string(), at.writer.0], |row| row.get(0))?;
+            add_snapshot(&transaction, at.writer, row, record, &at.digest)
+        };
+        match at.commit.snapshots().try_for_each(again) {
+            Ok(()) => transaction.commit().map_err(sqlite),
+            Err(Trouble::Sqlite(source)) => Err(sqlite(source)),
+            Err(Trouble::Unfit(why)) => {
+                let header = &at.commit.header;
+                Err(Error::BadCommit { writer: header.writer.clone(), sequence: header.sequence, why })
+            }
+        }
+    }
+
     /// Adds the chunk ids of a pack whose directory was read after its commit.
     pub fn add_chunks(&mut self, pack: &PackRow, tables: &[Vec<(ChunkId, u32)>]) -> Result<(), Error> {
         let frames = self.frames_of(pack.row)?;

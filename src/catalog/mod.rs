@@ -80,6 +80,16 @@ impl Error {
             Self::BadCommit { .. } => None,
         }
     }
+
+    /// Whether the disk under the catalog refused: it is full, or fails. Making the catalog anew would not help.
+    pub fn is_of_the_disk(&self) -> bool {
+        use rusqlite::ErrorCode as C;
+        let code = match self {
+            Self::Sqlite { source, .. } => source.sqlite_error_code(),
+            _ => None,
+        };
+        matches!(code, Some(C::DiskFull | C::SystemIoFailure | C::CannotOpen | C::ReadOnly))
+    }
 }
 
 /// An open catalog. One connection, one thread; other processes may have their own.

@@ -84,6 +84,7 @@ fn repository_kind(error: &repository::Error) -> Kind {
     use repository::Error as E;
     match error {
         E::NoRepository(_) => Kind::NoRepository,
+        E::CatalogInUse => Kind::Busy,
         E::Store(store::Error::BadUrl { .. }) | E::OtherRecipients => Kind::Usage,
         E::Store(store::Error::NotFound { key, .. }) if key == "lifeboat.json" => Kind::NoRepository,
         E::Keys { .. }
@@ -143,6 +144,10 @@ fn repository_hint(error: &repository::Error) -> Option<String> {
         E::Newer { .. } => "Use a newer lifeboat.".to_owned(),
         E::Catalog(catalog::Error::Newer { .. }) => {
             "Use the newer lifeboat, or `lifeboat catalog rebuild`, which makes it anew.".to_owned()
+        }
+        E::CatalogInUse => "Run it again when they have ended. Nothing was changed.".to_owned(),
+        E::Catalog(e) if e.is_of_the_disk() => {
+            "Check the free space and the permissions there. What is stored is safe; run the same command again.".to_owned()
         }
         E::Catalog(catalog::Error::Sqlite { .. } | catalog::Error::Inconsistent { .. }) => {
             "The catalog is a cache: `lifeboat catalog rebuild` makes it anew.".to_owned()

@@ -14,10 +14,12 @@ impl Repository {
     pub fn audit_logs(&mut self, read: bool, progress: &dyn Progress) -> Result<Vec<Problem>, Error> {
         let mut problems = Vec::new();
         for (row, name) in self.catalog.writers()? {
+            // The catalog first: what another process commits meanwhile must not be missed in a listing that is older.
+            let known = [(true, self.catalog.commits(row, true)?), (false, self.catalog.commits(row, false)?)];
             let listed = self.list_log(&name, None)?;
             let there: HashSet<Head> = listed.iter().map(|l| l.head).collect();
-            for readable in [true, false] {
-                for head in self.catalog.commits(row, readable)? {
+            for (readable, heads) in known {
+                for head in heads {
                     let there = there.contains(&head);
                     let opens = readable || self.log_openers(&name).is_empty();
                     if !(there && opens) {
@@ -39,31 +41,58 @@ impl Repository {
                     return Err(Error::Cancelled);
                 }
                 let digest = Digest::new(*object.head.digest.as_bytes());
-                self.audit_object(&object.key, digest, limits::COMMIT_MAX as u64, &mut problems)?;
+                let bad = self.audit_object(&object.key, digest, limits::COMMIT_MAX as u64)?;
+                problems.extend(bad.map(|(key, why)| Problem::BadCommit { key, why }));
             }
         }
-        if read {
-            for object in self.store.list("keys", None)? {
-                let name = object.key.rsplit('-').next().and_then(|name| name.split('.').next());
-                match name.and_then(|name| name.parse().ok()) {
-                    Some(digest) => self.audit_object(&object.key, digest, limits::SMALL_MAX as u64, &mut problems)?,
-                    None => tracing::warn!(key = object.key, "an object among the keys that is no key is left out"),
-                }
-            }
-        }
+        self.audit_keys(read, &mut problems)?;
         self.leave_out_lost(&mut problems)?;
         Ok(problems)
     }
 
-    fn audit_object(&self, key: &str, digest: Digest, limit: u64, problems: &mut Vec<Problem>) -> Result<(), Error> {
+    /// What opens the repository must be there: the sealed secret, and the list of recipients, signed by the admission
+    /// key, that this host pinned. What else lies there under such a name is somebody's doing.
+    fn audit_keys(&self, read: bool, problems: &mut Vec<Problem>) -> Result<(), Error> {
+        let (mut bad, mut secrets) = (Vec::new(), 0);
+        for object in self.store.list("keys", None)? {
+            secrets += u64::from(object.key.starts_with("keys/secret-"));
+            let name = object.key.rsplit('-').next().and_then(|name| name.split('.').next());
+            match name.and_then(|name| name.parse().ok()) {
+                Some(digest) if read => bad.extend(self.audit_object(&object.key, digest, limits::SMALL_MAX as u64)?),
+                Some(_) => {}
+                None => tracing::warn!(key = object.key, "an object among the keys that is no key is left out"),
+            }
+        }
+        if secrets == 0 {
+            bad.push(("keys/secret-".to_owned(), "the secret sealed to the recipients is not there".to_owned()));
+        }
+        let (lists, refused) = super::init::recipients_lists(&self.store, &self.description)?;
+        bad.extend(refused);
+        match super::init::newest_list(lists) {
+            Some((found, _)) if self.host.as_ref().is_some_and(|host| host.recipients_list != found) => {
+                problems.push(Problem::OtherRecipients { found: found.to_string() });
+            }
+            Some(_) => {}
+            None => {
+                let why = "there is no list that the admission key signed".to_owned();
+                bad.push(("keys/recipients-".to_owned(), why));
+            }
+        }
+        bad.sort();
+        bad.dedup();
+        problems.extend(bad.into_iter().map(|(key, why)| Problem::BadKeys { key, why }));
+        Ok(())
+    }
+
+    /// The object and what is wrong with it, if its bytes do not match its name.
+    fn audit_object(&self, key: &str, digest: Digest, limit: u64) -> Result<Option<(String, String)>, Error> {
         use crate::store::Error as E;
         let why = match self.store.get(key, limit) {
-            Ok(bytes) if blake3::hash(&bytes).as_bytes() == digest.as_bytes() => return Ok(()),
+            Ok(bytes) if blake3::hash(&bytes).as_bytes() == digest.as_bytes() => return Ok(None),
             Ok(_) => "its bytes do not match its name".to_owned(),
             Err(e @ (E::NotFound { .. } | E::Truncated { .. } | E::TooLarge { .. })) => e.to_string(),
             Err(e) => return Err(e.into()),
         };
-        problems.push(Problem::BadCommit { key: key.to_owned(), why });
-        Ok(())
+        Ok(Some((key.to_owned(), why)))
     }
 }

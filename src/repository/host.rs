@@ -175,6 +175,15 @@ impl HostFolder {
         Ok(file)
     }
 
+    /// Held as long as rows of the catalog are kept in mind: shared by whoever uses it, alone by who makes it anew.
+    pub(super) fn catalog_lock(&self) -> Result<File, Error> {
+        let path = self.folder.join("catalog.lock");
+        let io = |source| Error::Io { doing: "lock", path: path.clone(), source };
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(io)?;
+        file.lock_shared().map_err(io)?;
+        Ok(file)
+    }
+
     /// The right to back a source up: at most one run at a time. `None` when another run has it and `wait` is false.
     pub fn source_lock(&self, source: &str, wait: bool) -> Result<Option<File>, Error> {
         let path = self.folder.join(format!("source-{source}.lock"));

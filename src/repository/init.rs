@@ -180,22 +180,39 @@ pub(super) fn parse_secret(hex: &str) -> Option<Secret> {
 
 /// Reads the newest list of recipients that the admission key signed.
 pub(super) fn current_recipients(store: &Store, description: &Description) -> Result<(Digest, RecipientsList), Error> {
-    let mut lists = Vec::new();
-    let mut refused = "there is no list of recipients in it".to_owned();
+    let (lists, refused) = recipients_lists(store, description)?;
+    newest_list(lists).ok_or_else(|| {
+        let why = refused.into_iter().next_back().map(|(key, why)| format!("`{key}`: {why}"));
+        let why = why.unwrap_or_else(|| "there is no list of recipients in it".to_owned());
+        Error::BadObject { key: "keys/".to_owned(), why }
+    })
+}
+
+/// Lists that the admission key signed, and what else lies there under such a name, with what is wrong with it.
+type ListsAndOthers = (Vec<(Digest, RecipientsList)>, Vec<(String, String)>);
+
+/// Reads every list of recipients.
+pub(super) fn recipients_lists(store: &Store, description: &Description) -> Result<ListsAndOthers, Error> {
+    let (mut lists, mut refused) = (Vec::new(), Vec::new());
     for object in store.list("keys", None)? {
         let name = object.key.strip_prefix("keys/recipients-").and_then(|rest| rest.strip_suffix(".json"));
         let Some(digest) = name.and_then(|name| name.parse::<Digest>().ok()) else { continue };
         // What the admission key did not sign is no list, whoever put it there.
         match read_list(store, &object.key, digest, description) {
             Ok(list) => lists.push((digest, list)),
-            Err(Error::BadObject { key, why }) => refused = format!("`{key}`: {why}"),
+            Err(Error::BadObject { key, why }) => refused.push((key, why)),
             Err(e) => return Err(e),
         }
     }
+    Ok((lists, refused))
+}
+
+/// The list that no other one replaces.
+pub(super) fn newest_list(lists: Vec<(Digest, RecipientsList)>) -> Option<(Digest, RecipientsList)> {
     let replaced: Vec<Digest> = lists.iter().filter_map(|(_, list)| list.previous).collect();
     let mut current: Vec<_> = lists.into_iter().filter(|(digest, _)| !replaced.contains(digest)).collect();
     current.sort_by_key(|(_, list)| list.created);
-    current.pop().ok_or_else(|| Error::BadObject { key: "keys/".to_owned(), why: refused })
+    current.pop()
 }
 
 fn read_list(store: &Store, key: &str, digest: Digest, description: &Description) -> Result<RecipientsList, Error> {

@@ -18,7 +18,8 @@ pub(super) struct LocalCopy {
 impl LocalCopy {
     /// Starts a copy beside the one that it will replace. The snapshot's id is its first line, outside the compressed part.
     pub fn create(target: PathBuf, id: SnapshotId) -> Result<Self, Error> {
-        let staged = target.with_extension(format!("{}.tmp", std::process::id()));
+        // One name for every run: the source's lock lets one at a time, and what a killed one left is written over.
+        let staged = target.with_extension("tmp");
         let io = |source| Error::Io { doing: "write", path: staged.clone(), source };
         let mut file = BufWriter::new(File::create(&staged).map_err(io)?);
         writeln!(file, "{id}").map_err(io)?;

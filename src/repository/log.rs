@@ -49,6 +49,13 @@ pub enum Problem {
         /// What is wrong.
         why: String,
     },
+    /// A sealed secret or a list of recipients is missing, damaged or not signed by the admission key.
+    BadKeys {
+        /// The object.
+        key: String,
+        /// What is wrong.
+        why: String,
+    },
     /// The signed list of recipients in the store is not the one that this host pinned.
     OtherRecipients {
         /// The list in the store.
@@ -68,6 +75,7 @@ impl std::fmt::Display for Problem {
                 "the log of writer `{writer}` has two commits {sequence}: a host was cloned or rolled back; both are read"
             ),
             Self::BadWriter { writer, why } => write!(f, "writer `{writer}` is not to be trusted: {why}"),
+            Self::BadKeys { key, why } => write!(f, "`{key}` is not to be trusted: {why}"),
             Self::OtherRecipients { found } => write!(
                 f,
                 "the list of recipients in the store ({found}) is not the one that this host pinned; \
@@ -165,7 +173,8 @@ impl Repository {
         let row = self.catalog.writer(name)?;
         let known = self.catalog.newest(row)?;
         let readable = !self.log_openers(name).is_empty();
-        let mut have: HashSet<CommitId> = self.catalog.commits(row, true)?.iter().map(|head| head.digest).collect();
+        // By place and name: a commit that was read, put at another place, is somebody's doing and is told.
+        let mut have: HashSet<Head> = self.catalog.commits(row, true)?.into_iter().collect();
         let unread = self.catalog.commits(row, false)?;
         // Some way back: a clone of this host may have committed below the newest place that is known here.
         let mut from = known.map(|head| head.sequence.saturating_sub(LOOK_BACK));
@@ -173,7 +182,7 @@ impl Repository {
             // Commits that were seen when no key was at hand, or that were damaged, are tried again.
             from = unread.first().map(|head| head.sequence).min(from).or(from);
         } else {
-            have.extend(unread.iter().map(|head| head.digest));
+            have.extend(&unread);
         }
         let mut listed = self.list_log(name, from)?;
         let sane = known.map_or(0, |head| head.sequence) + LEAP_MAX;
@@ -188,7 +197,7 @@ impl Repository {
             let Head { sequence, digest } = known;
             report.problems.push(Problem::MissingCommit { writer: name.to_owned(), sequence, digest });
         }
-        let fresh: Vec<&Listed> = listed.iter().filter(|l| !have.contains(&l.head.digest)).collect();
+        let fresh: Vec<&Listed> = listed.iter().filter(|l| !have.contains(&l.head)).collect();
         if !fresh.is_empty() {
             progress.event(Event::Stage("reading the log"));
         }
@@ -203,12 +212,39 @@ impl Repository {
             }
             report.commits += 1;
         }
+        if readable {
+            self.recount_behind_holes(name, row, &unread, &listed)?;
+        }
         // Several ends: a fork that no commit has joined yet. A joined one is history.
         let heads = self.catalog.heads(row)?;
         if heads.len() > 1 {
             let twice = listed.windows(2).find(|pair| pair[0].head.sequence == pair[1].head.sequence);
             let sequence = twice.map_or(heads[0].sequence, |pair| pair[0].head.sequence);
             report.problems.push(Problem::Fork { writer: name.to_owned(), sequence });
+        }
+        Ok(())
+    }
+
+    /// Snapshots that were taken over while a commit before them could not be read lack that commit's frames: once it was
+    /// read, they are counted again.
+    fn recount_behind_holes(
+        &mut self,
+        name: &str,
+        row: WriterRow,
+        unread: &[Head],
+        listed: &[Listed],
+    ) -> Result<(), Error> {
+        if unread.is_empty() {
+            return Ok(());
+        }
+        let still = self.catalog.commits(row, false)?;
+        let Some(closed) = unread.iter().filter(|head| !still.contains(head)).map(|head| head.sequence).min() else {
+            return Ok(());
+        };
+        let have: HashSet<Head> = self.catalog.commits(row, true)?.into_iter().collect();
+        for object in listed.iter().filter(|l| l.head.sequence > closed && have.contains(&l.head)) {
+            let commit = self.read_commit(name, object)?;
+            self.catalog.recount(CommitAt { writer: row, digest: object.head.digest, commit: &commit })?;
         }
         Ok(())
     }
@@ -427,6 +463,15 @@ impl Repository {
 
     /// Reads the repository anew: forgets the catalog, reads all logs and the directories of the host's own packs.
     pub fn rebuild_catalog(&mut self, progress: &dyn Progress) -> Result<SyncReport, Error> {
+        // Others keep numbers of its rows in mind, a run that is backing up above all.
+        let alone = self.catalog_lock.try_lock().is_ok();
+        let report = if alone { self.rebuild_alone(progress) } else { Err(Error::CatalogInUse) };
+        let path = || self.folder.path().to_owned();
+        self.catalog_lock.lock_shared().map_err(|source| Error::Io { doing: "lock", path: path(), source })?;
+        report
+    }
+
+    fn rebuild_alone(&mut self, progress: &dyn Progress) -> Result<SyncReport, Error> {
         let _lock = self.folder.commit_lock()?;
         self.catalog.clear()?;
         let fingerprint = self.fingerprint.to_string();

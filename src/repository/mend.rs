@@ -58,17 +58,30 @@ impl Repository {
         remove();
         let in_memory = self.catalog.path().as_os_str() == ":memory:";
         let mut fresh = if in_memory { Catalog::in_memory()? } else { Catalog::open(&path)? };
-        std::mem::swap(&mut self.catalog, &mut fresh);
-        let read = self.sync(progress);
-        std::mem::swap(&mut self.catalog, &mut fresh);
-        let differs = read.and_then(|_| {
-            // Another process may have committed meanwhile.
-            self.sync(progress)?;
-            Ok(fresh.said_by_logs()? != self.catalog.said_by_logs()?)
-        });
+        let differs = self.differs_from(&mut fresh, progress);
         drop(fresh);
         remove();
         differs
+    }
+
+    fn differs_from(&mut self, fresh: &mut Catalog, progress: &dyn Progress) -> Result<bool, Error> {
+        let mut read_into = |repository: &mut Self| {
+            std::mem::swap(&mut repository.catalog, fresh);
+            let read = repository.sync(progress);
+            std::mem::swap(&mut repository.catalog, fresh);
+            read.map(|_| fresh.said_by_logs())
+        };
+        // All of the logs while others of this host may commit; what they added meanwhile while they wait.
+        read_into(self)??;
+        let _lock = self.folder.commit_lock()?;
+        for _ in 0..3 {
+            self.sync(progress)?;
+            if read_into(self)?? == self.catalog.said_by_logs()? {
+                return Ok(false);
+            }
+            // Other hosts do not wait for our lock.
+        }
+        Ok(true)
     }
 
     /// Commits of this host's log that cannot be read, or that are known and gone, as far as it has not been said of them.

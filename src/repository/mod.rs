@@ -163,6 +163,9 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// Other processes use the catalog, and it was to be made anew.
+    #[error("other runs are using the catalog")]
+    CatalogInUse,
     /// A thread of the pipeline ended without a word.
     #[error("a part of the pipeline stopped without a reason; this is a defect of lifeboat")]
     Pipeline,

@@ -45,6 +45,7 @@ pub struct Repository {
     pub(super) fingerprint: Digest,
     pub(super) catalog: Catalog,
     pub(super) folder: HostFolder,
+    pub(super) catalog_lock: std::fs::File,
     pub(super) secret: Secret,
     pub(super) content: ContentKey,
     pub(super) host: Option<HostWriter>,
@@ -85,6 +86,7 @@ impl Repository {
             some => Some(Arc::new(Opener::new(some))),
         };
         let secret = find_secret(&store, &description, host.as_ref(), identities.as_deref())?;
+        let catalog_lock = folder.catalog_lock()?;
         let catalog = match &options.catalog {
             Some(path) => Catalog::open(path)?,
             None => Catalog::open(&folder.catalog())?,
@@ -96,6 +98,7 @@ impl Repository {
             fingerprint,
             catalog,
             folder,
+            catalog_lock,
             secret,
             content,
             host,

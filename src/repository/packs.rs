@@ -31,6 +31,8 @@ impl Repository {
     /// Lists a writer's packs and records in the catalog which are there.
     pub fn list_packs(&mut self, writer: &str, now: Moment) -> Result<PackListing, Error> {
         let row = self.catalog.writer(writer)?;
+        // The catalog first: a pack that another process stores meanwhile must not be missed in a listing that is older.
+        let known = self.catalog.packs(row)?;
         let mut there: HashMap<PackId, u64> = HashMap::new();
         for object in self.store.list(&format!("writers/{writer}/packs"), None)? {
             let id = object.key.rsplit('/').next().and_then(|name| name.parse::<PackId>().ok());
@@ -40,7 +42,7 @@ impl Repository {
             }
         }
         let (mut listing, mut states) = (PackListing::default(), Vec::new());
-        for pack in self.catalog.packs(row)? {
+        for pack in known {
             let state = match there.remove(&pack.id) {
                 Some(size) if size == pack.size && pack.state == PackState::Damaged => PackState::Damaged,
                 Some(size) if size == pack.size => {

@@ -99,6 +99,7 @@ struct Inner {
     no_conditions: AtomicBool,
     limits: Limits,
     traffic: Traffic,
+    local: Option<std::path::PathBuf>,
 }
 
 /// How a store is used.
@@ -126,10 +127,16 @@ impl std::fmt::Debug for Store {
 impl Store {
     /// A store over any implementation; `root` is the prefix of all keys, `label` is what messages call it.
     pub fn new(objects: Arc<dyn ObjectStore>, root: &str, label: &str, limits: Limits) -> Result<Self, Error> {
-        Self::at(objects, Path::from(root), label, limits)
+        Self::at(objects, Path::from(root), label, limits, None)
     }
 
-    fn at(objects: Arc<dyn ObjectStore>, root: Path, label: &str, limits: Limits) -> Result<Self, Error> {
+    fn at(
+        objects: Arc<dyn ObjectStore>,
+        root: Path,
+        label: &str,
+        limits: Limits,
+        local: Option<std::path::PathBuf>,
+    ) -> Result<Self, Error> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.map_err(|e| Error::Open { url: label.to_owned(), source: Box::new(e) })?;
         let concurrency = if limits.concurrency == 0 { 16 } else { limits.concurrency };
@@ -145,7 +152,13 @@ impl Store {
             no_conditions: AtomicBool::new(limits.look_first),
             limits,
             traffic: Traffic::default(),
+            local,
         })))
+    }
+
+    /// On a disk: files that writes left which did not end. They are no objects, and no listing shows them.
+    pub fn unfinished(&self) -> Vec<std::path::PathBuf> {
+        self.0.local.as_deref().map_or_else(Vec::new, open::unfinished)
     }
 
     /// What messages call it.

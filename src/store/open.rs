@@ -110,6 +110,7 @@ fn hide_secrets(text: &str) -> String {
 /// Opens the store of a URL. With `create` a local directory is made where there is none.
 pub fn open_url(text: &str, credentials: &Credentials, limits: Limits, create: bool) -> Result<Store, Error> {
     let location = parse_url(text)?;
+    let local = if let Location::Local(path) = &location { Some(path.clone()) } else { None };
     let (objects, root): (Arc<dyn ObjectStore>, String) = match location {
         Location::Local(path) => (Arc::new(open_local(&path, text, create)?), String::new()),
         Location::S3 { bucket, prefix } => (Arc::new(open_s3(&bucket, text, credentials)?), prefix),
@@ -118,7 +119,25 @@ pub fn open_url(text: &str, credentials: &Credentials, limits: Limits, create: b
     };
     let root = object_store::path::Path::parse(&root);
     let root = root.map_err(|e| Error::BadUrl { url: text.to_owned(), why: e.to_string() })?;
-    Store::at(objects, root, text, limits)
+    Store::at(objects, root, text, limits, local)
+}
+
+/// Files whose name ends in `#` and digits: object_store writes so, and renames when all is written.
+pub(super) fn unfinished(root: &Path) -> Vec<PathBuf> {
+    let (mut found, mut open) = (Vec::new(), vec![root.to_owned()]);
+    while let Some(folder) = open.pop() {
+        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let number = name.to_str().and_then(|name| name.rsplit_once('#')).map(|(_, number)| number);
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                open.push(entry.path());
+            } else if number.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit())) {
+                found.push(entry.path());
+            }
+        }
+    }
+    found.sort();
+    found
 }
 
 fn open_local(path: &Path, url: &str, create: bool) -> Result<LocalFileSystem, Error> {

@@ -35,7 +35,7 @@ impl Store {
     /// A place below `name`, a single component that nothing else uses.
     pub fn scratch(&self, name: &str) -> Result<Scratch, Error> {
         let label = format!("{}/{name}", self.0.label.trim_end_matches('/'));
-        let inside = Self::at(Arc::clone(&self.0.objects), self.path(name), &label, self.0.limits)?;
+        let inside = Self::at(Arc::clone(&self.0.objects), self.path(name), &label, self.0.limits, None)?;
         Ok(Scratch { inside, name: name.to_owned() })
     }
 }

@@ -11,7 +11,7 @@ use lifeboat::seal::{Identities, Opener};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 
-use crate::common::{Host, Person, tree};
+use crate::common::{Host, Person, copy_store, merge_store, tree};
 
 fn source(seed: u64) -> tempfile::TempDir {
     let source = tempfile::tempdir().unwrap();
@@ -229,12 +229,12 @@ fn a_cloned_host_forks_the_log_and_the_next_run_joins_it() {
     let (one, two) = (source(1), source(2));
     host.backup(one.path()).unwrap();
     // Two hosts of one writer that do not see each other's second commit: as if both had committed at the same moment.
-    let split = copy(&*objects);
+    let split = copy_store(&*objects);
     let clone = host.clone_state(Arc::clone(&split));
     host.backup_as(one.path(), "one", &Default::default()).unwrap();
     fs::write(two.path().join("more"), tree::noise(400_000, 99)).unwrap();
     clone.backup_as(two.path(), "two", &Default::default()).unwrap();
-    merge(&*split, &*objects);
+    merge_store(&*split, &*objects);
     let joined = Host { objects: Arc::clone(&objects), ..clone };
     let (repository, problems) = joined.open(Some(&person)).unwrap();
     drop(repository);
@@ -276,26 +276,6 @@ fn a_cloned_host_forks_the_log_and_the_next_run_joins_it() {
     }
 }
 
-fn copy(from: &dyn ObjectStore) -> Arc<dyn ObjectStore> {
-    let to = InMemory::new();
-    merge(from, &to);
-    Arc::new(to)
-}
-
-fn merge(from: &dyn ObjectStore, to: &dyn ObjectStore) {
-    use futures_util::StreamExt;
-    use object_store::ObjectStoreExt;
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    runtime.block_on(async {
-        let mut all = from.list(None);
-        while let Some(object) = all.next().await {
-            let location = object.unwrap().location;
-            let body = from.get(&location).await.unwrap().bytes().await.unwrap();
-            to.put(&location, body.into()).await.unwrap();
-        }
-    });
-}
-
 #[test]
 fn another_repository_under_the_same_url_is_refused_by_fingerprint() {
     let (host, person) = (Host::new(Arc::new(InMemory::new())), Person::new());
@@ -305,7 +285,7 @@ fn another_repository_under_the_same_url_is_refused_by_fingerprint() {
     // Somebody who owns the store changes the description: another moment of creation is enough.
     let forged = text.replace("\"created\":\"20", "\"created\":\"19");
     let other: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-    merge(&*host.objects, &*other);
+    merge_store(&*host.objects, &*other);
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     use object_store::ObjectStoreExt;
     runtime.block_on(async { other.put(&"lifeboat.json".into(), forged.into_bytes().into()).await.unwrap() });

@@ -2,19 +2,25 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)] // a test that panics is a test that fails
 
+mod attacker;
 mod cli;
 mod common;
 mod contract;
 mod crash;
 mod damage;
+mod faults;
 mod fixtures;
 mod floors;
 mod flows;
 mod hostile;
 mod hosts;
+mod kills;
 mod landing;
+mod late;
 mod metadata;
+mod random;
 mod recovery;
 mod repair;
+mod space;
 mod tarball;
 mod validate;

@@ -101,6 +101,15 @@ fn tell(context: &Context, report: &CheckReport, can_read: bool, read: ReadData)
     for object in &report.replaced {
         ui.answer(format!("replaced   {object} is damaged; all that it held lies in other packs too"))?;
     }
+    if !report.unfinished.is_empty() {
+        let files = counted(report.unfinished.len() as u64, "file", "files");
+        ui.answer(format!(
+            "unfinished {files} of writes that did not end; no harm, to be removed while nothing runs:"
+        ))?;
+        for path in &report.unfinished {
+            ui.answer(format!("           {}", path.display()))?;
+        }
+    }
     for problem in &report.problems {
         ui.answer(format!("PROBLEM    {problem}"))?;
     }

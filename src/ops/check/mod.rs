@@ -90,6 +90,8 @@ pub struct CheckReport {
     pub frames_opened: u64,
     /// Packs that no commit names: what a run left that did not end.
     pub unnamed: u64,
+    /// Files of a store on disk that writes left which did not end.
+    pub unfinished: Vec<std::path::PathBuf>,
     /// Logs that no key at hand opens.
     pub logs_closed: u64,
     /// Damage, by object.
@@ -128,6 +130,7 @@ pub fn check(
             report.problems.push(text);
         }
     }
+    report.unfinished = repository.store().unfinished();
     if read != ReadData::No && repository.catalog_differs(progress)? {
         report.problems.push("this host's catalog says something else than the logs".to_owned());
     }

@@ -458,9 +458,11 @@ pub fn restore(
         verify::run(repository, prepared, &directory, &leftovers, &mut report, progress)?;
     }
     report.trouble = directory.take_trouble();
+    // Read while the mark stands: where the store fails here, the same command goes on.
+    let root = window::root_entry(repository, prepared, progress)?;
     directory.remove_mark(&mark)?;
     // The mark's coming and going changed the root's time.
-    window::finish_root(repository, prepared, &directory, progress)?;
+    root.map_or(Ok(()), |root| directory.finish_dir(&root))?;
     directory.sync()?;
     match leftovers.hurt.first() {
         None => Ok(report),

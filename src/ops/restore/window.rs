@@ -113,18 +113,17 @@ pub(super) fn finish_dirs(
     })
 }
 
-/// Sets the root's own metadata, when everything else is done.
-pub(super) fn finish_root(
+/// The root's own entry, where it is restored: its metadata is set when everything else is done.
+pub(super) fn root_entry(
     repository: &Repository,
     prepared: &Prepared,
-    directory: &Directory,
     progress: &dyn Progress,
-) -> Result<(), Error> {
+) -> Result<Option<Entry>, Error> {
     let mut manifest = repository.manifest(&prepared.snapshot, progress)?;
     let wanted = prepared.options.selection.wants(&crate::model::RelPath::root(), true);
     match manifest.next_stored()? {
-        Some(root) if root.path.is_root() && root.is_dir() && wanted => Ok(directory.finish_dir(&root)?),
-        _ => Ok(()),
+        Some(root) if root.path.is_root() && root.is_dir() && wanted => Ok(Some(root)),
+        _ => Ok(None),
     }
 }
 

@@ -226,7 +226,9 @@ impl ObjectStore for Broken {
         }
         let kept: Vec<_> = taken(locations).into_iter().map(|path| path.map(|p| self.kept(&p))).collect();
         if self.is(Defect::ListsGhosts) {
-            kept.iter().flatten().for_each(|path| drop(self.mark(path)));
+            kept.iter().flatten().for_each(|path| {
+                self.mark(path);
+            });
         }
         self.inner.delete_stream(futures_util::stream::iter(kept).boxed())
     }

@@ -3,8 +3,8 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
@@ -23,6 +23,8 @@ pub enum Fails {
     Before,
     /// After it took effect: the answer is lost.
     After,
+    /// Before it took effect, but a write is on its way and lands when [`Faulty::land`] says so.
+    Late,
 }
 
 /// A store that stops.
@@ -32,16 +34,24 @@ pub struct Faulty {
     operations: AtomicU64,
     stop_at: u64,
     fails: Fails,
+    on_its_way: Mutex<Option<(Path, PutPayload)>>,
 }
 
 impl Faulty {
     /// Stops at operation `stop_at`, counted from 1; zero never stops.
     pub fn new(inner: Arc<dyn ObjectStore>, stop_at: u64, fails: Fails) -> Arc<Self> {
-        Arc::new(Self { inner, operations: AtomicU64::new(0), stop_at, fails })
+        Arc::new(Self { inner, operations: AtomicU64::new(0), stop_at, fails, on_its_way: Mutex::default() })
     }
 
     pub fn operations(&self) -> u64 {
         self.operations.load(Ordering::SeqCst)
+    }
+
+    /// The write that was late takes effect; its name, if there was one.
+    pub fn land(&self) -> Option<String> {
+        let (path, payload) = self.on_its_way.lock().unwrap().take()?;
+        super::block_on(self.inner.put_opts(&path, payload, PutMode::Create.into())).unwrap();
+        Some(path.to_string())
     }
 
     fn error() -> Error {
@@ -74,6 +84,9 @@ impl ObjectStore for Faulty {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         let (works, arrives) = self.count();
         if !works {
+            if self.fails == Fails::Late && self.operations() == self.stop_at {
+                *self.on_its_way.lock().unwrap() = Some((location.clone(), payload));
+            }
             return Err(Self::error());
         }
         let result = self.inner.put_opts(location, payload, options).await;

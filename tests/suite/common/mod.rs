@@ -1,8 +1,12 @@
-//! What the tests share: places with a store and a host, trees that are compared, stores
-//! that stop or do wrong, real servers.
+//! What the tests share: places with a store and a host, trees that are compared, stores that
+//! stop, do wrong or have bad weather, real servers.
 
 pub mod broken;
+pub mod chance;
+pub mod chaos;
 pub mod faulty;
+pub mod forge;
+pub mod history;
 pub mod proxy;
 pub mod servers;
 pub mod tree;
@@ -12,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use lifeboat::model::Moment;
 use lifeboat::ops;
 use lifeboat::ops::Selection;
@@ -23,7 +28,8 @@ use lifeboat::repository::{self, InitOptions, Keys, Made, OpenOptions, Problem, 
 use lifeboat::seal::{Identities, generate_identity};
 use lifeboat::source::{Rules, VolumeSource};
 use lifeboat::store::{Limits, Patience, Store};
-use object_store::ObjectStore;
+use object_store::memory::InMemory;
+use object_store::{ObjectStore, ObjectStoreExt};
 use tempfile::TempDir;
 
 /// No pauses: tests assert on work, never on time.
@@ -66,13 +72,13 @@ pub struct Host {
     pub objects: Arc<dyn ObjectStore>,
     /// A store elsewhere, in place of `objects`.
     pub remote: Option<Store>,
-    pub state: TempDir,
+    pub state: Arc<TempDir>,
     pub tries: u32,
 }
 
 impl Host {
     pub fn new(objects: Arc<dyn ObjectStore>) -> Self {
-        Self { objects, remote: None, state: tempfile::tempdir().unwrap(), tries: 1 }
+        Self { objects, remote: None, state: Arc::new(tempfile::tempdir().unwrap()), tries: 1 }
     }
 
     /// A host whose store is a real server's.
@@ -117,10 +123,20 @@ impl Host {
     }
 
     pub fn backup_as(&self, source: &Path, name: &str, options: &BackupOptions) -> Result<BackupReport, ops::Error> {
+        self.backup_in(source, name, options, &world())
+    }
+
+    pub fn backup_in(
+        &self,
+        source: &Path,
+        name: &str,
+        options: &BackupOptions,
+        world: &World,
+    ) -> Result<BackupReport, ops::Error> {
         let (mut repository, _) = self.open(None)?;
         let volume = VolumeSource::new(source, &Rules::default())?;
         let progress: Arc<dyn Progress> = Arc::new(Silent);
-        backup(&volume, name, &mut repository, options, &world(), &progress)
+        backup(&volume, name, &mut repository, options, world, &progress)
     }
 
     pub fn restore(&self, person: &Person, wanted: &Wanted, into: &Path) -> Result<RestoreReport, ops::Error> {
@@ -150,6 +166,22 @@ impl Host {
         ops::look::stats(&self.open(None).unwrap().0).unwrap()
     }
 
+    /// The ids of all snapshots that an identity sees, oldest first.
+    pub fn snapshots_with(&self, person: &Person) -> Vec<String> {
+        let (repository, _) = self.open(Some(person)).unwrap();
+        repository.catalog().snapshots().unwrap().iter().map(|s| s.record.id.to_string()).collect()
+    }
+
+    /// The same host for another process: the same store, the same state directory.
+    pub fn second(&self) -> Self {
+        Self {
+            objects: Arc::clone(&self.objects),
+            state: Arc::clone(&self.state),
+            tries: self.tries,
+            remote: self.remote.clone(),
+        }
+    }
+
     /// Copies the state directory: what a disk image of the host would hold.
     pub fn clone_state(&self, objects: Arc<dyn ObjectStore>) -> Self {
         let host = Self::new(objects);
@@ -165,6 +197,30 @@ pub fn plain() -> RestoreOptions {
         delete: false,
         verify: true,
     }
+}
+
+/// A copy of everything in a store, in memory.
+pub fn copy_store(from: &dyn ObjectStore) -> Arc<dyn ObjectStore> {
+    let to = InMemory::new();
+    merge_store(from, &to);
+    Arc::new(to)
+}
+
+/// Puts everything that is in one store into another.
+pub fn merge_store(from: &dyn ObjectStore, to: &dyn ObjectStore) {
+    block_on(async {
+        let mut all = from.list(None);
+        while let Some(object) = all.next().await {
+            let location = object.unwrap().location;
+            let body = from.get(&location).await.unwrap().bytes().await.unwrap();
+            to.put(&location, body.into()).await.unwrap();
+        }
+    });
+}
+
+/// Waits for what a store does.
+pub fn block_on<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
 }
 
 pub fn copy_tree(from: &Path, to: &Path) {
