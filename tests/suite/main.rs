@@ -17,6 +17,7 @@ mod hosts;
 mod kills;
 mod landing;
 mod late;
+mod matrix;
 mod metadata;
 mod random;
 mod recovery;
