@@ -21,4 +21,5 @@ mod matrix;
 mod metadata;
 mod random;
 mod recovery;
+mod rot;
 mod space;
