@@ -317,8 +317,9 @@ impl Catalog {
         })
     }
 
-    /// A digest over all that the logs say, whatever rows it stands in: equal for two catalogs of one repository.
-    pub fn said_by_logs(&self) -> Result<blake3::Hash, Error> {
+    /// A digest over all that the logs of some writers say, whatever rows it stands in: equal for two catalogs of one
+    /// repository.
+    pub fn said_by_logs(&self, writers: &[String]) -> Result<blake3::Hash, Error> {
         const QUERIES: &[&str] = &[
             "SELECT w.name, hex(c.digest), c.sequence, c.first_frame, c.frames FROM log_commit c
              JOIN writer w ON w.id = c.writer WHERE c.readable = 1 ORDER BY 1, 2",
@@ -335,6 +336,9 @@ impl Catalog {
                 let mut statement = db.prepare(query)?;
                 let mut rows = statement.query([])?;
                 while let Some(row) = rows.next()? {
+                    if !writers.contains(&row.get(0)?) {
+                        continue;
+                    }
                     for n in 0..5 {
                         match row.get_ref(n)? {
                             rusqlite::types::ValueRef::Integer(number) => hasher.update(&number.to_le_bytes()),

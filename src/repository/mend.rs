@@ -65,18 +65,21 @@ impl Repository {
     }
 
     fn differs_from(&mut self, fresh: &mut Catalog, progress: &dyn Progress) -> Result<bool, Error> {
+        // A log that was read when another identity was at hand cannot be read again now.
+        let mut writers: Vec<String> = self.catalog.writers()?.into_iter().map(|(_, name)| name).collect();
+        writers.retain(|name| !self.log_openers(name).is_empty());
         let mut read_into = |repository: &mut Self| {
             std::mem::swap(&mut repository.catalog, fresh);
             let read = repository.sync(progress);
             std::mem::swap(&mut repository.catalog, fresh);
-            read.map(|_| fresh.said_by_logs())
+            read.map(|_| fresh.said_by_logs(&writers))
         };
         // All of the logs while others of this host may commit; what they added meanwhile while they wait.
         read_into(self)??;
         let _lock = self.folder.commit_lock()?;
         for _ in 0..3 {
             self.sync(progress)?;
-            if read_into(self)?? == self.catalog.said_by_logs()? {
+            if read_into(self)?? == self.catalog.said_by_logs(&writers)? {
                 return Ok(false);
             }
             // Other hosts do not wait for our lock.

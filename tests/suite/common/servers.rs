@@ -64,7 +64,8 @@ impl Server {
         let program = found("SeaweedFS", "weed")?;
         let command = |data: &Path, ports: &Ports| {
             let mut command = Command::new(&program);
-            command.args(["server", "-s3", "-ip=127.0.0.1", "-volume.max=8"]);
+            // Two servers at once: two catalogs that it brings along have ports of their own, and are not needed.
+            command.args(["server", "-s3", "-s3.port.iceberg=0", "-s3.port.lance=0", "-ip=127.0.0.1", "-volume.max=8"]);
             command.arg(format!("-dir={}", data.display()));
             for (name, port) in ["s3", "master", "volume", "filer"].iter().zip(&ports.0) {
                 command.arg(format!("-{name}.port={port}"));
