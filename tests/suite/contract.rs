@@ -210,3 +210,28 @@ fn google_keeps_the_contract_and_carries_a_repository() {
     let report = finds(&servers::open("gs://bucket", "some", direct, false));
     assert_eq!(creates(&report), [Held::No; 2], "its conditions are not understood: {report:#?}");
 }
+
+#[test]
+fn a_server_that_is_not_installed_fails_the_tests_where_it_is_required() {
+    let empty = tempfile::tempdir().unwrap();
+    let run = |name: &str, required: bool| {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command.args([
+            &format!("contract::{name}_keeps_the_contract_and_carries_a_repository"),
+            "--exact",
+            "--nocapture",
+        ]);
+        command.env("LIFEBOAT_TEST_TOOLS", empty.path()).env_remove("LIFEBOAT_TEST_REQUIRE");
+        if required {
+            command.env("LIFEBOAT_TEST_REQUIRE", "1");
+        }
+        let output = command.output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for name in ["seaweedfs", "moto", "azure", "google"] {
+        let (passed, told) = run(name, true);
+        assert!(!passed && told.contains("is not installed, and here it must be"), "{name}: {told}");
+        let (passed, told) = run(name, false);
+        assert!(passed && told.contains("SKIPPED: "), "{name}: {told}");
+    }
+}

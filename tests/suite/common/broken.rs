@@ -162,7 +162,9 @@ impl ObjectStore for Broken {
             Defect::ShowsHalves if !creates && payload.content_length() > 1 << 20 => {
                 self.put_half(&path, &payload).await?
             }
-            Defect::ListsLate => drop(self.mark(&path)),
+            Defect::ListsLate => {
+                self.mark(&path);
+            }
             _ => {}
         }
         let cut = self.is(Defect::CutsLargeBodies) && payload.content_length() > 64 << 10;
@@ -226,9 +228,7 @@ impl ObjectStore for Broken {
         }
         let kept: Vec<_> = taken(locations).into_iter().map(|path| path.map(|p| self.kept(&p))).collect();
         if self.is(Defect::ListsGhosts) {
-            kept.iter().flatten().for_each(|path| {
-                self.mark(path);
-            });
+            self.marked.lock().unwrap().extend(kept.iter().flatten().cloned());
         }
         self.inner.delete_stream(futures_util::stream::iter(kept).boxed())
     }
