@@ -240,7 +240,11 @@ impl Directory {
         opener: &Opener,
     ) -> Result<Self, Error> {
         let text = opener.open_compressed(sealed, limits::DIRECTORY_MAX)?;
-        let content = open_signed(CONTEXT, &text, key, owner.writer)?;
+        Self::read(open_signed(CONTEXT, &text, key, owner.writer)?, frames_end, owner)
+    }
+
+    /// Checks the content of a directory whose signature was checked: what is believed fits the pack.
+    pub fn read(content: &[u8], frames_end: u64, owner: Owner<'_>) -> Result<Self, Error> {
         let bad = |why: &str| Error::Directory(why.to_owned());
         let end = content.iter().position(|b| *b == b'\n').ok_or_else(|| bad("there is no header"))?;
         let header: Header =
@@ -248,6 +252,7 @@ impl Directory {
         if header.repository != owner.repository || header.writer != owner.writer || header.directory != 1 {
             return Err(Error::Foreign(format!("writer `{}` of repository {}", header.writer, header.repository)));
         }
+        header.snapshot.as_ref().map_or(Ok(()), SnapshotRecord::validate).map_err(Error::Directory)?;
         let chunks = Self::parse_chunks(&header.frames, &content[end + 1..], frames_end)?;
         Ok(Self {
             kind: header.kind,

@@ -6,7 +6,7 @@ mod context;
 mod output;
 mod progress;
 mod report;
-mod time;
+pub mod time;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{CommitId, Digest, FrameId, Moment, PackId, RepositoryId, SnapshotRecord};
+use super::{CommitId, Digest, FrameId, Moment, PackId, RepositoryId, SnapshotRecord, limits};
 
 /// What a pack's frames belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -63,6 +63,21 @@ pub struct PackLine {
     pub directory: DirectoryPlace,
     /// Its frames, in order.
     pub frames: Vec<CommitFrame>,
+}
+
+impl PackLine {
+    fn validate(&self) -> Result<(), String> {
+        let DirectoryPlace { at, length } = self.directory;
+        let fits = at.checked_add(length).is_some_and(|end| end <= self.size) && self.size <= limits::PACK_MAX;
+        let mut next = 0;
+        let in_place = |CommitFrame(_, at, stored, plain): &CommitFrame| {
+            let end = at.checked_add(*stored).filter(|end| *end <= self.directory.at);
+            let good = *at >= next && *plain <= limits::FRAME_MAX as u64 && end.is_some();
+            next = end.unwrap_or(next);
+            good
+        };
+        if fits && self.frames.iter().all(in_place) { Ok(()) } else { Err(format!("pack {} does not add up", self.id)) }
+    }
 }
 
 /// The newest commit of another writer that was seen.
@@ -160,16 +175,30 @@ impl Commit {
         let parsed: Result<Vec<CommitLine>, String> =
             lines.map(|(n, line)| serde_json::from_slice(line).map_err(|e| format!("line {}: {e}", n + 1))).collect();
         let commit = Self { header, lines: parsed? };
-        if commit.snapshots().any(|record| !record.uses.is_well_formed()) {
-            return Err("a snapshot's frame ranges are out of order".to_owned());
+        commit.validate().map(|()| commit)
+    }
+
+    /// Whether its numbers can be counted with, and its frames lie in their packs: a signature says who wrote a commit, not
+    /// that it makes sense.
+    fn validate(&self) -> Result<(), String> {
+        let countable = |number: u64| number <= limits::NUMBER_MAX;
+        let mut good = countable(self.header.sequence) && countable(self.header.first_frame);
+        for line in &self.lines {
+            match line {
+                CommitLine::Pack(pack) => pack.validate()?,
+                CommitLine::Snapshot(record) => record.validate()?,
+                CommitLine::Seen(seen) => good &= countable(seen.sequence),
+                CommitLine::Renumber(renumber) => good &= countable(renumber.first_frame),
+            }
         }
-        Ok(commit)
+        if good { Ok(()) } else { Err(format!("a number in it is larger than {}", limits::NUMBER_MAX)) }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Extent, ManifestPlace, SnapshotId, Uses};
     use proptest::prelude::*;
 
     fn sample(sequence: u64, frames: u64) -> Commit {
@@ -197,7 +226,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn parse_after_encode_is_the_identity(sequence: u64, frames in 0u64..50) {
+        fn parse_after_encode_is_the_identity(sequence in 0..=limits::NUMBER_MAX, frames in 0u64..50) {
             let commit = sample(sequence, frames);
             prop_assert_eq!(Commit::parse(&commit.encode().unwrap()).unwrap(), commit);
         }
@@ -206,6 +235,72 @@ mod tests {
         fn arbitrary_text_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             prop_assert!(Commit::parse(&bytes).is_err());
         }
+    }
+
+    /// A commit with one thing changed, as its text would be read.
+    fn read_changed(change: impl FnOnce(&mut CommitHeader, &mut Vec<CommitLine>)) -> Result<Commit, String> {
+        let Commit { mut header, mut lines } = sample(1, 3);
+        change(&mut header, &mut lines);
+        Commit::parse(&Commit { header, lines }.encode().unwrap())
+    }
+
+    fn snapshot(uses: Uses, manifest: ManifestPlace) -> CommitLine {
+        let began = Moment::UNIX_EPOCH;
+        CommitLine::Snapshot(SnapshotRecord {
+            id: SnapshotId::new(1, [0; 10]),
+            source: "s".into(),
+            kind: "volume".into(),
+            host: "h".into(),
+            root: "/".into(),
+            began,
+            ended: began,
+            complete: true,
+            skipped: 0,
+            entries: 0,
+            files: 0,
+            bytes: 0,
+            added: 0,
+            tags: Vec::new(),
+            manifest,
+            uses,
+        })
+    }
+
+    #[test]
+    fn numbers_that_cannot_be_counted_with_are_refused() {
+        let place = |bytes, extents| ManifestPlace { bytes, digest: Digest::new([0; 32]), extents };
+        let extent = |offset, length| Extent { frame: Some(FrameId::new([0; 32])), offset, length };
+        assert!(
+            read_changed(|_, lines| lines.push(snapshot(Uses(vec![(0, 9)]), place(5, vec![extent(1, 5)])))).is_ok()
+        );
+        assert!(read_changed(|header, _| header.first_frame = u64::MAX).is_err());
+        assert!(read_changed(|header, _| header.sequence = u64::MAX).is_err());
+        let renumber = Renumber { commit: CommitId::new([0; 32]), first_frame: u64::MAX - 1 };
+        assert!(read_changed(|_, lines| lines.push(CommitLine::Renumber(renumber))).is_err());
+        let endless = Uses(vec![(0, u64::MAX)]);
+        assert!(read_changed(|_, lines| lines.push(snapshot(endless, place(0, Vec::new())))).is_err());
+        for extents in [vec![extent(u64::MAX, 5)], vec![extent(0, 4)], vec![extent(0, 5), extent(0, 0)]] {
+            let line = snapshot(Uses::default(), place(5, extents.clone()));
+            assert!(read_changed(|_, lines| lines.push(line)).is_err(), "{extents:?}");
+        }
+    }
+
+    #[test]
+    fn frames_outside_their_pack_are_refused() {
+        let change = |change: fn(&mut PackLine)| {
+            read_changed(|_, lines| {
+                if let CommitLine::Pack(pack) = &mut lines[0] {
+                    change(pack);
+                }
+            })
+        };
+        assert!(change(|_| {}).is_ok());
+        assert!(change(|pack| pack.frames[2].2 = 2).is_err(), "into the directory");
+        assert!(change(|pack| pack.frames[1].1 = 0).is_err(), "over its neighbour");
+        assert!(change(|pack| (pack.frames[2].1, pack.frames[2].2) = (u64::MAX, 2)).is_err());
+        assert!(change(|pack| pack.frames[0].3 = u64::MAX).is_err());
+        assert!(change(|pack| pack.directory.length = u64::MAX).is_err());
+        assert!(change(|pack| pack.size = u64::MAX).is_err());
     }
 
     #[test]

@@ -277,20 +277,24 @@ impl Entry {
     }
     /// What a reader checks before it trusts an entry: lengths add up. `Err` says what is wrong.
     pub fn validate(&self) -> Result<(), &'static str> {
-        let Some(content) = self.content() else { return Ok(()) };
-        let mut sum = 0u64;
-        for extent in &content.extents {
-            if extent.length == 0 {
-                return Err("an extent is empty");
-            }
-            let end = extent.offset.checked_add(extent.length).ok_or("an extent overflows")?;
-            if extent.frame.is_some() && end > super::limits::FRAME_MAX as u64 {
-                return Err("an extent ends beyond any frame");
-            }
-            sum = sum.checked_add(extent.length).ok_or("the extents overflow")?;
-        }
-        if sum == content.size { Ok(()) } else { Err("the extents do not add up to the size") }
+        self.content().map_or(Ok(()), |content| check_extents(&content.extents, content.size))
     }
+}
+
+/// Whether extents lie in frames and add up to `size` bytes. `Err` says what is wrong.
+pub fn check_extents(extents: &[Extent], size: u64) -> Result<(), &'static str> {
+    let mut sum = 0u64;
+    for extent in extents {
+        if extent.length == 0 {
+            return Err("an extent is empty");
+        }
+        let end = extent.offset.checked_add(extent.length).ok_or("an extent overflows")?;
+        if extent.frame.is_some() && end > super::limits::FRAME_MAX as u64 {
+            return Err("an extent ends beyond any frame");
+        }
+        sum = sum.checked_add(extent.length).ok_or("the extents overflow")?;
+    }
+    if sum == size { Ok(()) } else { Err("the extents do not add up to the size") }
 }
 
 /// Appends an extent, joined to the last one where it continues it.

@@ -14,6 +14,8 @@ pub const PACK_MAX: u64 = 256 << 20;
 pub const DIRECTORY_MAX: usize = 64 << 20;
 /// Plain bytes of a commit at most.
 pub const COMMIT_MAX: usize = 256 << 20;
+/// Frame numbers and places in logs at most: sums of a few stay far from overflowing, and every JSON reader keeps them exact.
+pub const NUMBER_MAX: u64 = 1 << 53;
 /// Bytes of small JSON objects (`lifeboat.json`, keys, writers) at most.
 pub const SMALL_MAX: usize = 1 << 20;
 /// One line of a manifest at most: some 6 million extents, 12 TiB of one unfragmented file. A larger file is refused by

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Digest, Extent, Moment, SnapshotId};
+use super::entry::check_extents;
+use super::{Digest, Extent, Moment, SnapshotId, limits};
 
 /// Where a manifest lies.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,9 +38,10 @@ impl Uses {
     pub fn count(&self) -> u64 {
         self.0.iter().map(|(first, last)| last.saturating_sub(*first) + 1).sum()
     }
-    /// Whether the ranges ascend and lie apart: else the record is damaged.
+    /// Whether the ranges ascend, lie apart, and can be counted with: else the record is damaged.
     pub fn is_well_formed(&self) -> bool {
-        self.0.iter().all(|(first, last)| first <= last) && self.0.windows(2).all(|pair| pair[0].1 < pair[1].0)
+        self.0.iter().all(|(first, last)| first <= last && *last <= limits::NUMBER_MAX)
+            && self.0.windows(2).all(|pair| pair[0].1 < pair[1].0)
     }
 }
 
@@ -82,9 +84,26 @@ pub struct SnapshotRecord {
     pub uses: Uses,
 }
 
+impl SnapshotRecord {
+    /// What a reader checks before it trusts a record. `Err` says what is wrong.
+    pub fn validate(&self) -> Result<(), String> {
+        if !self.uses.is_well_formed() {
+            return Err("a snapshot's frame ranges are out of order".to_owned());
+        }
+        let place = &self.manifest;
+        check_extents(&place.extents, place.bytes).map_err(|why| format!("the place of a snapshot's manifest: {why}"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ranges_that_end_beyond_every_frame_are_damaged() {
+        assert!(!Uses(vec![(0, u64::MAX)]).is_well_formed());
+        assert!(Uses(vec![(0, limits::NUMBER_MAX)]).is_well_formed());
+    }
 
     #[test]
     fn numbers_become_ranges() {

@@ -222,7 +222,7 @@ pub fn stats(repository: &Repository) -> Result<Stats, Error> {
     let snapshots = catalog.snapshots()?;
     let mut stats = Stats {
         snapshots: snapshots.len() as u64,
-        restorable_bytes: snapshots.iter().map(|s| s.record.bytes).sum(),
+        restorable_bytes: snapshots.iter().fold(0, |sum: u64, s| sum.saturating_add(s.record.bytes)),
         ..Stats::default()
     };
     let used: HashSet<u64> =

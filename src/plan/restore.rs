@@ -86,7 +86,9 @@ pub enum NoPlan {
 pub fn show(moment: Moment) -> String {
     let up =
         if moment.timestamp_subsec_nanos() > 0 { chrono::TimeDelta::seconds(1) } else { chrono::TimeDelta::zero() };
-    (moment + up).format("%Y-%m-%dT%H:%M:%SZ").to_string()
+    // A log may say any time: the last second that there is has none after it.
+    let up = moment.checked_add_signed(up).unwrap_or(moment);
+    up.format("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 /// The snapshots of a source, by its name or its full name. Two writers with one source name must be told apart.
@@ -181,6 +183,11 @@ mod tests {
     fn candidate(second: i64, complete: bool) -> Candidate {
         let id = SnapshotId::new(second as u64 * 1000, [second as u8; 10]);
         Candidate { id, full_name: "w/app".into(), ended: at(second), complete }
+    }
+
+    #[test]
+    fn the_last_moment_that_there_is_can_be_shown() {
+        assert_eq!(show(Moment::MAX_UTC), "+262142-12-31T23:59:59Z");
     }
 
     #[test]

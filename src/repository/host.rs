@@ -56,7 +56,18 @@ pub struct HostWriter {
     pub(super) log: std::sync::Arc<Sealer>,
 }
 
+impl HostWriter {
+    /// Reads the bytes of a key file; `path` is what messages call it.
+    pub fn parse(text: &[u8], path: &Path) -> Result<Self, Error> {
+        KeyFile::parse(text, path)?.open()
+    }
+}
+
 impl KeyFile {
+    fn parse(text: &[u8], path: &Path) -> Result<Self, Error> {
+        serde_json::from_slice(text).map_err(|e| Error::KeyFile { path: path.to_owned(), why: e.to_string() })
+    }
+
     pub(super) fn open(&self) -> Result<HostWriter, Error> {
         let seal = |e| Error::Keys { what: "the writer's key file".to_owned(), source: e };
         let signing = SigningKey::from_hex(&self.signing_key)
@@ -143,11 +154,9 @@ impl HostFolder {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(io(e)),
         };
-        let mut text = String::new();
-        file.take(limits::SMALL_MAX as u64).read_to_string(&mut text).map_err(io)?;
-        let keys: KeyFile =
-            serde_json::from_str(&text).map_err(|e| Error::KeyFile { path: path.clone(), why: e.to_string() })?;
-        Ok(Some(keys))
+        let mut text = Vec::new();
+        file.take(limits::SMALL_MAX as u64).read_to_end(&mut text).map_err(io)?;
+        KeyFile::parse(&text, &path).map(Some)
     }
 
     /// Writes the key file: a new file with its final mode, synced, then linked in place, so that a second `init` at

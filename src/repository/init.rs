@@ -13,7 +13,7 @@ use super::layout::{
     WriterSecret,
 };
 use crate::model::{Chunking, Digest, Moment, RepositoryId, limits};
-use crate::seal::{self, Opener, Recipient, Sealer, Secret, SigningKey, generate_identity, open_signed, sign_text};
+use crate::seal::{self, Opener, Recipient, Sealer, Secret, SigningKey, generate_identity, sign_text};
 use crate::store::{self, Store};
 
 const RECOVERY_MD: &str = include_str!("RECOVERY.md");
@@ -163,13 +163,18 @@ impl Admission {
             seal::Error::NoIdentity(_) => Error::Keys { what: "the repository secret".to_owned(), source },
             other => bad(&other.to_string()),
         })?;
-        let master: MasterSecret = serde_json::from_slice(&plain).map_err(|_| bad("it is no repository secret"))?;
-        let secret = parse_secret(&master.secret).ok_or_else(|| bad("it is no repository secret"))?;
-        let signing = SigningKey::from_hex(&master.admission_secret).ok_or_else(|| bad("its admission key"))?;
+        Self::parse(&plain, description).map_err(bad)
+    }
+
+    /// Reads the plain text of `keys/secret-<digest>.age`. The error says what is wrong with it.
+    pub fn parse(plain: &[u8], description: &Description) -> Result<Self, &'static str> {
+        let master: MasterSecret = serde_json::from_slice(plain).map_err(|_| "it is no repository secret")?;
+        let secret = parse_secret(&master.secret).ok_or("it is no repository secret")?;
+        let signing = SigningKey::from_hex(&master.admission_secret).ok_or("its admission key")?;
         let ours = master.repository == description.repository
             && secret.commitment() == description.secret_commitment
             && signing.public() == description.admission_key;
-        if ours { Ok(Self { secret, signing }) } else { Err(bad("it belongs to another repository, or was replaced")) }
+        if ours { Ok(Self { secret, signing }) } else { Err("it belongs to another repository, or was replaced") }
     }
 }
 
@@ -225,14 +230,7 @@ fn read_list(store: &Store, key: &str, digest: Digest, description: &Description
     if digest_of(&text) != digest {
         return Err(bad("its bytes do not match its name".to_owned()));
     }
-    let content = open_signed(RECIPIENTS_CONTEXT, &text, &description.admission_key, "the admission key")
-        .map_err(|e| bad(e.to_string()))?;
-    let list: RecipientsList = serde_json::from_slice(content).map_err(|e| bad(e.to_string()))?;
-    if list.repository == description.repository {
-        Ok(list)
-    } else {
-        Err(bad("it belongs to another repository".to_owned()))
-    }
+    RecipientsList::parse(&text, key, description)
 }
 
 /// What a new writer pins.

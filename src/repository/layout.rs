@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Error;
 use crate::model::{Chunking, CommitId, Digest, Moment, RepositoryId};
-use crate::seal::VerifyingKey;
+use crate::seal::{VerifyingKey, open_signed};
 
 pub(super) const DESCRIPTION: &str = "lifeboat.json";
 pub(super) const RECIPIENTS_CONTEXT: &str = "lifeboat format 1 recipients";
@@ -27,6 +28,21 @@ pub struct Description {
     pub chunking: Chunking,
 }
 
+impl Description {
+    /// Reads the bytes of `lifeboat.json`; `store` is what messages call the place that they come from.
+    pub fn parse(text: &[u8], store: &str) -> Result<Self, Error> {
+        let bad = |why: String| Error::BadObject { key: DESCRIPTION.to_owned(), why };
+        let value: serde_json::Value = serde_json::from_slice(text).map_err(|e| bad(e.to_string()))?;
+        let format = value.get("format").and_then(serde_json::Value::as_u64).unwrap_or(0);
+        if format != 1 {
+            return Err(Error::Newer { store: store.to_owned(), found: format });
+        }
+        let description: Self = serde_json::from_value(value).map_err(|e| bad(e.to_string()))?;
+        description.chunking.validate().map_err(bad)?;
+        Ok(description)
+    }
+}
+
 /// A list of recipients: content of `keys/recipients-<digest>.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecipientsList {
@@ -40,6 +56,21 @@ pub struct RecipientsList {
     pub recipients: Vec<String>,
     /// Who can read commits and directories.
     pub keepers: Vec<String>,
+}
+
+impl RecipientsList {
+    /// Reads the bytes of a list: signed by the admission key, of this repository. `key` is the object's name.
+    pub fn parse(text: &[u8], key: &str, description: &Description) -> Result<Self, Error> {
+        let bad = |why: String| Error::BadObject { key: key.to_owned(), why };
+        let content = open_signed(RECIPIENTS_CONTEXT, text, &description.admission_key, "the admission key")
+            .map_err(|e| bad(e.to_string()))?;
+        let list: Self = serde_json::from_slice(content).map_err(|e| bad(e.to_string()))?;
+        if list.repository == description.repository {
+            Ok(list)
+        } else {
+            Err(bad("it belongs to another repository".to_owned()))
+        }
+    }
 }
 
 /// Content of `writers/<writer>/writer.json`.
@@ -59,6 +90,21 @@ pub struct WriterDescription {
     pub key: VerifyingKey,
 }
 
+impl WriterDescription {
+    /// Reads the bytes of a writer's description: signed by the admission key, of this repository, in its own place. `key`
+    /// is the object's name.
+    pub fn parse(text: &[u8], key: &str, writer: &str, description: &Description) -> Result<Self, Error> {
+        let bad = |why: String| Error::BadObject { key: key.to_owned(), why };
+        let content = open_signed(WRITER_CONTEXT, text, &description.admission_key, "the admission key")
+            .map_err(|e| bad(e.to_string()))?;
+        let found: Self = serde_json::from_slice(content).map_err(|e| bad(e.to_string()))?;
+        if found.repository != description.repository || found.writer != writer {
+            return Err(bad(format!("it describes writer `{}` of {}", found.writer, found.repository)));
+        }
+        Ok(found)
+    }
+}
+
 /// Plain content of `keys/secret-<digest>.age`.
 #[derive(Serialize, Deserialize)]
 pub(super) struct MasterSecret {
@@ -74,12 +120,13 @@ pub(super) struct WriterSecret {
     pub secret: String,
 }
 
-pub(super) fn commit_key(writer: &str, sequence: u64, digest: &CommitId) -> String {
+/// The key of a commit: its place in the log and its digest.
+pub fn commit_key(writer: &str, sequence: u64, digest: &CommitId) -> String {
     format!("writers/{writer}/log/{sequence:012}-{digest}.age")
 }
 
 /// Sequence and digest from the last part of a commit's key.
-pub(super) fn parse_commit_key(key: &str) -> Option<(u64, CommitId)> {
+pub fn parse_commit_key(key: &str) -> Option<(u64, CommitId)> {
     let name = key.rsplit('/').next()?.strip_suffix(".age")?;
     let (sequence, digest) = name.split_once('-')?;
     if sequence.len() != 12 || !sequence.bytes().all(|b| b.is_ascii_digit()) {

@@ -27,7 +27,9 @@ pub use draft::{Counts, Draft, SessionEnd, SnapshotDraft};
 pub use fetch::{Fetch, FrameReader, FrameWorker, Sink, plan_fetches};
 pub use host::{HostFolder, HostWriter};
 pub use init::{Admission, InitOptions, Made, Request, init};
-pub use layout::{Description, RecipientsList, WriterDescription, is_source_name, is_writer_name};
+pub use layout::{
+    Description, RecipientsList, WriterDescription, commit_key, is_source_name, is_writer_name, parse_commit_key,
+};
 pub use log::{Problem, SyncReport};
 pub use manifest::{ExtentReader, ManifestReader, read_local_manifest};
 pub use mend::{FramesMended, LogMended};

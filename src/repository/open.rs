@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::host::{HostFolder, HostWriter};
 use super::init::{Admission, parse_secret};
-use super::layout::{DESCRIPTION, Description, WRITER_CONTEXT, WriterDescription, WriterSecret};
+use super::layout::{DESCRIPTION, Description, WriterDescription, WriterSecret};
 use super::log::SyncReport;
 use super::{Error, init};
 use crate::catalog::{Catalog, WriterRow};
@@ -14,7 +14,7 @@ use crate::chunk::{Cutter, GearTable};
 use crate::model::{Digest, limits};
 use crate::pack::{Directory, Owner};
 use crate::progress::{Event, Progress};
-use crate::seal::{ContentKey, Identities, Opener, Secret, open_signed};
+use crate::seal::{ContentKey, Identities, Opener, Secret};
 use crate::store::{self, Store};
 
 /// The keys that a person or the configuration gives.
@@ -62,14 +62,7 @@ pub(super) fn read_description(store: &Store) -> Result<(Description, Digest), E
         Err(store::Error::NotFound { .. }) => return Err(Error::NoRepository(store.label().to_owned())),
         Err(e) => return Err(e.into()),
     };
-    let bad = |why: String| Error::BadObject { key: DESCRIPTION.to_owned(), why };
-    let value: serde_json::Value = serde_json::from_slice(&text).map_err(|e| bad(e.to_string()))?;
-    let format = value.get("format").and_then(serde_json::Value::as_u64).unwrap_or(0);
-    if format != 1 {
-        return Err(Error::Newer { store: store.label().to_owned(), found: format });
-    }
-    let description: Description = serde_json::from_value(value).map_err(|e| bad(e.to_string()))?;
-    description.chunking.validate().map_err(bad)?;
+    let description = Description::parse(&text, store.label())?;
     Ok((description, Digest::new(*blake3::hash(&text).as_bytes())))
 }
 
@@ -241,13 +234,7 @@ impl Repository {
             Some(text) => (text.into_bytes(), false),
             None => (self.store.get(&key, limits::SMALL_MAX as u64)?.to_vec(), true),
         };
-        let bad = |why: String| Error::BadObject { key: key.clone(), why };
-        let content = open_signed(WRITER_CONTEXT, &text, &self.description.admission_key, "the admission key")
-            .map_err(|e| bad(e.to_string()))?;
-        let found: WriterDescription = serde_json::from_slice(content).map_err(|e| bad(e.to_string()))?;
-        if found.repository != self.description.repository || found.writer != name {
-            return Err(bad(format!("it describes writer `{}` of {}", found.writer, found.repository)));
-        }
+        let found = WriterDescription::parse(&text, &key, name, &self.description)?;
         if fresh {
             self.catalog.set_fact(&fact, &String::from_utf8_lossy(&text))?;
         }

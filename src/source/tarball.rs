@@ -3,7 +3,7 @@
 //! The archive comes through another source (a file, a command's output, standard input) and may be compressed with gzip
 //! or zstd. It is read once, in its own order: small members whole, large ones in blocks that are handed to whoever reads
 //! the entry. Invariants: an archive that ends before its end marker is an error, never a snapshot; a name that leaves the
-//! tree is skipped by name. Not here: path order, names that come twice, links that point forwards; the repository's
+//! tree is skipped by name; memory is a few blocks, whatever sizes a header claims. Not here: path order, names that come twice, links that point forwards; the repository's
 //! run puts them right. Formats: ustar, GNU (long names, sparse), pax (POSIX.1-2001), star's and GNU tar's `SCHILY.xattr`.
 
 use std::collections::BTreeMap;
@@ -20,6 +20,9 @@ use crate::model::{Digest, Entry, EntryKind, FileContent, RawText, RelPath, Stam
 const BLOCK: usize = 512;
 /// Runs of one sparse member at most.
 const RUNS_MAX: usize = 1 << 20;
+/// Bytes before a member at most: its header, long names, pax records, maps of holes. The `tar` crate keeps them in memory
+/// whole, and a few kilobytes of zstd can unpack to gigabytes of them.
+const HEADERS_MAX: u64 = 16 << 20;
 
 /// The members of an archive.
 pub struct TarballSource {
@@ -40,6 +43,7 @@ impl TarballSource {
         let mut archive = Archive::new(watched);
         for member in archive.entries().map_err(io)? {
             let mut member = member.map_err(io)?;
+            marker.stop_behind(&member);
             match describe(&mut member).map_err(io)? {
                 Described::Nothing => {}
                 Described::Skip(path, why) => {
@@ -57,6 +61,7 @@ impl TarballSource {
         if !marker.was_zeros() {
             return Err(broken("it ends before its end marker: whoever wrote it was interrupted".to_owned()));
         }
+        marker.never_stop();
         // Padding behind the end marker is read, so that the producer is not cut off while it still writes.
         std::io::copy(&mut archive.into_inner(), &mut std::io::sink()).map(drop).map_err(io)
     }
@@ -114,28 +119,77 @@ impl Source for TarballSource {
     }
 }
 
-/// Whether the last whole block that went by was zeros, as an archive's end marker is.
+/// What went by: whether the last whole block was zeros, as an archive's end marker is, and how much more may come before
+/// the next member.
 #[derive(Clone, Default)]
-struct Marker(Arc<Mutex<(usize, bool, bool)>>);
+struct Marker(Arc<Mutex<Passed>>);
+
+struct Passed {
+    /// Bytes of the block under way.
+    filled: usize,
+    /// Whether they are zeros so far.
+    zeros: bool,
+    /// Whether the last whole block was.
+    ended: bool,
+    /// Bytes that went by.
+    position: u64,
+    /// No byte from here on is handed out.
+    stop: u64,
+}
+
+impl Default for Passed {
+    fn default() -> Self {
+        Self { filled: 0, zeros: false, ended: false, position: 0, stop: HEADERS_MAX }
+    }
+}
 
 impl Marker {
-    /// State: bytes of the block under way, whether they are zeros so far, whether the last whole block was.
+    fn state(&self) -> std::sync::MutexGuard<'_, Passed> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
     fn saw(&self, mut bytes: &[u8]) {
-        let mut state = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut state = self.state();
+        state.position += bytes.len() as u64;
         while !bytes.is_empty() {
-            let (part, rest) = bytes.split_at(bytes.len().min(BLOCK - state.0));
+            let (part, rest) = bytes.split_at(bytes.len().min(BLOCK - state.filled));
             let zeros = part.iter().all(|b| *b == 0);
-            state.1 = zeros && (state.0 == 0 || state.1);
-            state.0 += part.len();
-            if state.0 == BLOCK {
-                *state = (0, false, state.1);
+            state.zeros = zeros && (state.filled == 0 || state.zeros);
+            state.filled += part.len();
+            if state.filled == BLOCK {
+                (state.filled, state.ended) = (0, state.zeros);
             }
             bytes = rest;
         }
     }
 
     fn was_zeros(&self) -> bool {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).2
+        self.state().ended
+    }
+
+    /// Lets this member's bytes pass, and the headers of the next one.
+    fn stop_behind<R: Read>(&self, member: &Member<'_, R>) {
+        let mut state = self.state();
+        let stored = stored_size(member).checked_next_multiple_of(BLOCK as u64).unwrap_or(u64::MAX);
+        state.stop = state.position.saturating_add(stored).saturating_add(HEADERS_MAX);
+    }
+
+    fn never_stop(&self) {
+        self.state().stop = u64::MAX;
+    }
+
+    /// How much may be read now.
+    fn room(&self) -> u64 {
+        let state = self.state();
+        state.stop.saturating_sub(state.position)
+    }
+}
+
+/// Bytes of a member in the archive: for a sparse one of GNU's older form not those that it expands to.
+fn stored_size<R: Read>(member: &Member<'_, R>) -> u64 {
+    match member.header().entry_type() {
+        EntryType::GNUSparse => member.header().entry_size().unwrap_or(0),
+        _ => member.size(),
     }
 }
 
@@ -146,7 +200,12 @@ struct Watched<R> {
 
 impl<R: Read> Read for Watched<R> {
     fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
-        let count = self.inner.read(out)?;
+        let room = usize::try_from(self.marker.room()).unwrap_or(usize::MAX);
+        if room == 0 && !out.is_empty() {
+            return Err(std::io::Error::other(format!("a member has more than {} MiB of headers", HEADERS_MAX >> 20)));
+        }
+        let most = out.len().min(room);
+        let count = self.inner.read(&mut out[..most])?;
         self.marker.saw(&out[..count]);
         Ok(count)
     }
@@ -230,7 +289,7 @@ fn parse_stamp(text: &str) -> Option<Stamp> {
     let seconds: i64 = whole.parse().ok()?;
     let nanos: u32 = format!("{fraction:0<9}").get(..9)?.parse().ok()?;
     Some(match (whole.starts_with('-'), nanos) {
-        (true, 1..) => Stamp(seconds - 1, 1_000_000_000 - nanos),
+        (true, 1..) => Stamp(seconds.checked_sub(1)?, 1_000_000_000 - nanos),
         _ => Stamp(seconds, nanos),
     })
 }
@@ -243,12 +302,13 @@ fn clean(name: &[u8]) -> Result<RelPath, String> {
 }
 
 fn describe<R: Read>(member: &mut Member<'_, R>) -> std::io::Result<Described> {
-    let pax = Pax::read(member)?;
-    let name = pax.sparse.get("name").cloned().unwrap_or_else(|| member.path_bytes().into_owned());
     let kind = member.header().entry_type();
+    // Before anything is read of it: a global header's records are no member's, and may be many.
     if matches!(kind, EntryType::XGlobalHeader | EntryType::XHeader | EntryType::GNULongName | EntryType::GNULongLink) {
         return Ok(Described::Nothing);
     }
+    let pax = Pax::read(member)?;
+    let name = pax.sparse.get("name").cloned().unwrap_or_else(|| member.path_bytes().into_owned());
     let path = match clean(&name) {
         Ok(path) => path,
         Err(why) => return Ok(Described::Skip(RelPath::new(&b"(outside)"[..]).unwrap_or_default(), why)),
@@ -308,11 +368,14 @@ fn read_map<R: Read>(pax: &Pax, member: &mut Member<'_, R>) -> std::io::Result<R
     if pax.sparse.is_empty() {
         return Ok(Ok(None));
     }
+    let mut held = member.size();
     let numbers = if let Some(map) = pax.sparse.get("map") {
         let text = String::from_utf8_lossy(map).into_owned();
         text.split(',').map(|n| n.parse().ok()).collect::<Option<Vec<u64>>>()
     } else if pax.sparse_number("major") == Some(1) {
-        read_numbers(member)?
+        let (numbers, read) = read_numbers(member)?;
+        held = held.saturating_sub(read);
+        numbers
     } else {
         return Ok(
             Err("it is sparse in a form (pax 0.0) that is not read: make it with `--sparse-version=1.0`".into()),
@@ -332,31 +395,36 @@ fn read_map<R: Read>(pax: &Pax, member: &mut Member<'_, R>) -> std::io::Result<R
         }
         end = next;
     }
+    // Zeros in place of bytes that the map promises and the member does not hold would be a silent loss.
+    if data.iter().map(|(_, length)| length).sum::<u64>() > held {
+        return Ok(bad());
+    }
     Ok(Ok(Some(Runs { size, data })))
 }
 
-/// The map of form 1.0: decimal lines, the count of pairs first, padded to a whole block.
-fn read_numbers<R: Read>(member: &mut Member<'_, R>) -> std::io::Result<Option<Vec<u64>>> {
-    let (mut numbers, mut wanted, mut digits) = (Vec::new(), None, String::new());
+/// The map of form 1.0 and the bytes that it takes: decimal lines, the count of pairs first, padded to a whole block.
+fn read_numbers<R: Read>(member: &mut Member<'_, R>) -> std::io::Result<(Option<Vec<u64>>, u64)> {
+    let (mut numbers, mut wanted, mut digits, mut read) = (Vec::new(), None, String::new(), 0);
     loop {
         let mut block = [0; BLOCK];
         member.read_exact(&mut block)?;
+        read += BLOCK as u64;
         for byte in block {
             match byte {
                 b'0'..=b'9' if digits.len() < 20 => digits.push(char::from(byte)),
                 b'\n' => {
-                    let Ok(number) = digits.parse::<u64>() else { return Ok(None) };
+                    let Ok(number) = digits.parse::<u64>() else { return Ok((None, read)) };
                     digits.clear();
                     match wanted {
-                        None if number as usize > RUNS_MAX => return Ok(None),
+                        None if number > RUNS_MAX as u64 => return Ok((None, read)),
                         None => wanted = Some(2 * number as usize),
                         Some(_) => numbers.push(number),
                     }
                     if wanted == Some(numbers.len()) {
-                        return Ok(Some(numbers));
+                        return Ok((Some(numbers), read));
                     }
                 }
-                _ => return Ok(None),
+                _ => return Ok((None, read)),
             }
         }
     }
@@ -427,5 +495,93 @@ impl Read for Blocks {
                 Err(_) => return Ok(0),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Moment;
+    use crate::source::StdinSource;
+
+    fn member(kind: EntryType, name: &str, bytes: &[u8]) -> Vec<u8> {
+        let mut header = tar::Header::new_ustar();
+        header.set_path(name).unwrap();
+        header.set_entry_type(kind);
+        header.set_size(bytes.len() as u64);
+        header.set_cksum();
+        let mut all = [header.as_bytes(), bytes].concat();
+        all.resize(all.len().next_multiple_of(BLOCK), 0);
+        all
+    }
+
+    fn pax(records: &[(&str, &str)]) -> Vec<u8> {
+        let mut text = String::new();
+        for (key, value) in records {
+            // The length counts its own digits.
+            let rest = key.len() + value.len() + 3;
+            let length = (rest..).find(|n| rest + n.to_string().len() == *n).unwrap();
+            text.push_str(&format!("{length} {key}={value}\n"));
+        }
+        member(EntryType::XHeader, "pax", text.as_bytes())
+    }
+
+    /// What a walk finds: names with their times, and what is skipped with its reason.
+    fn walk(parts: &[Vec<u8>]) -> Result<Vec<String>, String> {
+        let archive = [parts.concat(), vec![0; 2 * BLOCK]].concat();
+        let packed = zstd::bulk::compress(&archive, 1).unwrap();
+        let source = StdinSource::new(RelPath::root(), Moment::UNIX_EPOCH, Box::new(Cursor::new(packed)));
+        let mut all = Vec::new();
+        let walked = TarballSource::new(Box::new(source)).walk(&mut |found| {
+            all.push(match found {
+                Found::Entry(found) => format!("{} {:?}", found.entry.path, found.entry.mtime),
+                Found::Skipped { path, why } => format!("{path}: {why}"),
+            });
+            true
+        });
+        walked.map(|()| all).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn headers_that_unpack_to_gigabytes_are_refused_before_they_are_read() {
+        let huge = "x".repeat(HEADERS_MAX as usize);
+        let file = member(EntryType::Regular, "f", b"bytes");
+        for first in [pax(&[("comment", &huge)]), member(EntryType::GNULongName, "long", huge.as_bytes())] {
+            let error = walk(&[file.clone(), first, file.clone()]).unwrap_err();
+            assert!(error.contains("16 MiB of headers"), "{error}");
+        }
+        // What is no header may be as large as it likes, read or not.
+        let large = member(EntryType::Regular, "large", huge.as_bytes());
+        let global = member(EntryType::XGlobalHeader, "global", huge.as_bytes());
+        let directory = member(EntryType::Directory, "d", huge.as_bytes());
+        let found = walk(&[large, global, directory, file]).unwrap();
+        assert_eq!(found, ["large Stamp(0, 0)", "d Stamp(0, 0)", "f Stamp(0, 0)"]);
+    }
+
+    #[test]
+    fn the_earliest_time_has_no_fraction_below_it() {
+        let file = member(EntryType::Regular, "f", b"");
+        let at = |time: &str| walk(&[pax(&[("mtime", time)]), file.clone()]).unwrap();
+        assert_eq!(at("-1.25"), ["f Stamp(-2, 750000000)"]);
+        assert_eq!(at("-9223372036854775808.5"), ["f Stamp(0, 0)"]);
+    }
+
+    #[test]
+    fn a_map_that_promises_more_bytes_than_there_are_is_damaged() {
+        let sparse = |map: &str| {
+            let records = pax(&[("GNU.sparse.name", "s"), ("GNU.sparse.size", "99"), ("GNU.sparse.map", map)]);
+            walk(&[records, member(EntryType::Regular, "f", b"0123456789")]).unwrap()
+        };
+        assert_eq!(sparse("3,5,50,5"), ["s Stamp(0, 0)"]);
+        assert_eq!(sparse("3,5,50,6"), ["s: its map of holes is damaged"]);
+        let one = |map: &str| {
+            let keys = [("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"), ("GNU.sparse.realsize", "99")];
+            let mut bytes = map.as_bytes().to_vec();
+            bytes.resize(BLOCK, 0);
+            bytes.extend_from_slice(b"0123456789");
+            walk(&[pax(&keys), member(EntryType::Regular, "s", &bytes)]).unwrap()
+        };
+        assert_eq!(one("2\n3\n5\n50\n5\n"), ["s Stamp(0, 0)"]);
+        assert_eq!(one("2\n3\n5\n50\n6\n"), ["s: its map of holes is damaged"]);
     }
 }

@@ -100,10 +100,23 @@ pub fn parse_url(text: &str) -> Result<Location, Error> {
     }
 }
 
+/// A text that was meant as a URL, without what may be a secret in it: whatever stands between its scheme and an `@`, and
+/// whatever follows a `?`. It need not be a URL: mistyped ones end in messages too.
 fn hide_secrets(text: &str) -> String {
-    match (text.find("://"), text.rfind('@')) {
-        (Some(scheme), Some(at)) if at > scheme => format!("{}://…@{}", &text[..scheme], &text[at + 1..]),
-        _ => text.to_owned(),
+    let is_scheme = |scheme: &&str| {
+        !scheme.is_empty() && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
+    };
+    let (scheme, rest) = match text.split_once("://").filter(|(scheme, _)| is_scheme(scheme)) {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        None => (String::new(), text),
+    };
+    let (before, rest) = match rest.rsplit_once('@') {
+        Some((_, rest)) => ("…@", rest),
+        None => ("", rest),
+    };
+    match rest.split_once('?') {
+        Some((rest, _)) => format!("{scheme}{before}{rest}?…"),
+        None => format!("{scheme}{before}{rest}"),
     }
 }
 
@@ -267,9 +280,20 @@ mod tests {
 
     #[test]
     fn bad_urls_are_refused_without_showing_secrets() {
-        for bad in
-            ["", "s3:/x", "ftp://x/y", "s3://key:hunter2@acme/x", "s3://acme/x?region=eu", "s3:///x", "file://host/x"]
-        {
+        for bad in [
+            "",
+            "s3:/x",
+            "ftp://x/y",
+            "s3://key:hunter2@acme/x",
+            "s3:/key:hunter2@acme/x",
+            "s3:key:hunter2@acme",
+            "key:hunter2@x s3://acme",
+            "key:hunter2@x ://acme",
+            "s3://acme/x?region=eu",
+            "s3://acme/x?secret_access_key=hunter2",
+            "s3:///x",
+            "file://host/x",
+        ] {
             let error = parse_url(bad).unwrap_err().to_string();
             assert!(!error.contains("hunter2"), "{error}");
         }
