@@ -189,6 +189,7 @@ impl Commit {
                 CommitLine::Snapshot(record) => record.validate()?,
                 CommitLine::Seen(seen) => good &= countable(seen.sequence),
                 CommitLine::Renumber(renumber) => good &= countable(renumber.first_frame),
+                CommitLine::Lost(lost) => good &= countable(lost.sequence),
             }
         }
         if good { Ok(()) } else { Err(format!("a number in it is larger than {}", limits::NUMBER_MAX)) }

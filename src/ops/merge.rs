@@ -158,7 +158,7 @@ impl Planner<'_> {
         self.flush()
             && self.budget.spend(LARGE_CHARGE)
             && self.items.send(Item::Large(entry, pieces, known)).is_ok()
-            && self.jobs.send(Job::Large { found, pieces: pieces_in }).is_ok()
+            && self.jobs.send(Job::Large { found: Box::new(found), pieces: pieces_in }).is_ok()
     }
 
     fn plain(&mut self, mut entry: Entry, old: Option<Entry>) -> bool {

@@ -56,7 +56,7 @@ pub(super) struct SmallFiles {
 
 /// What is to be read.
 pub(super) enum Job {
-    Large { found: FoundEntry, pieces: Sender<Piece> },
+    Large { found: Box<FoundEntry>, pieces: Sender<Piece> },
     Small { found: Vec<FoundEntry>, done: Sender<SmallFiles> },
 }
 

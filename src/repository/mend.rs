@@ -118,11 +118,11 @@ impl Repository {
             if progress.cancelled() {
                 return Err(Error::Cancelled);
             }
-            if let Some((line, tables, record)) = self.verify_pack(&name, id, *size)? {
+            if let Some(found) = self.verify_pack(&name, id, *size)? {
                 mended.adopted.push(*id);
-                chunks.insert(*id, tables);
-                lines.push(CommitLine::Pack(line));
-                records.extend(record);
+                chunks.insert(*id, found.chunks);
+                lines.push(CommitLine::Pack(found.line));
+                records.extend(found.snapshot);
             }
         }
         lines.extend(mended.lost.iter().copied().map(CommitLine::Lost));
@@ -296,37 +296,24 @@ impl Repository {
         worker: &mut FrameWorker<'_>,
     ) -> Result<Option<(Bytes, crate::model::Digest)>, Error> {
         let mut plain = Vec::with_capacity(frame.plain as usize);
-        let mut open: HashMap<i64, (Vec<u8>, HashMap<ChunkId, (usize, usize)>)> = HashMap::new();
+        let mut open: HashMap<i64, OpenFrame> = HashMap::new();
         for (id, length) in chunks {
-            let mut found = false;
+            let before = plain.len();
             for row in self.catalog.frames_with(frame.writer, id)? {
                 if !open.contains_key(&row) {
-                    let other = self.catalog.frame(row)?;
-                    if other.state != FrameState::Good {
-                        continue;
-                    }
-                    let Some(bytes) = self.read_frame(&other, worker)? else { continue };
-                    let (mut places, mut at) = (HashMap::new(), 0);
-                    for (id, length) in self.catalog.chunks_of(row)?.unwrap_or_default() {
-                        places.insert(id, (at, at + length as usize));
-                        at += length as usize;
-                    }
+                    let Some(opened) = self.open_frame(row, worker)? else { continue };
                     if open.len() >= OPEN_FRAMES {
                         open.clear();
                     }
-                    open.insert(row, (bytes, places));
+                    open.insert(row, opened);
                 }
-                let bytes = open.get(&row).and_then(|(bytes, places)| {
-                    let (from, to) = places.get(id)?;
-                    bytes.get(*from..*to)
-                });
-                if let Some(bytes) = bytes.filter(|bytes| bytes.len() == *length as usize) {
+                let bytes = open.get(&row).and_then(|other| other.bytes.get(other.places.get(id)?.clone()));
+                if let Some(bytes) = bytes {
                     plain.extend_from_slice(bytes);
-                    found = true;
                     break;
                 }
             }
-            if !found {
+            if plain.len() - before != *length as usize {
                 return Ok(None);
             }
         }
@@ -337,6 +324,21 @@ impl Repository {
         let keys = |source| Error::Keys { what: "a frame".to_owned(), source };
         let sealed = FrameSealer::new(&host.data).and_then(|mut sealer| sealer.seal_frame(&plain)).map_err(keys)?;
         Ok(Some((sealed.into(), host.recipients_list)))
+    }
+
+    /// A frame with the places of its chunks, or nothing where it is damaged.
+    fn open_frame(&self, row: i64, worker: &mut FrameWorker<'_>) -> Result<Option<OpenFrame>, Error> {
+        let frame = self.catalog.frame(row)?;
+        if frame.state != FrameState::Good {
+            return Ok(None);
+        }
+        let Some(bytes) = self.read_frame(&frame, worker)? else { return Ok(None) };
+        let (mut places, mut at) = (HashMap::new(), 0);
+        for (id, length) in self.catalog.chunks_of(row)?.unwrap_or_default() {
+            places.insert(id, at..at + length as usize);
+            at += length as usize;
+        }
+        Ok(Some(OpenFrame { bytes, places }))
     }
 
     /// A frame's bytes, or nothing where it is damaged after all.
@@ -383,6 +385,12 @@ impl Repository {
         })?;
         Ok(())
     }
+}
+
+/// A frame from which chunks are taken.
+struct OpenFrame {
+    bytes: Vec<u8>,
+    places: HashMap<ChunkId, std::ops::Range<usize>>,
 }
 
 /// Frames that wait to be put, by what a pack has in common.

@@ -27,6 +27,16 @@ pub struct PackListing {
     pub unknown: Vec<(PackId, u64)>,
 }
 
+/// What a pack says of itself, after its bytes matched its name and its signature its writer.
+pub(super) struct Verified {
+    /// The line that a commit adds it by.
+    pub line: PackLine,
+    /// The chunks of its frames.
+    pub chunks: Vec<ChunkList>,
+    /// The snapshot whose manifest ends in it.
+    pub snapshot: Option<SnapshotRecord>,
+}
+
 impl Repository {
     /// Lists a writer's packs and records in the catalog which are there.
     pub fn list_packs(&mut self, writer: &str, now: Moment) -> Result<PackListing, Error> {
@@ -118,9 +128,9 @@ impl Repository {
             if progress.cancelled() {
                 return Err(Error::Cancelled);
             }
-            if let Some((line, tables, _)) = self.verify_pack(writer, id, *size)? {
-                chunks.insert(*id, tables);
-                lines.push(line);
+            if let Some(found) = self.verify_pack(writer, id, *size)? {
+                chunks.insert(*id, found.chunks);
+                lines.push(found.line);
             }
         }
         if lines.is_empty() {
@@ -136,14 +146,8 @@ impl Repository {
         Ok(())
     }
 
-    /// Reads a pack whole, and what it says of itself: the line that a commit adds it by, its chunks, and the snapshot whose
-    /// manifest ends in it. Nothing where it is not what its name says, or not signed by its writer.
-    pub(super) fn verify_pack(
-        &mut self,
-        writer: &str,
-        id: &PackId,
-        size: u64,
-    ) -> Result<Option<(PackLine, Vec<ChunkList>, Option<SnapshotRecord>)>, Error> {
+    /// Reads a pack whole. Nothing where it is not what its name says, or not signed by its writer.
+    pub(super) fn verify_pack(&mut self, writer: &str, id: &PackId, size: u64) -> Result<Option<Verified>, Error> {
         if !(FOOTER..=limits::PACK_MAX).contains(&size) {
             return Ok(None);
         }
@@ -170,6 +174,6 @@ impl Repository {
             directory: DirectoryPlace { at, length },
             frames: directory.frames.iter().map(|f| CommitFrame(f.id, f.at, f.stored, f.plain)).collect(),
         };
-        Ok(Some((line, directory.chunks, directory.snapshot)))
+        Ok(Some(Verified { line, chunks: directory.chunks, snapshot: directory.snapshot }))
     }
 }

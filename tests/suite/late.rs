@@ -128,11 +128,14 @@ fn a_bucket_that_loses_packs_without_a_word_is_found_out() {
     assert!(report.replaced.contains(&key) && report.is_clean(), "{report:?}");
 }
 
+/// What runs once.
+type Meanwhile = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
+
 /// Runs something once, behind a listing that has been made and not yet handed over.
 struct Overtaken {
     inner: Arc<dyn ObjectStore>,
     part: &'static str,
-    meanwhile: Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>,
+    meanwhile: Meanwhile,
 }
 
 impl fmt::Debug for Overtaken {
@@ -194,7 +197,7 @@ fn a_listing_that_another_process_overtakes_is_no_alarm() {
         let other = tempfile::tempdir().unwrap();
         tree::make(other.path(), 99);
         let work = move || drop(second.backup_as(other.path(), "other", &Default::default()).unwrap());
-        let meanwhile: Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>> = Arc::default();
+        let meanwhile: Meanwhile = Arc::default();
         let overtaken = Overtaken { inner: Arc::clone(&host.objects), part, meanwhile: Arc::clone(&meanwhile) };
         let slow = Host { objects: Arc::new(overtaken), ..host.second() };
         let (mut repository, problems) = slow.open(Some(&person)).unwrap();
