@@ -177,7 +177,16 @@ impl HostFolder {
 
     /// Waits for the right to commit: one process of this host at a time.
     pub(super) fn commit_lock(&self) -> Result<File, Error> {
-        let path = self.folder.join("commit.lock");
+        self.lock_alone("commit.lock")
+    }
+
+    /// Waits for the right to make the catalog that the host's own is compared with.
+    pub(super) fn compare_lock(&self) -> Result<File, Error> {
+        self.lock_alone("compare.lock")
+    }
+
+    fn lock_alone(&self, name: &str) -> Result<File, Error> {
+        let path = self.folder.join(name);
         let io = |source| Error::Io { doing: "lock", path: path.clone(), source };
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(io)?;
         file.lock().map_err(io)?;

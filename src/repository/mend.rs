@@ -49,6 +49,7 @@ pub struct FramesMended {
 impl Repository {
     /// Whether the catalog says something else than the logs: they are read into another one beside it.
     pub fn catalog_differs(&mut self, progress: &dyn Progress) -> Result<bool, Error> {
+        let _lock = self.folder.compare_lock()?;
         let path = self.catalog.path().with_extension("compare");
         let remove = || {
             for end in ["", "-wal", "-shm"] {

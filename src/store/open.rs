@@ -89,7 +89,9 @@ pub fn parse_url(text: &str) -> Result<Location, Error> {
         _ => Err(bad("the bucket is missing")),
     };
     // As it was typed: `my prefix` is one, not `my%20prefix`.
-    let prefix = object_store::path::Path::from_url_path(url.path()).map_err(|e| bad(&e.to_string()))?;
+    let prefix = object_store::path::Path::from_url_path(url.path());
+    // The parser's own words repeat the path, which in a mistyped URL may hold a password.
+    let prefix = prefix.map_err(|_| bad("its path has a part that is empty, or that no object's name can have"))?;
     let prefix = prefix.as_ref().to_owned();
     match url.scheme() {
         "file" => url.to_file_path().map(Location::Local).map_err(|()| bad("write `file:///absolute/path`")),

@@ -2,6 +2,7 @@
 //! `tests/suite/snapshots/`; run with `LIFEBOAT_BLESS=1` to write it anew, and read the difference.
 
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -361,7 +362,8 @@ fn a_run_that_was_killed_is_resumed() {
     sealed.init();
     fs::write(sealed.path("stream"), tree::noise(90_000_000, 1)).unwrap();
     let args = ["--repo", "repo", "backup", "--name", "big", "--", "sh", "-c", "cat stream; sleep 600"];
-    let mut child = sealed.command(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    // A group of its own: what the killed run leaves behind is ended with it.
+    let mut child = sealed.command(&args).process_group(0).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let packs = || {
         let output = Command::new("find").arg(sealed.path("repo")).args(["-path", "*/packs/*", "-type", "f"]).output();
         let output = output.unwrap();
@@ -374,6 +376,8 @@ fn a_run_that_was_killed_is_resumed() {
     }
     child.kill().unwrap();
     child.wait().unwrap();
+    let group = format!("-{}", child.id());
+    assert!(Command::new("kill").args(["-KILL", "--", &group]).status().unwrap().success());
     let (out, _) = sealed.expect(0, &["--repo", "repo", "snapshots", "--json"]);
     assert_eq!(out, "[]", "a killed run leaves no snapshot");
     let again = ["--json", "--quiet", "--repo", "repo", "backup", "--name", "big", "--", "cat", "stream"];

@@ -179,7 +179,12 @@ pub(super) fn whole_objects(bench: &Bench<'_>) -> Seen {
     });
     put?;
     seen?;
-    must(store.get("whole/put", size)? == whole, || "it came back with other bytes".to_owned())?;
+    let read = match store.get("whole/put", size) {
+        // Another finding: that a new object is not seen at once. Looked at while it was missing, it may be remembered so.
+        Err(store::Error::NotFound { .. }) => store.get("whole/put", size)?,
+        other => other?,
+    };
+    must(read == whole, || "it came back with other bytes".to_owned())?;
     // Hung up at different moments; a put that is done before is no harm.
     let mut cut = 0;
     for (n, pause) in [1, 3, 10, 30].into_iter().enumerate() {
