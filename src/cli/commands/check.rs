@@ -74,7 +74,9 @@ fn tell(context: &Context, report: &CheckReport, can_read: bool, read: ReadData)
     }
     if !report.unfinished.is_empty() {
         let files = counted(report.unfinished.len() as u64, "file", "files");
-        ui.answer(format!("unfinished {files} of writes that did not end; no harm, to be removed while nothing runs:"))?;
+        ui.answer(format!(
+            "unfinished {files} of writes that did not end; no harm, to be removed while nothing runs:"
+        ))?;
         for path in &report.unfinished {
             ui.answer(format!("           {}", path.display()))?;
         }

@@ -194,8 +194,7 @@ impl Sky {
             None => self.inner.list(prefix),
         };
         let all: Vec<Result<ObjectMeta>> = found.collect().await;
-        let mut all: Vec<_> =
-            all.into_iter().filter(|o| !o.as_ref().is_ok_and(|o| self.hides(&o.location))).collect();
+        let mut all: Vec<_> = all.into_iter().filter(|o| !o.as_ref().is_ok_and(|o| self.hides(&o.location))).collect();
         let below = |ghost: &&ObjectMeta| prefix.is_none_or(|prefix| ghost.location.prefix_matches(prefix));
         all.extend(self.state().ghosts.iter().filter(below).cloned().map(Ok));
         if let Fate::Short(dice) = fate {

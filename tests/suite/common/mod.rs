@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use lifeboat::model::Moment;
 use lifeboat::ops;
 use lifeboat::ops::Selection;
@@ -25,7 +26,6 @@ use lifeboat::repository::{self, InitOptions, Keys, Made, OpenOptions, Problem, 
 use lifeboat::seal::{Identities, generate_identity};
 use lifeboat::source::{Rules, VolumeSource};
 use lifeboat::store::{Limits, Patience, Store};
-use futures_util::StreamExt;
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt};
 use tempfile::TempDir;
