@@ -225,7 +225,7 @@ impl Voyage {
 fn nothing_acknowledged_is_lost_in_bad_weather() {
     let happened: Mutex<BTreeMap<&'static str, u64>> = Mutex::default();
     let (failed, done) = (AtomicI64::new(0), AtomicI64::new(0));
-    each_seed(40, |seed| {
+    let tried = each_seed(40, |seed| {
         let mut voyage = Voyage::begin(seed);
         let weather = weather(&mut voyage.chance);
         for _ in 0..9 {
@@ -244,7 +244,7 @@ fn nothing_acknowledged_is_lost_in_bad_weather() {
             *happened.lock().unwrap().entry(what).or_default() += count;
         }
     });
-    if std::env::var_os("LIFEBOAT_TEST_SEED").is_none() {
+    if tried >= 40 {
         // The weather was bad: every kind of it came, and it hurt.
         let happened = happened.into_inner().unwrap();
         for what in ["fail", "lose", "tear", "delay", "stale", "503", "short", "well"] {

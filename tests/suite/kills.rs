@@ -13,7 +13,7 @@ use lifeboat::plan::restore::Wanted;
 use object_store::local::LocalFileSystem;
 use tempfile::TempDir;
 
-use crate::common::chance::{Chance, each_seed, how_often};
+use crate::common::chance::{Chance, how_often, seeds};
 use crate::common::history::{Tree, assert_no_lies};
 use crate::common::{Host, Person, tree};
 
@@ -182,8 +182,7 @@ fn timed(work: impl FnOnce()) -> Duration {
 #[test]
 fn a_process_may_be_killed_at_any_moment() {
     let killed = std::sync::atomic::AtomicU64::new(0);
-    let places = (how_often("LIFEBOAT_TEST_KILLS", 200) / 40).max(1);
-    each_seed(places, |seed| {
+    let places = seeds((how_often("LIFEBOAT_TEST_KILLS", 200) / 40).max(1), |seed| {
         let mut place = Place::new(seed);
         let count = place.backups(20) + place.restores(10) + place.checks(10);
         place.everything_restores(true);
@@ -191,4 +190,17 @@ fn a_process_may_be_killed_at_any_moment() {
     });
     let killed = killed.into_inner();
     assert!(killed >= places * 20, "only {killed} of {} were still running when they were killed", places * 40);
+}
+
+#[test]
+fn what_a_killed_write_left_in_the_store_is_named_by_a_check() {
+    let place = Place::new(0);
+    let text = place.expect_well(&["check"]);
+    assert!(!text.contains("unfinished"), "{text}");
+    // As object_store stages what it writes; a `#` alone is nothing special.
+    fs::write(place.path("store/keys/recipients-00.json#12"), "half").unwrap();
+    fs::write(place.path("store/keys/recipients-00.json#x"), "other").unwrap();
+    let text = place.expect_well(&["check"]);
+    assert!(text.contains("1 file of writes that did not end") && text.contains("recipients-00.json#12"), "{text}");
+    assert!(!text.contains("json#x"), "{text}");
 }

@@ -44,16 +44,23 @@ pub fn how_often(variable: &str, usual: u64) -> u64 {
 }
 
 /// Runs `each` for every seed; the seed of a failure is printed in a line that can be pasted back. A seed of one's own:
-/// `LIFEBOAT_TEST_SEED=n`; more of them: `LIFEBOAT_TEST_SEEDS=n`.
-pub fn each_seed(usual: u64, each: impl Fn(u64) + Sync) {
+/// `LIFEBOAT_TEST_SEED=n`; more of them: `LIFEBOAT_TEST_SEEDS=n`. Returns how many there were.
+pub fn each_seed(usual: u64, each: impl Fn(u64)) -> u64 {
+    seeds(how_often("LIFEBOAT_TEST_SEEDS", usual), each)
+}
+
+/// The same for so many seeds.
+pub fn seeds(count: u64, each: impl Fn(u64)) -> u64 {
     if let Ok(seed) = std::env::var("LIFEBOAT_TEST_SEED") {
-        return each(seed.parse().unwrap());
+        each(seed.parse().unwrap());
+        return 1;
     }
-    for seed in 0..how_often("LIFEBOAT_TEST_SEEDS", usual) {
+    for seed in 0..count {
         let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| each(seed)));
         if let Err(panic) = run {
             eprintln!("this seed failed: LIFEBOAT_TEST_SEED={seed}");
             std::panic::resume_unwind(panic);
         }
     }
+    count
 }

@@ -169,9 +169,11 @@ fn end_of_log(repository: &Repository, writer: &str) -> (u64, Vec<CommitId>, u64
     (heads.iter().map(|h| h.sequence).max().unwrap_or(0), heads.iter().map(|h| h.digest).collect(), first_frame)
 }
 
-/// Whether an identity opens any stored object below a prefix.
-pub fn opens_anything(store: &Store, prefix: &str, identity: &str) -> bool {
+/// How many sealed objects below a prefix have an identity among their recipients, as their headers say: of a pack the
+/// header of its first frame.
+pub fn sealed_to(store: &Store, prefix: &str, identity: &str) -> usize {
     let opener = Opener::new(Identities::from_age_text(identity).unwrap());
-    let opens = |key: &str| opener.open(&store.get(key, 1 << 30).unwrap()).is_ok();
-    store.list(prefix, None).unwrap().iter().any(|object| opens(&object.key))
+    let bodies = store.list(prefix, None).unwrap().into_iter().map(|o| store.get(&o.key, 1 << 30).unwrap());
+    let sealed = bodies.filter(|body| body.starts_with(b"age-encryption.org/v1"));
+    sealed.filter(|body| !matches!(opener.open(body), Err(lifeboat::seal::Error::NoIdentity(_)))).count()
 }
