@@ -22,10 +22,10 @@ use object_store::{
 };
 use tempfile::TempDir;
 
+use crate::common::chance::Chance;
 use crate::common::chaos::{Chaos, Weather};
 use crate::common::faulty::{Fails, Faulty};
 use crate::common::history::{History, chain};
-use crate::common::chance::Chance;
 use crate::common::{Host, Person, block_on, clock, copy_store, tree, world};
 
 fn place() -> (TempDir, Host, Person) {
@@ -128,11 +128,14 @@ fn a_bucket_that_loses_packs_without_a_word_is_found_out() {
     assert!(report.damage.iter().any(|d| d.object == key), "{report:?}");
 }
 
+/// What is run once.
+type Once = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
+
 /// Runs something once, behind a listing that has been made and not yet handed over.
 struct Overtaken {
     inner: Arc<dyn ObjectStore>,
     part: &'static str,
-    meanwhile: Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>,
+    meanwhile: Once,
 }
 
 impl fmt::Debug for Overtaken {
@@ -194,7 +197,7 @@ fn a_listing_that_another_process_overtakes_is_no_alarm() {
         let other = tempfile::tempdir().unwrap();
         tree::make(other.path(), 99);
         let work = move || drop(second.backup_as(other.path(), "other", &Default::default()).unwrap());
-        let meanwhile: Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>> = Arc::default();
+        let meanwhile = Once::default();
         let overtaken = Overtaken { inner: Arc::clone(&host.objects), part, meanwhile: Arc::clone(&meanwhile) };
         let slow = Host { objects: Arc::new(overtaken), ..host.second() };
         let (mut repository, problems) = slow.open(Some(&person)).unwrap();
@@ -206,6 +209,20 @@ fn a_listing_that_another_process_overtakes_is_no_alarm() {
         // Nor does the catalog hold what is there for missing: nothing is stored again.
         assert_eq!(host.backup(source.path()).unwrap().counts.packs, 0, "{part}");
     }
+}
+
+#[test]
+fn a_commit_that_a_process_without_identity_noted_first_is_no_alarm() {
+    let (source, host, person) = place();
+    host.backup(source.path()).unwrap();
+    let other = Host::new(Arc::clone(&host.objects));
+    other.join(&person).unwrap();
+    // This process has read all logs; then the other host commits, and a process without the key sees the name first.
+    let (mut repository, problems) = host.open(Some(&person)).unwrap();
+    other.backup_as(source.path(), "other", &Default::default()).unwrap();
+    host.second().open(None).unwrap();
+    let report = check(&mut repository, ReadData::No, &problems, clock()(), 1, &Silent).unwrap();
+    assert!(report.is_clean(), "{report:?}");
 }
 
 #[test]
