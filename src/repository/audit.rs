@@ -1,8 +1,8 @@
 //! Auditing logs and keys: what a check does beyond the packs. Nothing here is believed because the catalog says so.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
-use super::log::Problem;
+use super::log::{Listed, Problem};
 use super::{Error, Repository};
 use crate::catalog::Head;
 use crate::model::{Digest, limits};
@@ -17,14 +17,22 @@ impl Repository {
             // The catalog first: what another process commits meanwhile must not be missed in a listing that is older.
             let known = [(true, self.catalog.commits(row, true)?), (false, self.catalog.commits(row, false)?)];
             let listed = self.list_log(&name, None)?;
-            let there: HashSet<Head> = listed.iter().map(|l| l.head).collect();
+            let there: HashMap<Head, &Listed> = listed.iter().map(|l| (l.head, l)).collect();
             for (readable, heads) in known {
                 for head in heads {
-                    let there = there.contains(&head);
-                    let opens = readable || self.log_openers(&name).is_empty();
-                    if !(there && opens) {
+                    let Some(object) = there.get(&head) else {
                         let Head { sequence, digest } = head;
                         problems.push(Problem::MissingCommit { writer: name.clone(), sequence, digest });
+                        continue;
+                    };
+                    // Known by name only, and a key is at hand: it is damaged, or a process without that key has noted
+                    // it since this one read the log.
+                    if !readable && !self.log_openers(&name).is_empty() {
+                        match self.read_commit(&name, object) {
+                            Ok(_) => {}
+                            Err(Error::BadObject { key, why }) => problems.push(Problem::BadCommit { key, why }),
+                            Err(e) => return Err(e),
+                        }
                     }
                 }
             }

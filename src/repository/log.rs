@@ -286,7 +286,7 @@ impl Repository {
     }
 
     /// Reads one commit; whatever is wrong with it is `BadObject`.
-    fn read_commit(&mut self, writer: &str, object: &Listed) -> Result<Commit, Error> {
+    pub(super) fn read_commit(&mut self, writer: &str, object: &Listed) -> Result<Commit, Error> {
         let bad = |why: String| Error::BadObject { key: object.key.clone(), why };
         if object.size > limits::COMMIT_MAX as u64 {
             return Err(bad(format!("it has {} bytes, more than a commit may have", object.size)));
