@@ -444,7 +444,11 @@ impl Repository {
     /// Reads the repository anew: forgets the catalog, reads all logs and the directories of the host's own packs.
     pub fn rebuild_catalog(&mut self, progress: &dyn Progress) -> Result<SyncReport, Error> {
         // Others keep numbers of its rows in mind, a run that is backing up above all.
-        let alone = self.catalog_lock.try_lock().is_ok();
+        // A process that is just being started shares our open files until it is itself: that is no use of the catalog.
+        let alone = (0..10).any(|n| {
+            std::thread::sleep(std::time::Duration::from_millis(20 * n.min(1)));
+            self.catalog_lock.try_lock().is_ok()
+        });
         let report = if alone { self.rebuild_alone(progress) } else { Err(Error::CatalogInUse) };
         let path = || self.folder.path().to_owned();
         self.catalog_lock.lock_shared().map_err(|source| Error::Io { doing: "lock", path: path(), source })?;
