@@ -136,6 +136,8 @@ impl Catalog {
         catalog.enter_wal().map_err(fail)?;
         catalog.db.execute_batch("PRAGMA synchronous = NORMAL; PRAGMA cache_size = -16000;").map_err(fail)?;
         catalog.db.set_prepared_statement_cache_capacity(64);
+        // Plans must not depend on what is bound: without this SQLite plans a cached statement anew at each value.
+        catalog.db.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(fail)?;
         catalog.migrate()?;
         Ok(catalog)
     }

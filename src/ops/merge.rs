@@ -155,6 +155,10 @@ impl Planner<'_> {
             return self.step(Step::Small(entry, known));
         }
         let (pieces_in, pieces) = bounded(PIECES);
+        if let Err(e) = self.merge.trust.pause() {
+            let _ = self.items.send(Item::Broken(e.into()));
+            return false;
+        }
         self.flush()
             && self.budget.spend(LARGE_CHARGE)
             && self.items.send(Item::Large(entry, pieces, known)).is_ok()

@@ -350,6 +350,7 @@ impl<'r> Session<'r> {
 
     /// Commits the packs that are in the store: from now on they are found by every later run.
     fn commit_packs(&mut self) -> Result<(), Error> {
+        self.trust.pause()?;
         let stored = std::mem::take(&mut self.stored);
         let (now, progress) = ((self.clock)(), Arc::clone(&self.progress));
         let (lines, chunks) = split(stored, &mut self.counts);
@@ -383,6 +384,7 @@ impl<'r> Session<'r> {
             extents: self.resolve(&draft)?,
         };
         let mut record = self.record(snapshot, manifest);
+        self.trust.pause()?;
         match self.pipeline.finish(Some(record.clone())) {
             Ok(rest) => self.stored.extend(rest),
             Err(e) => {

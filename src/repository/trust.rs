@@ -15,7 +15,7 @@ const FRAMES_KEPT: usize = 200_000;
 const CHUNKS_KEPT: usize = 400_000;
 
 /// Questions that are answered as of one moment at most.
-const ASKED_MAX: u32 = 10_000;
+const ASKED_MAX: u32 = 1_000;
 
 /// A frame that may be referred to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,6 +115,11 @@ impl Trust {
     pub fn refresh(&mut self) -> Result<(), Error> {
         self.indexed = true;
         self.frames.retain(|_, known| known.is_some());
+        self.pause()
+    }
+
+    /// Before something that takes long, a commit above all: SQLite's log cannot begin anew while somebody reads.
+    pub fn pause(&mut self) -> Result<(), Error> {
         self.asked = 0;
         Ok(self.catalog.end_reading()?)
     }
