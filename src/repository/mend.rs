@@ -173,7 +173,11 @@ impl Repository {
     fn frames_used(&self, snapshot: &SnapshotRow, progress: &dyn Progress) -> Result<HashSet<i64>, Error> {
         let mut rows = HashSet::new();
         let mut used = |id: &FrameId| -> Result<(), Error> {
-            rows.insert(self.locate(snapshot.writer, id)?.row);
+            let frame = self.locate(snapshot.writer, id)?;
+            if frame.state != FrameState::Good {
+                return Err(Error::UnknownFrame(*id));
+            }
+            rows.insert(frame.row);
             Ok(())
         };
         snapshot.record.manifest.extents.iter().filter_map(|e| e.frame.as_ref()).try_for_each(&mut used)?;
@@ -182,7 +186,6 @@ impl Repository {
             let extents = entry.content().into_iter().flat_map(|content| &content.extents);
             extents.filter_map(|e| e.frame.as_ref()).try_for_each(&mut used)?;
         }
-        drop(manifest);
         Ok(rows)
     }
 
