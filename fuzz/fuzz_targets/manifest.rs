@@ -33,8 +33,8 @@ fuzz_target!(|input: &[u8]| {
         if entry.is_dir() {
             directories.insert(entry.path.clone());
         }
-        serde_json::to_writer(&mut text, entry).expect("JSON");
-        text.push(b'\n');
+        let written = entry.clone().write_lines(&mut |line| Ok::<_, String>(text.extend_from_slice(line)));
+        written.expect("memory does not fail");
     }
     let mut reader = ManifestReader::new(text.as_slice(), "s".to_owned());
     for entry in &all {

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex};
 use rustix::fs::{self, AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::Error;
+use super::{Error, Writeback};
 use crate::model::{Entry, EntryKind, RelPath, Stamp};
 
 /// Open directories that are kept at hand.
@@ -394,7 +394,17 @@ impl Directory {
 
     /// Everything on disk, by one call for the whole file system.
     pub fn sync(&self) -> Result<(), Error> {
-        fs::syncfs(&self.root).map_err(|e| self.io("sync", &RelPath::root(), e))
+        self.synced(fs::syncfs(&self.root))
+    }
+
+    /// Begins to bring to the disk what is being written.
+    pub fn write_back(&self) -> Writeback {
+        Writeback::start(Arc::clone(&self.root))
+    }
+
+    /// What a sync of this directory ended with.
+    pub fn synced(&self, result: Result<(), Errno>) -> Result<(), Error> {
+        result.map_err(|e| self.io("sync", &RelPath::root(), e))
     }
 }
 

@@ -5,11 +5,13 @@
 mod directory;
 mod metadata;
 mod tar;
+mod writeback;
 
 use std::path::PathBuf;
 
 pub use directory::{Directory, Existing, Rights};
 pub use tar::TarStream;
+pub use writeback::Writeback;
 
 /// Why something could not be placed.
 #[derive(Debug, thiserror::Error)]

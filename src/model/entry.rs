@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::limits::{EXTENTS_MAX, EXTENTS_PER_LINE};
 use super::{Digest, FrameId, RawText, RelPath};
 
 /// A time as the file system keeps it: seconds and nanoseconds since 1970.
@@ -117,6 +118,8 @@ struct Line {
     digest: Option<Digest>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     extents: Vec<Extent>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    more: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     target: Option<RawText>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -139,6 +142,11 @@ struct Line {
     inode: Option<u64>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     xattrs: BTreeMap<String, RawText>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 #[derive(Serialize, Deserialize, Clone, Copy)]
@@ -189,6 +197,7 @@ impl From<Entry> for Line {
             size,
             digest,
             extents,
+            more: 0,
             target,
             device,
             mode,
@@ -208,6 +217,9 @@ impl TryFrom<Line> for Entry {
     type Error = String;
 
     fn try_from(line: Line) -> Result<Self, String> {
+        if line.more > 0 {
+            return Err(format!("the extents of `{}` are on more lines than this one", line.path));
+        }
         let missing = |field: &str| format!("the entry `{}` has no `{field}`", line.path);
         let kind = match line.r#type {
             LineType::File => EntryKind::File(FileContent {
@@ -232,6 +244,33 @@ impl TryFrom<Line> for Entry {
 }
 
 impl Entry {
+    /// Its lines in a manifest, each with its newline: one, and further ones with extents where a file has very many.
+    pub fn write_lines<E>(mut self, write: &mut dyn FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        let mut rest = Vec::new();
+        if let EntryKind::File(content) = &mut self.kind
+            && content.extents.len() > EXTENTS_PER_LINE
+        {
+            rest = content.extents.split_off(EXTENTS_PER_LINE);
+        }
+        let mut line = Line::from(self);
+        line.more = rest.len().div_ceil(EXTENTS_PER_LINE) as u32;
+        write(&text_of(&line))?;
+        rest.chunks(EXTENTS_PER_LINE).try_for_each(|some| write(&text_of(&some)))
+    }
+
+    /// Reads its lines: the first, and each further one as `next` brings it. `Err` says what is wrong.
+    pub fn read_lines<E: From<String>>(first: &[u8], next: &mut dyn FnMut() -> Result<Vec<u8>, E>) -> Result<Self, E> {
+        let mut line: Line = serde_json::from_slice(first).map_err(|e| e.to_string())?;
+        for _ in 0..std::mem::take(&mut line.more) {
+            let some: Vec<Extent> = serde_json::from_slice(&next()?).map_err(|e| e.to_string())?;
+            if line.extents.len() + some.len() > EXTENTS_MAX {
+                return Err(format!("`{}` has more than {EXTENTS_MAX} extents", line.path).into());
+            }
+            line.extents.extend(some);
+        }
+        Ok(Self::try_from(line)?)
+    }
+
     /// An entry with nothing but a path and a kind.
     pub fn bare(path: RelPath, kind: EntryKind) -> Self {
         Self {
@@ -279,6 +318,13 @@ impl Entry {
     pub fn validate(&self) -> Result<(), &'static str> {
         self.content().map_or(Ok(()), |content| check_extents(&content.extents, content.size))
     }
+}
+
+/// A line with its newline.
+fn text_of(value: &impl Serialize) -> Vec<u8> {
+    let mut text = serde_json::to_vec(value).unwrap_or_default();
+    text.push(b'\n');
+    text
 }
 
 /// Whether extents lie in frames and add up to `size` bytes. `Err` says what is wrong.
@@ -340,6 +386,32 @@ mod tests {
         let text = serde_json::to_string(&entry).unwrap();
         assert!(!text.contains("xattrs") && text.contains(r#""type":"file""#), "{text}");
         assert_eq!(serde_json::from_str::<Entry>(&text).unwrap(), entry);
+    }
+
+    #[test]
+    fn very_many_extents_take_several_lines() {
+        for count in [0, EXTENTS_PER_LINE, EXTENTS_PER_LINE + 1, 3 * EXTENTS_PER_LINE + 7] {
+            let extents: Vec<Extent> =
+                (0..count).map(|n| at((n % 250) as u8, n as u64 % 1000, 1 + n as u64 % 3)).collect();
+            let size = extents.iter().map(|e| e.length).sum();
+            let content = FileContent { size, digest: Digest::new([3; 32]), extents };
+            let entry = Entry::bare(RelPath::new("big").unwrap(), EntryKind::File(content));
+            let mut lines = Vec::new();
+            let mut keep = |line: &[u8]| {
+                lines.push(line.to_vec());
+                Ok::<_, String>(())
+            };
+            entry.clone().write_lines(&mut keep).unwrap();
+            assert_eq!(lines.len(), 1 + count.saturating_sub(1) / EXTENTS_PER_LINE);
+            assert!(lines.iter().all(|line| line.len() < super::super::limits::MANIFEST_LINE_MAX / 2));
+            let mut rest = lines[1..].iter();
+            let mut next = || rest.next().cloned().ok_or_else(|| "cut off".to_owned());
+            assert_eq!(Entry::read_lines(&lines[0], &mut next).unwrap(), entry);
+            if lines.len() > 1 {
+                assert!(Entry::read_lines(&lines[0], &mut || Err("cut off".to_owned())).is_err());
+                assert!(serde_json::from_slice::<Entry>(&lines[0]).is_err(), "not without the others");
+            }
+        }
     }
 
     #[test]

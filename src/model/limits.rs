@@ -18,9 +18,12 @@ pub const COMMIT_MAX: usize = 256 << 20;
 pub const NUMBER_MAX: u64 = 1 << 53;
 /// Bytes of small JSON objects (`lifeboat.json`, keys, writers) at most.
 pub const SMALL_MAX: usize = 1 << 20;
-/// One line of a manifest at most: some 6 million extents, 12 TiB of one unfragmented file. A larger file is refused by
-/// name, rather than written as a line that no reader takes.
-pub const MANIFEST_LINE_MAX: usize = 512 << 20;
+/// Extents that one line of a manifest holds: some 3.5 MB. Where a file has more, further lines follow.
+pub const EXTENTS_PER_LINE: usize = 50_000;
+/// Extents of one file at most: 64 TiB of one that is whole, and still 1.2 TB where one chunk in four is another day's.
+pub const EXTENTS_MAX: usize = 32 << 20;
+/// One line of a manifest at most.
+pub const MANIFEST_LINE_MAX: usize = 64 << 20;
 /// The longest chunk of any cutting.
 pub const CHUNK_MAX: usize = 1 << 20;
 /// A file up to this size is read whole by one thread and kept in one buffer.
@@ -44,4 +47,5 @@ const _: () = assert!(FRAME_TARGET + CHUNK_MAX <= FRAME_MAX);
 const _: () = assert!(PACK_TARGET + FRAME_MAX + SEAL_OVERHEAD < PACK_MAX as usize);
 const _: () = assert!(PACK_CHUNKS * 36 + (FRAME_MAX / 512) * 36 + (16 << 20) < DIRECTORY_MAX);
 const _: () = assert!(SMALL_FILE_MAX as usize <= CHUNK_MAX);
+const _: () = assert!(EXTENTS_PER_LINE * 100 + (8 << 20) < MANIFEST_LINE_MAX);
 const _: () = assert!(FETCH_MAX as usize > FRAME_MAX + SEAL_OVERHEAD);

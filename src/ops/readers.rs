@@ -14,12 +14,14 @@ use crossbeam_channel::{Receiver, Sender};
 use crate::chunk::Cutter;
 use crate::model::{ChunkId, Cutting, Digest, RawText, limits};
 use crate::seal::ContentKey;
-use crate::source::{FoundEntry, Opened, Source};
+use crate::source::{FoundEntry, Opened, Source, read_fully};
 
 /// Pieces of one file that wait at most.
 pub(super) const PIECES: usize = 3;
 /// What a large file may hold in its channel and its buffers.
 pub(super) const LARGE_CHARGE: u64 = 6 << 20;
+/// Read, digested and cut in one go: what a core's own cache holds, so that each byte comes from memory once.
+const READ_STEP: usize = 256 << 10;
 /// Buffers that wait for their next use at most.
 pub(super) const SPARE: usize = 8;
 /// Batches grow into larger buffers than blocks; such are not kept.
@@ -180,13 +182,19 @@ impl Reading<'_> {
     }
 
     fn cut_all(&self, cutting: Cutting, bytes: &[u8]) -> Cuts {
-        let (mut chunks, mut start) = (Vec::new(), 0);
-        while let Some(length) = self.cutter.cut(cutting, &bytes[start..], true) {
+        let mut cuts = Vec::new();
+        self.cut_on(cutting, bytes, 0, true, &mut cuts);
+        cuts
+    }
+
+    /// Cuts what lies behind `start`, as far as it can be cut; returns where the last chunk ends.
+    fn cut_on(&self, cutting: Cutting, bytes: &[u8], mut start: usize, at_end: bool, cuts: &mut Cuts) -> usize {
+        while let Some(length) = self.cutter.cut(cutting, &bytes[start..], at_end) {
             let end = start + length.get();
-            chunks.push((ChunkId::from(self.content.digest(&bytes[start..end])), length.get() as u32));
+            cuts.push((ChunkId::from(self.content.digest(&bytes[start..end])), length.get() as u32));
             start = end;
         }
-        chunks
+        start
     }
 
     fn read_sparse(
@@ -232,39 +240,31 @@ impl Reading<'_> {
         pieces: &Sender<Piece>,
     ) -> Result<std::io::Result<u64>, Over> {
         let block = limits::READ_BLOCK.max(2 * self.cutter.longest(cutting));
-        let (mut rest, mut total) = (Vec::new(), 0u64);
-        loop {
+        let (mut rest, mut total, mut at_end) = (Vec::new(), 0u64, false);
+        while !at_end {
             let mut buffer = self.buffer();
             buffer.resize(block.max(buffer.len()), 0);
-            let kept = rest.len();
-            buffer[..kept].copy_from_slice(&rest);
-            let mut filled = kept;
-            let mut at_end = false;
+            buffer[..rest.len()].copy_from_slice(&rest);
+            let (mut filled, mut start, mut cuts) = (rest.len(), 0, Vec::new());
             while filled < block && !at_end {
-                let room = (block - filled).min(usize::try_from(limit - total).unwrap_or(usize::MAX));
-                match file.read(&mut buffer[filled..filled + room]) {
-                    Ok(0) => at_end = true,
-                    Ok(count) => (filled, total) = (filled + count, total + count as u64),
-                    Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                let left = usize::try_from(limit - total).unwrap_or(usize::MAX);
+                let step = filled..filled + (block - filled).min(READ_STEP).min(left);
+                match read_fully(file, &mut buffer[step.clone()]) {
+                    Ok(count) => {
+                        (filled, total) = (filled + count, total + count as u64);
+                        at_end = count < step.len() || total >= limit;
+                    }
                     Err(e) => return Ok(Err(e)),
                 }
-                at_end |= total >= limit;
-            }
-            hasher.update(&buffer[kept..filled]);
-            let (mut chunks, mut start) = (Vec::new(), 0);
-            while let Some(length) = self.cutter.cut(cutting, &buffer[start..filled], at_end) {
-                let end = start + length.get();
-                chunks.push((ChunkId::from(self.content.digest(&buffer[start..end])), length.get() as u32));
-                start = end;
+                hasher.update(&buffer[step.start..filled]);
+                start = self.cut_on(cutting, &buffer[..filled], start, at_end, &mut cuts);
             }
             rest.clear();
             rest.extend_from_slice(&buffer[start..filled]);
             if start > 0 {
-                pieces.send(Piece::Bytes(buffer, chunks)).map_err(|_| Over)?;
-            }
-            if at_end {
-                return Ok(Ok(total));
+                pieces.send(Piece::Bytes(buffer, cuts)).map_err(|_| Over)?;
             }
         }
+        Ok(Ok(total))
     }
 }

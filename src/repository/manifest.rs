@@ -128,6 +128,24 @@ impl Sink for Collect {
     }
 }
 
+/// What is wrong with an entry's lines.
+enum Flaw {
+    Text(String),
+    Error(Error),
+}
+
+impl From<String> for Flaw {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<Error> for Flaw {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
 /// Entries of a manifest, one after another.
 pub struct ManifestReader<R> {
     lines: BufReader<R>,
@@ -149,8 +167,8 @@ impl<R: Read> ManifestReader<R> {
         Error::Manifest { snapshot: self.name.clone(), why: why.into() }
     }
 
+    /// Appends the next line to `line`; false at the end.
     fn next_line(&mut self) -> Result<bool, Error> {
-        self.line.clear();
         let limit = limits::MANIFEST_LINE_MAX as u64;
         let read = (&mut self.lines).take(limit).read_until(b'\n', &mut self.line);
         let read = read.map_err(|e| self.bad(e.to_string()))?;
@@ -160,7 +178,27 @@ impl<R: Read> ManifestReader<R> {
         Ok(read > 0)
     }
 
-    /// The line of the entry that came last, with its newline.
+    /// The entry whose first line is in `line`; further ones are appended to it.
+    fn parse(&mut self) -> Result<Entry, Error> {
+        let first = std::mem::take(&mut self.line);
+        let mut all = Vec::new();
+        let entry = Entry::read_lines(&first, &mut || {
+            self.line.clear();
+            if !self.next_line()? {
+                return Err(Flaw::Text("its last line is cut off".to_owned()));
+            }
+            all.extend_from_slice(&self.line);
+            Ok(self.line.clone())
+        });
+        self.line = first;
+        self.line.append(&mut all);
+        entry.map_err(|flaw| match flaw {
+            Flaw::Text(why) => self.bad(why),
+            Flaw::Error(e) => e,
+        })
+    }
+
+    /// The lines of the entry that came last, each with its newline: one, unless a file has very many extents.
     pub fn line(&self) -> &[u8] {
         &self.line
     }
@@ -169,14 +207,16 @@ impl<R: Read> ManifestReader<R> {
     pub fn next_entry(&mut self) -> Result<Option<Entry>, Error> {
         if !self.begun {
             self.begun = true;
+            self.line.clear();
             if !self.next_line()? || self.line != b"{\"manifest\":1}\n" {
                 return Err(self.bad("its first line is not `{\"manifest\":1}`"));
             }
         }
+        self.line.clear();
         if !self.next_line()? {
             return Ok(None);
         }
-        let entry: Entry = serde_json::from_slice(&self.line).map_err(|e| self.bad(e.to_string()))?;
+        let entry = self.parse()?;
         entry.validate().map_err(|why| self.bad(format!("`{}`: {why}", entry.path)))?;
         if self.last.as_ref().is_some_and(|last| *last >= entry.path) {
             return Err(self.bad(format!("`{}` is out of order", entry.path)));

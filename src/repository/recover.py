@@ -24,7 +24,7 @@ import subprocess, sys, tempfile, time
 
 MIB = 1 << 20
 COMMIT_LIMIT, DIRECTORY_LIMIT, FRAME_LIMIT, PACK_LIMIT = 256 * MIB, 64 * MIB, 8 * MIB, 256 * MIB
-SMALL_LIMIT, LINE_LIMIT, CACHE_LIMIT = MIB, 512 * MIB, 64 * MIB
+SMALL_LIMIT, LINE_LIMIT, CACHE_LIMIT = MIB, 64 * MIB, 64 * MIB
 # What Python raises when a value of a JSON text is missing or of another type than the format says.
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError)
 
@@ -506,6 +506,8 @@ class Repository:
             for line in iter(lambda: file.readline(LINE_LIMIT), b""):
                 try:
                     entry = json.loads(line)
+                    for _ in range(number(entry.pop("more", 0), 0, 700)):  # lines with nothing but further extents
+                        entry["extents"] += json.loads(file.readline(LINE_LIMIT))
                 except MALFORMED:
                     entry = None
                 yield entry if isinstance(entry, dict) else {"path": "(a line of the manifest that is no entry)"}

@@ -25,7 +25,7 @@ use crate::model::{
 use crate::progress::{Event, Progress};
 
 /// Fresh chunks that a run remembers at most before it commits what is stored: some 50 bytes each.
-const FRESH_CHUNKS_MAX: usize = 500_000;
+const FRESH_CHUNKS_MAX: usize = 220_000;
 /// Seconds after which a run commits what it has stored.
 const COMMIT_EVERY: i64 = 300;
 /// Entries that wait for the open frame at most before it is closed for their sake.
@@ -267,13 +267,13 @@ impl<'r> Session<'r> {
             }
             match &mut self.unordered {
                 Some(unordered) => unordered.push(&entry)?,
-                None => self.write_entry(&entry, line)?,
+                None => self.write_entry(entry, line)?,
             }
         }
         Ok(())
     }
 
-    fn write_entry(&mut self, entry: &Entry, line: Option<Vec<u8>>) -> Result<(), Error> {
+    fn write_entry(&mut self, entry: Entry, line: Option<Vec<u8>>) -> Result<(), Error> {
         self.entries += 1;
         if let Some(content) = entry.content() {
             (self.files, self.bytes) = (self.files + 1, self.bytes + content.size);
@@ -281,14 +281,11 @@ impl<'r> Session<'r> {
         if let Some(line) = line {
             return self.write_line(&line);
         }
-        let mut line = serde_json::to_vec(entry)
-            .map_err(|e| Error::BadObject { key: entry.path.to_string(), why: e.to_string() })?;
-        line.push(b'\n');
-        if line.len() > limits::MANIFEST_LINE_MAX {
-            let why = "it has more extents than a manifest line may hold".to_owned();
+        if entry.content().is_some_and(|content| content.extents.len() > limits::EXTENTS_MAX) {
+            let why = format!("it lies in more than {} pieces", limits::EXTENTS_MAX);
             return Err(Error::BadObject { key: entry.path.to_string(), why });
         }
-        self.write_line(&line)
+        entry.write_lines(&mut |line| self.write_line(line))
     }
 
     /// From now on entries may come in any order, as an archive's members do; [`Session::settle`] puts them right.
@@ -303,7 +300,7 @@ impl<'r> Session<'r> {
         let Some(unordered) = self.unordered.take() else { return Ok(Vec::new()) };
         unordered.settle(&mut |entry| {
             each(&entry);
-            self.write_entry(&entry, None)
+            self.write_entry(entry, None)
         })
     }
 

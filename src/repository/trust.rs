@@ -10,9 +10,9 @@ use crate::catalog::{Catalog, FrameState, WriterRow};
 use crate::model::{ChunkId, Digest, Extent, FrameId};
 
 /// Answers for frames that are kept at hand at most; beyond it all are asked for again.
-const FRAMES_KEPT: usize = 200_000;
+const FRAMES_KEPT: usize = 100_000;
 /// Chunks of loaded frames that are kept at hand at most.
-const CHUNKS_KEPT: usize = 400_000;
+const CHUNKS_KEPT: usize = 200_000;
 
 /// Questions that are answered as of one moment at most.
 const ASKED_MAX: u32 = 1_000;

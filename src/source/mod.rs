@@ -180,3 +180,17 @@ pub trait Source: Sync {
     /// Asked when everything was read: whether the source itself says that it is whole.
     fn finish(&self) -> Result<(), Error>;
 }
+
+/// Reads until the buffer is full or there is no more; returns how much.
+pub fn read_fully(reader: &mut (impl Read + ?Sized), buffer: &mut [u8]) -> std::io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match reader.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(filled)
+}

@@ -15,7 +15,7 @@ use std::sync::Mutex;
 use super::cutting::{SAMPLE, choose_cutting};
 use super::tree::{Matcher, Rules};
 use super::walk::walk;
-use super::{Error, Found, FoundEntry, Opened, SmallRead, Source};
+use super::{Error, Found, FoundEntry, Opened, SmallRead, Source, read_fully};
 use crate::model::{Digest, Entry, EntryKind, FileContent, RawText, RelPath, Stamp, limits};
 
 /// A directory and all that is in it.
@@ -192,19 +192,6 @@ fn changed_since(file: &File, before: &Metadata) -> Option<String> {
 
 fn stamps(meta: &Metadata) -> (u64, i64, i64, i64, i64) {
     (meta.len(), meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec())
-}
-
-fn read_fully(file: &mut File, buffer: &mut [u8]) -> std::io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match file.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(filled)
 }
 
 /// Reads runs of data one after another, holes left out.

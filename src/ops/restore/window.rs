@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use super::{Locator, Overwrite, Prepared, RestoreReport, each_selected};
 use crate::catalog::FrameRow;
-use crate::destination::Directory;
+use crate::destination::{Directory, Writeback};
 use crate::model::{Entry, EntryKind, FileContent, RelPath, limits};
 use crate::ops::Error;
 use crate::ops::restore::{LandingState, delta};
@@ -67,8 +67,8 @@ pub(super) fn run(
     report: &mut RestoreReport,
     progress: &dyn Progress,
 ) -> Result<Leftovers, Error> {
-    let leftovers = Leftovers::default();
-    let mut state = State { directory, prepared, report, progress, dirs: Vec::new(), leftovers };
+    let (leftovers, writeback) = (Leftovers::default(), directory.write_back());
+    let mut state = State { directory, prepared, report, progress, writeback: &writeback, dirs: Vec::new(), leftovers };
     if needs_chunks(prepared) {
         delta::load_chunks(repository, prepared, progress)?;
     }
@@ -89,7 +89,9 @@ pub(super) fn run(
         }
     })?;
     state.flush(repository, &mut window)?;
-    state.finish()
+    let leftovers = state.finish()?;
+    directory.synced(writeback.finish())?;
+    Ok(leftovers)
 }
 
 fn needs_chunks(prepared: &Prepared) -> bool {
@@ -132,6 +134,7 @@ struct State<'a> {
     prepared: &'a Prepared,
     report: &'a mut RestoreReport,
     progress: &'a dyn Progress,
+    writeback: &'a Writeback,
     dirs: Vec<Entry>,
     leftovers: Leftovers,
 }
@@ -284,6 +287,7 @@ impl State<'_> {
             open: AtomicUsize::new(0),
             hurt: Mutex::default(),
             progress: self.progress,
+            writeback: self.writeback,
             failed: Mutex::default(),
         };
         let read = repository.frame_reader("a restore")?.read(&plan_fetches(frames), &sink, self.progress);
@@ -354,6 +358,7 @@ struct FileSink<'w> {
     open: AtomicUsize,
     hurt: Mutex<Vec<(String, String)>>,
     progress: &'w dyn Progress,
+    writeback: &'w Writeback,
     failed: Mutex<Option<Error>>,
 }
 
@@ -416,6 +421,7 @@ impl FileSink<'_> {
             source,
         })?;
         drop(file);
+        self.writeback.wrote(bytes.len() as u64);
         self.progress.event(Event::Done { items: 0, bytes: u64::from(target.length) });
         self.done(task, u64::from(target.length))
     }
