@@ -11,6 +11,7 @@ mod signed;
 use std::io::{Read, Write};
 
 use age::{Decryptor, Encryptor};
+use zstd::zstd_safe::CParameter;
 
 pub use identity::{Identities, Keyring, Recipient, generate_identity};
 pub use names::{ContentKey, Secret};
@@ -21,6 +22,10 @@ use crate::model::noise::looks_incompressible;
 
 /// zstd's level for everything: 3 is where speed and size meet on two cores.
 pub const ZSTD_LEVEL: i32 = 3;
+/// Level 3's search, with matches from 6 bytes on and a small table for the short ones, which stays in a core's cache. Frames
+/// of documents, database pages and sources: 8 to 13 % faster to make, 5 to 15 % faster to open, 0.5 to 1.4 % larger
+/// (docs/benchmarks.md).
+const MATCHING: [CParameter; 2] = [CParameter::MinMatch(6), CParameter::ChainLog(14)];
 
 /// Why bytes could not be sealed or opened.
 #[derive(Debug, thiserror::Error)]
@@ -105,7 +110,11 @@ pub struct FrameSealer<'s> {
 impl<'s> FrameSealer<'s> {
     /// Prepares the working memory of one thread.
     pub fn new(sealer: &'s Sealer) -> Result<Self, Error> {
-        let zstd = zstd::bulk::Compressor::new(ZSTD_LEVEL).map_err(|e| Error::Seal(Box::new(e)))?;
+        let fail = |e| Error::Seal(Box::new(e));
+        let mut zstd = zstd::bulk::Compressor::new(ZSTD_LEVEL).map_err(fail)?;
+        for parameter in MATCHING {
+            zstd.set_parameter(parameter).map_err(fail)?;
+        }
         Ok(Self { sealer, zstd, packed: Vec::new() })
     }
 

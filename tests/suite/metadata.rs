@@ -79,6 +79,21 @@ fn sparse_files_stay_sparse() {
 }
 
 #[test]
+fn a_file_in_very_many_pieces_comes_back() {
+    use std::os::unix::fs::FileExt;
+    let source = tempfile::tempdir().unwrap();
+    let file = fs::File::create(source.path().join("pieces")).unwrap();
+    let pieces = lifeboat::model::limits::EXTENTS_PER_LINE as u64 * 6 / 10;
+    for piece in 0..pieces {
+        file.write_all_at(&[b'x'; 4096], 8192 * piece + 4096).unwrap();
+    }
+    drop(file);
+    tree::age(source.path());
+    let back = there_and_back(source.path());
+    assert_eq!(fs::read(back.path().join("pieces")).unwrap(), fs::read(source.path().join("pieces")).unwrap());
+}
+
+#[test]
 fn extended_attributes_and_acls_come_back() {
     let source = tempfile::tempdir().unwrap();
     fs::create_dir(source.path().join("d")).unwrap();
