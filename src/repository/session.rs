@@ -58,7 +58,9 @@ pub struct Session<'r> {
     pipeline: Pipeline,
     data: OpenFrame,
     manifest: OpenFrame,
-    fresh: HashMap<[u8; 16], (u32, u32)>,
+    /// Chunks of this run by what they belong to: a file that lay in the open frame of the manifest would wait for it, and that
+    /// frame for the file's line.
+    fresh: HashMap<(PackKind, [u8; 16]), (u32, u32)>,
     names: Vec<Option<FrameId>>,
     used_fresh: Vec<u32>,
     used_old: HashMap<i64, (u32, u32)>,
@@ -151,7 +153,7 @@ impl<'r> Session<'r> {
         let length = bytes.len() as u64;
         let mut short = [0; 16];
         short.copy_from_slice(&id.as_bytes()[..16]);
-        if let Some((frame, offset)) = self.fresh.get(&short).copied() {
+        if let Some((frame, offset)) = self.fresh.get(&(kind, short)).copied() {
             self.counts.chunks_reused += 1;
             self.used_fresh[frame as usize] = self.used_fresh[frame as usize].saturating_add(length as u32);
             self.count_reused(kind, length);
@@ -170,7 +172,7 @@ impl<'r> Session<'r> {
         open.plain.extend_from_slice(bytes);
         open.chunks.push((id, bytes.len() as u32));
         let full = open.plain.len() >= limits::FRAME_TARGET;
-        self.fresh.insert(short, (ordinal, offset));
+        self.fresh.insert((kind, short), (ordinal, offset));
         self.used_fresh[ordinal as usize] = self.used_fresh[ordinal as usize].saturating_add(length as u32);
         draft.push(Place::Fresh(ordinal), u64::from(offset), length);
         self.counts.chunks_new += 1;
@@ -374,6 +376,10 @@ impl<'r> Session<'r> {
         self.cut_lines(true)?;
         self.close_frame(PackKind::Data)?;
         self.close_frame(PackKind::Manifest)?;
+        // An entry that still waits, or a line that is in no frame, would be missing in silence.
+        if !self.waiting.is_empty() || !self.lines.is_empty() {
+            return Err(Error::Pipeline);
+        }
         let draft = std::mem::take(&mut self.manifest_draft);
         let manifest = ManifestPlace {
             bytes: self.manifest_bytes,

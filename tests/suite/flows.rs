@@ -400,3 +400,45 @@ fn a_long_run_commits_what_it_has_stored_and_its_snapshot_counts_it() {
     host.restore(&person, &Wanted::Latest, back.path()).unwrap();
     assert_eq!(tree::describe(back.path()), tree::describe(source.path()));
 }
+
+#[test]
+fn a_file_that_holds_the_manifests_own_lines_is_stored_whole() {
+    // Lines of the manifest go into a frame that waits for the entries; a file must never wait for that frame in turn.
+    let source = tempfile::tempdir().unwrap();
+    for n in 0..6000 {
+        fs::create_dir(source.path().join(format!("directory-{n:05}-with-a-long-name-so-that-lines-are-long"))).unwrap();
+    }
+    let person = Person::new();
+    let lines = |host: &Host| {
+        let (repository, _) = host.open(Some(&person)).unwrap();
+        let newest = repository.catalog().snapshots().unwrap().pop().unwrap();
+        let mut reader = repository.manifest(&newest, &Silent).unwrap();
+        let mut text = Vec::new();
+        while let Some(entry) = reader.next_stored().unwrap() {
+            if entry.is_dir() && !entry.path.is_root() {
+                text.extend_from_slice(reader.line());
+            }
+        }
+        text
+    };
+    tree::age(source.path());
+    let objects = Arc::new(InMemory::new());
+    let first = Host::new(Arc::clone(&objects) as _);
+    first.init(&person);
+    first.backup_as(source.path(), "other", &BackupOptions::default()).unwrap();
+    let text = lines(&first);
+    assert!(text.len() > 1_100_000, "long enough for cuts to fall at the same places: {}", text.len());
+    for name in ["zz-1", "zz-2"] {
+        fs::write(source.path().join(name), &text).unwrap();
+    }
+    // The same secret and so the same cuts, and a writer that knows no chunk yet.
+    let second = Host::new(objects);
+    second.join(&person).unwrap();
+    let report = second.backup(source.path()).unwrap();
+    assert_eq!((report.record.files, report.record.complete), (2, true));
+    let back = tempfile::tempdir().unwrap();
+    second.restore(&person, &Wanted::Latest, back.path()).unwrap();
+    for name in ["zz-1", "zz-2"] {
+        assert_eq!(fs::read(back.path().join(name)).unwrap(), text, "{name}");
+    }
+}
