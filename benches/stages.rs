@@ -28,7 +28,12 @@ fn documents(size: usize) -> Vec<u8> {
         let id = u64::from_le_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|at| random[at]));
         let line = format!(
             "{{\"_id\":\"{id:016x}\",\"n\":{n},\"status\":\"{}\",\"title\":\"{} {} {}\",\"amount\":{}.{:02},\"deleted\":false}}\n",
-            word(8), word(9), word(10), word(11), random[12], random[13] % 100,
+            word(8),
+            word(9),
+            word(10),
+            word(11),
+            random[12],
+            random[13] % 100,
         );
         text.extend_from_slice(line.as_bytes());
         if text.len() >= size {

@@ -31,7 +31,7 @@ const COMMIT_EVERY: i64 = 300;
 /// Entries that wait for the open frame at most before it is closed for their sake.
 const WAITING_MAX: usize = 4096;
 /// A frame is sparse when the newest snapshots use less than this share of it, in percent.
-const SPARSE_BELOW: u64 = 50;
+const SPARSE_BELOW: u64 = 60;
 
 /// A frame that is being filled.
 struct OpenFrame {

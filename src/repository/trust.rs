@@ -33,7 +33,8 @@ pub struct Trust {
     list: Digest,
     marked: Arc<HashSet<i64>>,
     frames: HashMap<FrameId, Option<Trusted>>,
-    chunks: HashMap<ChunkId, (FrameId, u32)>,
+    /// Row and id of the frame that a chunk lies in, and its place there.
+    chunks: HashMap<ChunkId, (i64, FrameId, u32)>,
     loaded: HashSet<i64>,
     indexed: bool,
     /// Questions to the catalog since it was read anew.
@@ -93,19 +94,24 @@ impl Trust {
 
     /// Where a chunk lies already: a frame that may be referred to, and its place in it.
     pub fn chunk(&mut self, id: &ChunkId) -> Result<Option<(FrameId, u32)>, Error> {
-        if let Some(place) = self.chunks.get(id) {
-            return Ok(Some(*place));
+        if let Some((_, frame, offset)) = self.chunks.get(id) {
+            return Ok(Some((*frame, *offset)));
         }
         if !self.indexed {
             return Ok(None);
         }
         self.ask()?;
         for row in self.catalog.frames_with(self.writer, id)? {
-            if self.marked.contains(&row) || !self.load(row)? {
+            // Newest first. Where that one is to be emptied, an older copy lies in a frame that was emptied before: to refer to
+            // it would bring a frame back of which nothing else is used.
+            if self.marked.contains(&row) {
+                return Ok(None);
+            }
+            if !self.load(row)? {
                 continue;
             }
-            if let Some(place) = self.chunks.get(id) {
-                return Ok(Some(*place));
+            if let Some((_, frame, offset)) = self.chunks.get(id) {
+                return Ok(Some((*frame, *offset)));
             }
         }
         Ok(None)
@@ -158,7 +164,11 @@ impl Trust {
         }
         let mut offset = 0;
         for (id, length) in chunks {
-            self.chunks.insert(id, (frame.id, offset));
+            let place = self.chunks.entry(id).or_insert((row, frame.id, offset));
+            // The copy in the newest frame is the one that is referred to.
+            if place.0 < row {
+                *place = (row, frame.id, offset);
+            }
             offset += length;
         }
         self.loaded.insert(row);
