@@ -157,7 +157,7 @@ fn newest(repository: &mut Repository, name: &str) -> Result<Option<SnapshotReco
     Ok(all.into_iter().rev().find(|s| s.writer == row && s.record.source == name).map(|s| s.record))
 }
 
-/// Frames that this run stores anew: at most an eighth of the source, or 64 MiB where that is more. With one document in a
+/// Frames that this run stores anew: at most a sixth of the source, or 64 MiB where that is more. With one document in a
 /// hundred changed at random each night, that keeps what a restore reads at some one and a half times the source.
 fn sparse_frames(
     repository: &mut Repository,
@@ -175,7 +175,7 @@ fn sparse_frames(
     let uses: Vec<_> = newest.into_values().map(|record| record.uses).collect();
     let frames: Vec<SparseFrame> =
         rows.into_iter().map(|(frame, sources, used)| SparseFrame { frame: frame as u64, sources, used }).collect();
-    let budget = previous.map_or(0, |record| record.bytes / 8).max(64 << 20);
+    let budget = previous.map_or(0, |record| record.bytes / 6).max(64 << 20);
     Ok(choose(&frames, &uses, budget))
 }
 
