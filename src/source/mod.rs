@@ -161,9 +161,11 @@ pub trait Source: Sync {
     /// that grew meanwhile is cut at twice that size; the change is told.
     fn read_small(&self, found: &FoundEntry, into: &mut Vec<u8>) -> Result<SmallRead, String> {
         let Opened { mut file, cutting, xattrs, changed, .. } = self.open(found)?;
+        let start = into.len();
         (&mut file).take(2 * limits::SMALL_FILE_MAX).read_to_end(into).map_err(|e| e.to_string())?;
+        let cut = more_behind(&mut *file, into.len() - start).map_err(|e| e.to_string())?;
         drop(file);
-        Ok(SmallRead { cutting, xattrs, changed: changed() })
+        Ok(SmallRead { cutting, xattrs, changed: cut.or_else(changed) })
     }
     /// Reads the extended attributes of what is not a file.
     fn xattrs(&self, entry: &Entry) -> std::collections::BTreeMap<String, crate::model::RawText>;
@@ -181,6 +183,13 @@ pub trait Source: Sync {
     fn finish(&self) -> Result<(), Error>;
 }
 
+/// What is told of a small file that goes on behind the bytes that were kept of it. Its size when it was opened says
+/// nothing: it may have grown between the walk and that.
+fn more_behind(file: &mut (impl Read + ?Sized), kept: usize) -> std::io::Result<Option<String>> {
+    let more = read_fully(file, &mut [0])? > 0;
+    Ok(more.then(|| format!("it grew while it was backed up: only its first {kept} bytes are stored")))
+}
+
 /// Reads until the buffer is full or there is no more; returns how much.
 pub fn read_fully(reader: &mut (impl Read + ?Sized), buffer: &mut [u8]) -> std::io::Result<usize> {
     let mut filled = 0;
@@ -193,4 +202,27 @@ pub fn read_fully(reader: &mut (impl Read + ?Sized), buffer: &mut [u8]) -> std::
         }
     }
     Ok(filled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Moment;
+
+    #[test]
+    fn what_comes_behind_a_small_file_is_told() {
+        for (size, whole) in [(2 * limits::SMALL_FILE_MAX, true), (2 * limits::SMALL_FILE_MAX + 1, false)] {
+            let bytes = Box::new(std::io::Cursor::new(vec![7; size as usize]));
+            let source = StdinSource::new(RelPath::new("f").unwrap(), Moment::UNIX_EPOCH, bytes);
+            let mut changed = None;
+            let mut read = |found| {
+                if let Found::Entry(entry) = found {
+                    changed = source.read_small(&entry, &mut Vec::new()).unwrap().changed;
+                }
+                true
+            };
+            source.walk(&mut read).unwrap();
+            assert_eq!(changed.is_none(), whole, "{changed:?}");
+        }
+    }
 }
