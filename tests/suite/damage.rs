@@ -209,3 +209,16 @@ fn names_are_audited_by_b3sum_alone() {
     }
     assert!(seen >= 3);
 }
+
+#[test]
+fn a_pack_cut_off_before_its_directory_stops_no_rebuild_and_no_backup() {
+    for length in [0, 1000] {
+        let scene = scene();
+        let pack = &objects(scene.store.path(), "/packs/")[0];
+        fs::OpenOptions::new().write(true).open(pack).unwrap().set_len(length).unwrap();
+        scene.host.open(None).unwrap().0.rebuild_catalog(&Silent).unwrap();
+        scene.host.backup(scene.source.path()).unwrap();
+        let back = scene.restore().unwrap();
+        assert_eq!(tree::describe(back.path()), tree::describe(scene.source.path()), "{length} bytes are left");
+    }
+}
