@@ -250,7 +250,7 @@ impl Repository {
         let reader = if self.can_read() { Some(self.frame_reader("a repair")?) } else { None };
         for frame in frames {
             progress.event(Event::Done { items: 1, bytes: frame.stored });
-            let chunks = self.catalog.chunks_of(frame.row)?.unwrap_or_default();
+            let chunks = self.catalog.chunks_of(frame.row)?.filter(|chunks| !chunks.is_empty());
             let sealed = body.get(frame.at as usize..(frame.at + frame.stored) as usize);
             let whole = match (sealed, &reader) {
                 (Some(sealed), Some(reader)) => reader.worker()?.open(frame, sealed).is_ok(),
@@ -266,7 +266,7 @@ impl Repository {
                     Some((Bytes::copy_from_slice(sealed), pack.recipients))
                 }
                 _ => match &reader {
-                    Some(reader) => self.remake(frame, &chunks, &mut reader.worker()?)?,
+                    Some(reader) => self.remake(frame, chunks.as_deref().unwrap_or(&[]), &mut reader.worker()?)?,
                     None => None,
                 }
                 .inspect(|_| mended.remade += 1),
@@ -275,6 +275,9 @@ impl Repository {
                 Some((bytes, recipients)) => {
                     fresh.size += bytes.len() as u64;
                     let kind = self.catalog.pack_kind(pack.row)?;
+                    // Of a pack that lost its directory nobody knows the chunks any more. Frames and chunks are named
+                    // under one key, so a frame is a chunk of its own name.
+                    let chunks = chunks.unwrap_or_else(|| vec![(ChunkId::new(*frame.id.as_bytes()), frame.plain as u32)]);
                     let sealed = SealedFrame { id: frame.id, bytes, plain: frame.plain, chunks };
                     fresh.frames.entry((kind, recipients)).or_default().push(sealed);
                 }

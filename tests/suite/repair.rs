@@ -230,3 +230,27 @@ fn nightly_checks_by_age_and_time_cover_everything() {
     assert_eq!((report.packs_read, report.packs_left), (1, 0), "the one that was damaged");
     assert!(report.is_clean());
 }
+
+#[test]
+fn frames_whose_chunks_nobody_knows_any_more_are_copied_as_one_chunk() {
+    let scene = scene();
+    let pack = scene.large_pack();
+    let length = fs::metadata(&pack).unwrap().len();
+    fs::OpenOptions::new().write(true).open(&pack).unwrap().set_len(length - 50).unwrap();
+    scene.host.open(None).unwrap().0.rebuild_catalog(&Silent).unwrap();
+    let report = scene.repair(true, false);
+    assert!(report.frames_copied > 0 && report.frames_lost == 0 && report.after.is_clean(), "{report:?}");
+    // What was put has a directory that a reader takes: chunks that add up to their frames.
+    let bare = Host::new(Arc::clone(&scene.host.objects));
+    let (mut repository, _) = bare.open(Some(&scene.person)).unwrap();
+    let (row, writer) = repository.catalog().writers().unwrap()[0].clone();
+    let newest = repository.catalog().packs(row).unwrap().pop().unwrap();
+    let name = writer.as_str();
+    let directory = repository.directory(name, &newest.id, newest.directory_at, newest.directory_length).unwrap();
+    for (frame, chunks) in directory.frames.iter().zip(&directory.chunks) {
+        assert_eq!(chunks.iter().map(|(_, length)| u64::from(*length)).sum::<u64>(), frame.plain);
+    }
+    assert!(!directory.frames.is_empty());
+    assert!(scene.check(ReadData::All).is_clean());
+    assert_eq!(scene.whole_snapshots(), 2);
+}

@@ -111,6 +111,11 @@ fn pieces(chunks: Option<&[(ChunkId, u32)]>, offset: u64, length: u64) -> Vec<(u
         }
         start = stop;
     }
+    // What no chunk covers, for want of a directory, cannot be right.
+    let from = start.max(offset);
+    if from < end {
+        all.push((from, end - from, None));
+    }
     all
 }
 
@@ -152,5 +157,9 @@ mod tests {
         assert_eq!(pieces(Some(&chunks), 10, 10), [(10, 5, Some(id(2))), (15, 5, Some(id(3)))]);
         assert_eq!(pieces(Some(&chunks), 8, 4), [(8, 2, None), (10, 2, None)]);
         assert_eq!(pieces(None, 8, 4), [(8, 4, None)]);
+        // What no chunk covers is wrong, and not right for want of anything to compare it with.
+        assert_eq!(pieces(Some(&[]), 8, 4), [(8, 4, None)]);
+        assert_eq!(pieces(Some(&chunks), 15, 10), [(15, 5, Some(id(3))), (20, 5, None)]);
+        assert_eq!(pieces(Some(&chunks), 30, 10), [(30, 10, None)]);
     }
 }
