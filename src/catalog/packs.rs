@@ -123,10 +123,13 @@ impl Catalog {
         })
     }
 
-    /// Records that frames were found damaged (or in order again).
+    /// Records that frames were found damaged (or in order again). Of a pack that two commits name, both rows of a place
+    /// are marked: they are the same bytes.
     pub fn set_frames_damaged(&mut self, frames: &[i64], damaged: bool) -> Result<(), Error> {
         self.write(|db| {
-            let mut update = db.prepare_cached("UPDATE frame SET state = ?2 WHERE id = ?1")?;
+            let mut update = db.prepare_cached(
+                "UPDATE frame SET state = ?2 WHERE (pack, at) = (SELECT pack, at FROM frame WHERE id = ?1)",
+            )?;
             for row in frames {
                 update.execute(params![row, if damaged { 2 } else { 0 }])?;
             }

@@ -114,7 +114,7 @@ impl Repository {
         let name = self.host()?.name.clone();
         let mut mended = LogMended { lost, ..LogMended::default() };
         let listing = self.list_packs(&name, now)?;
-        let (mut lines, mut chunks, mut records) = (Vec::new(), ChunkTables::new(), Vec::new());
+        let (mut packs, mut chunks, mut records) = (Vec::new(), ChunkTables::new(), Vec::new());
         for (id, size) in &listing.unknown {
             if progress.cancelled() {
                 return Err(Error::Cancelled);
@@ -122,20 +122,25 @@ impl Repository {
             if let Some(found) = self.verify_pack(&name, id, *size)? {
                 mended.adopted.push(*id);
                 chunks.insert(*id, found.chunks);
-                lines.push(CommitLine::Pack(found.line));
+                packs.push(found.line);
                 records.extend(found.snapshot);
             }
         }
-        lines.extend(mended.lost.iter().copied().map(CommitLine::Lost));
+        let lost: Vec<CommitLine> = mended.lost.iter().copied().map(CommitLine::Lost).collect();
         let there: HashSet<String> = self.catalog.snapshots()?.iter().map(|s| s.record.id.to_string()).collect();
         records.retain(|record| !there.contains(&record.id.to_string()));
         if dry_run {
             mended.snapshots = records;
             return Ok(mended);
         }
-        if !lines.is_empty() {
-            let mut content = Some(lines);
-            self.commit(now, &chunks, progress, &mut |_, _| Ok(content.take().unwrap_or_default()))?;
+        if !packs.is_empty() || !lost.is_empty() {
+            let mut content = Some((packs, lost));
+            self.commit(now, &chunks, progress, &mut |repository, _| {
+                let (packs, lost) = content.take().unwrap_or_default();
+                // Another process may have named some of them since they were listed.
+                let fresh = repository.unknown_packs(packs)?;
+                Ok(fresh.into_iter().map(CommitLine::Pack).chain(lost).collect())
+            })?;
         }
         for record in records {
             if self.can_read() && self.recover_snapshot(&record, now, progress)? {
@@ -277,7 +282,8 @@ impl Repository {
                     let kind = self.catalog.pack_kind(pack.row)?;
                     // Of a pack that lost its directory nobody knows the chunks any more. Frames and chunks are named
                     // under one key, so a frame is a chunk of its own name.
-                    let chunks = chunks.unwrap_or_else(|| vec![(ChunkId::new(*frame.id.as_bytes()), frame.plain as u32)]);
+                    let chunks =
+                        chunks.unwrap_or_else(|| vec![(ChunkId::new(*frame.id.as_bytes()), frame.plain as u32)]);
                     let sealed = SealedFrame { id: frame.id, bytes, plain: frame.plain, chunks };
                     fresh.frames.entry((kind, recipients)).or_default().push(sealed);
                 }

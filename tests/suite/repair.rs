@@ -13,7 +13,7 @@ use lifeboat::plan::restore::Wanted;
 use lifeboat::progress::Silent;
 use object_store::local::LocalFileSystem;
 
-use crate::common::{Host, Person, clock, tree};
+use crate::common::{Host, Person, clock, copy_tree, tree};
 
 struct Scene {
     store: tempfile::TempDir,
@@ -253,4 +253,45 @@ fn frames_whose_chunks_nobody_knows_any_more_are_copied_as_one_chunk() {
     assert!(!directory.frames.is_empty());
     assert!(scene.check(ReadData::All).is_clean());
     assert_eq!(scene.whole_snapshots(), 2);
+}
+
+#[test]
+fn damage_to_a_pack_that_two_commits_name_is_damage() {
+    let scene = scene();
+    let elsewhere = tempfile::tempdir().unwrap();
+    copy_tree(scene.store.path(), elsewhere.path());
+    let clone = scene.host.clone_state(Arc::new(LocalFileSystem::new_with_prefix(elsewhere.path()).unwrap()));
+    let before = scene.objects("/packs/");
+    fs::write(scene.source.path().join("third"), tree::noise(400_000, 8)).unwrap();
+    tree::age(scene.source.path());
+    scene.host.backup(scene.source.path()).unwrap();
+    let new = scene.objects("/packs/").into_iter().filter(|path| !before.contains(path));
+    let pack = new.max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
+    // A clone of the host finds the pack and no commit that names it, and adopts it.
+    let there = elsewhere.path().join(pack.strip_prefix(scene.store.path()).unwrap());
+    fs::create_dir_all(there.parent().unwrap()).unwrap();
+    fs::copy(&pack, there).unwrap();
+    let (mut repository, _) = clone.open(None).unwrap();
+    let writer = repository.host().unwrap().name.clone();
+    repository.catalog_mut().set_fact(&format!("packs of {writer} listed"), "0").unwrap();
+    drop(repository);
+    clone.backup(scene.source.path()).unwrap();
+    copy_tree(elsewhere.path(), scene.store.path());
+    let (repository, _) = scene.host.open(None).unwrap();
+    let path = repository.catalog().path().to_owned();
+    drop(repository);
+    let twins = "SELECT max(n) FROM (SELECT count(*) n FROM frame GROUP BY pack, at)";
+    let most: i64 = rusqlite::Connection::open(path).unwrap().query_row(twins, [], |row| row.get(0)).unwrap();
+    assert_eq!(most, 2, "two commits name the pack");
+    let mut bytes = fs::read(&pack).unwrap();
+    bytes[100] ^= 1;
+    fs::write(&pack, bytes).unwrap();
+    for read in [ReadData::All, ReadData::No] {
+        let report = scene.check(read);
+        assert!(report.replaced.is_empty(), "{read:?}: {report:?}");
+        let id = pack.file_name().unwrap().to_str().unwrap();
+        let named: Vec<_> = report.damage.iter().filter(|damage| damage.object.contains(id)).collect();
+        assert_eq!((named.len(), named[0].snapshots.len()), (1, 2), "{read:?}: {report:?}");
+        assert_eq!(report.files_hurt.len(), 2, "in either snapshot: {read:?}: {report:?}");
+    }
 }
