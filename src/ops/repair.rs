@@ -49,11 +49,11 @@ pub fn repair(
     repository.host()?;
     progress.event(Event::Stage("comparing the catalog with the logs"));
     // Asked before the catalog is read anew: it may be the last that knows of a commit.
-    let mut lost = repository.lost_commits()?;
+    let mut lost = repository.lost_commits(progress)?;
     let catalog_wrong = repository.catalog_differs(progress)?;
     if catalog_wrong && !dry_run {
         repository.rebuild_catalog(progress)?;
-        for further in repository.lost_commits()? {
+        for further in repository.lost_commits(progress)? {
             if !lost.contains(&further) {
                 lost.push(further);
             }

@@ -89,14 +89,19 @@ impl Repository {
     }
 
     /// Commits of this host's log that cannot be read, or that are known and gone, as far as it has not been said of them.
-    pub fn lost_commits(&mut self) -> Result<Vec<Lost>, Error> {
+    pub fn lost_commits(&mut self, progress: &dyn Progress) -> Result<Vec<Lost>, Error> {
         let (name, row) = (self.host()?.name.clone(), self.host_row()?);
+        // Gone is what was known before the listing; unreadable is what the listing has and a reading after it has not.
+        // A run of this host waits meanwhile; a clone of it, which has locks of its own, may still commit in between.
+        let _lock = self.folder.commit_lock()?;
+        let mut known: Vec<Head> = self.catalog.commits(row, true)?;
+        known.extend(self.catalog.commits(row, false)?);
         let listed: HashSet<Head> = self.list_log(&name, None)?.into_iter().map(|listed| listed.head).collect();
+        self.sync(progress)?;
         let read: HashSet<Head> = self.catalog.commits(row, true)?.into_iter().collect();
-        let noted: HashSet<Head> = self.catalog.commits(row, false)?.into_iter().collect();
         let said = self.catalog.lost(row)?;
         let mut lost: Vec<Head> = listed.difference(&read).copied().collect();
-        lost.extend(read.iter().chain(&noted).filter(|head| !listed.contains(head)));
+        lost.extend(known.into_iter().filter(|head| !listed.contains(head)));
         lost.retain(|head| !said.contains(&head.digest));
         lost.sort();
         lost.dedup();

@@ -295,3 +295,14 @@ fn damage_to_a_pack_that_two_commits_name_is_damage() {
         assert_eq!(report.files_hurt.len(), 2, "in either snapshot: {read:?}: {report:?}");
     }
 }
+
+#[test]
+fn a_commit_that_comes_meanwhile_is_not_lost() {
+    let scene = scene();
+    let (mut repository, _) = scene.host.open(Some(&scene.person)).unwrap();
+    let other = scene.host.clone_state(Arc::clone(&scene.host.objects));
+    other.backup(scene.source.path()).unwrap();
+    assert_eq!(repository.lost_commits(&Silent).unwrap(), []);
+    let report = repair(&mut repository, ReadData::No, false, clock()(), &Silent).unwrap();
+    assert!(report.commits_lost.is_empty() && report.after.is_clean(), "{report:?}");
+}
