@@ -200,18 +200,28 @@ impl Repository {
     }
 
     /// Copies frames out of damaged packs, and makes lost ones anew from chunks that lie elsewhere. With `dry_run` it only
-    /// finds out what could be done.
-    pub fn mend_frames(&mut self, now: Moment, dry_run: bool, progress: &dyn Progress) -> Result<FramesMended, Error> {
+    /// finds out what could be done. Of the packs in `worn` something else is damaged: where all their frames are in order,
+    /// those are copied too.
+    pub fn mend_frames(
+        &mut self,
+        worn: &HashSet<PackId>,
+        now: Moment,
+        dry_run: bool,
+        progress: &dyn Progress,
+    ) -> Result<FramesMended, Error> {
         let row = self.host_row()?;
         let mut mended = FramesMended::default();
         let mut hurt: Vec<(PackRow, Vec<FrameRow>)> = Vec::new();
         for pack in self.catalog.packs(row)? {
             let mut frames = self.catalog.frames_of(pack.row)?;
-            frames.retain(|frame| frame.state != FrameState::Good);
+            if !worn.contains(&pack.id) || frames.iter().any(|frame| frame.state != FrameState::Good) {
+                frames.retain(|frame| frame.state != FrameState::Good);
+            }
             let mut lacking = Vec::new();
             for frame in frames {
                 let best = self.catalog.find_frame_of(row, &frame.id)?;
-                if best.is_none_or(|best| best.state != FrameState::Good) {
+                let elsewhere = |best: FrameRow| (best.pack_row, best.at) != (frame.pack_row, frame.at);
+                if !best.is_some_and(|best| best.state == FrameState::Good && elsewhere(best)) {
                     lacking.push(frame);
                 }
             }

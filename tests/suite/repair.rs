@@ -306,3 +306,27 @@ fn a_commit_that_comes_meanwhile_is_not_lost() {
     let report = repair(&mut repository, ReadData::No, false, clock()(), &Silent).unwrap();
     assert!(report.commits_lost.is_empty() && report.after.is_clean(), "{report:?}");
 }
+
+#[test]
+fn a_pack_whose_directory_alone_is_damaged_is_stored_anew() {
+    for from_end in [100, 5] {
+        let scene = scene();
+        let pack = scene.large_pack();
+        let mut bytes = fs::read(&pack).unwrap();
+        let at = bytes.len() - from_end;
+        bytes[at] ^= 1;
+        fs::write(&pack, bytes).unwrap();
+        assert!(!scene.check(ReadData::All).is_clean());
+        let dry = scene.repair(true, true);
+        let report = scene.repair(true, false);
+        assert!(report.frames_copied > 0 && report.packs_added > 0 && report.frames_lost == 0, "{report:?}");
+        assert_eq!(dry.frames_copied, report.frames_copied);
+        assert!(report.after.is_clean(), "{report:?}");
+        for read in [ReadData::No, ReadData::All] {
+            let after = scene.check(read);
+            assert!(after.is_clean(), "{read:?}: {after:?}");
+        }
+        assert_eq!(scene.repair(true, false).packs_added, 0, "there is nothing left to do");
+        assert_eq!(scene.whole_snapshots(), 2);
+    }
+}

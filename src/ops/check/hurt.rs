@@ -33,16 +33,23 @@ pub(super) fn tell(
     };
     for (row, pack) in &bad.packs {
         let mut frames = repository.catalog().frames_of(*row)?;
-        if !pack.all_frames {
+        // Where its frames are right and only what is behind them is not, it hurts nobody; it is done with when all of
+        // them lie elsewhere too.
+        let hurts = pack.all_frames || frames.iter().any(|frame| bad.frames.contains_key(&frame.row));
+        if hurts && !pack.all_frames {
             frames.retain(|frame| bad.frames.contains_key(&frame.row));
         }
-        let mut rows = Vec::with_capacity(frames.len());
+        let (mut rows, mut replaced) = (Vec::with_capacity(frames.len()), !frames.is_empty());
         for frame in &frames {
-            if !has_copy(repository, frame)? {
+            if has_copy(repository, frame)? {
+                continue;
+            }
+            replaced = false;
+            if hurts {
                 rows.extend(repository.catalog().rows_at(frame)?);
             }
         }
-        if rows.is_empty() && !frames.is_empty() {
+        if replaced {
             report.replaced.push(pack.object.clone());
             continue;
         }
