@@ -52,7 +52,9 @@ pub fn repair(
     let mut lost = repository.lost_commits(progress)?;
     let catalog_wrong = repository.catalog_differs(progress)?;
     if catalog_wrong && !dry_run {
+        let marks = repository.catalog().damage_marks()?;
         repository.rebuild_catalog(progress)?;
+        repository.catalog_mut().mark_damage(&marks)?;
         for further in repository.lost_commits(progress)? {
             if !lost.contains(&further) {
                 lost.push(further);

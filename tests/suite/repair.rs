@@ -330,3 +330,19 @@ fn a_pack_whose_directory_alone_is_damaged_is_stored_anew() {
         assert_eq!(scene.whole_snapshots(), 2);
     }
 }
+
+#[test]
+fn a_catalog_that_is_read_anew_keeps_the_marks_of_damage() {
+    let scene = scene();
+    let pack = scene.large_pack();
+    let mut bytes = fs::read(&pack).unwrap();
+    bytes[100] ^= 1;
+    fs::write(&pack, bytes).unwrap();
+    assert!(!scene.check(ReadData::All).is_clean());
+    let path = scene.host.open(None).unwrap().0.catalog().path().to_owned();
+    let lie = "UPDATE snapshot SET record = replace(record, '\"files\":', '\"files\":1')";
+    rusqlite::Connection::open(&path).unwrap().execute(lie, []).unwrap();
+    let (mut repository, _) = scene.host.open(Some(&scene.person)).unwrap();
+    let report = repair(&mut repository, ReadData::No, false, clock()(), &Silent).unwrap();
+    assert!(report.catalog_wrong && report.frames_lost == 1 && !report.after.is_clean(), "{report:?}");
+}
