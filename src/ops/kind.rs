@@ -34,7 +34,11 @@ impl Error {
         match self {
             Self::Repository(e) => repository_kind(e),
             Self::Source(source::Error::Rules(_)) | Self::Pattern { .. } => Kind::Usage,
-            Self::Destination(destination::Error::NotEmpty(_) | destination::Error::Interrupted { .. })
+            Self::Destination(
+                destination::Error::NotEmpty(_)
+                | destination::Error::Interrupted { .. }
+                | destination::Error::BegunOver { .. },
+            )
             | Self::NothingSelected => Kind::Usage,
             Self::NoPlan(_) => Kind::NoPlan,
             Self::Busy(_) => Kind::Busy,
@@ -57,6 +61,14 @@ impl Error {
             Self::Destination(destination::Error::Interrupted { snapshot, .. }) => {
                 Some(format!("Go on with it: `--snapshot {snapshot}`. Or choose another directory."))
             }
+            Self::Destination(destination::Error::BegunOver { flag: Some(flag), .. }) => {
+                Some(format!("Say again what happens to them: `{flag}`. Or choose another directory."))
+            }
+            Self::Destination(destination::Error::BegunOver { .. }) => Some(
+                "Say again what happens to them, as `--overwrite never` or `--overwrite if-changed`; if it began in an \
+                 empty directory, `--delta` mends what is there."
+                    .to_owned(),
+            ),
             Self::NothingSelected => Some(
                 "Patterns are relative to the source's root, as lines of .gitignore: `--include etc/app`. \
                  `lifeboat find SOURCE PATTERN` tries one."

@@ -6,6 +6,7 @@
 //! half a restore is never taken for a whole one, and an interrupted one continues.
 
 mod delta;
+mod mark;
 mod tar;
 mod verify;
 mod window;
@@ -15,6 +16,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use self::mark::MARK_START;
+pub use self::mark::mark_of;
 pub use self::tar::restore_tar;
 use super::Error;
 use super::select::{Filter, Selection};
@@ -24,15 +27,6 @@ use crate::model::{Entry, EntryKind, Extent, FrameId, Moment, RelPath, SnapshotI
 use crate::plan::restore::{Candidate, Choice, NoPlan, Wanted, choose, of_source};
 use crate::progress::{Event, Progress};
 use crate::repository::{self, Repository, plan_fetches};
-
-/// The file in a destination that says that a restore of this snapshot has begun and not ended. The snapshot's id is in
-/// its name, so that no file of the snapshot itself can have it.
-pub fn mark_of(snapshot: &SnapshotId) -> String {
-    format!("{}{snapshot}", MARK_START)
-}
-
-/// What the names of all marks begin with.
-const MARK_START: &str = ".lifeboat-restore-";
 
 /// What happens to a file that is there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -147,6 +141,8 @@ pub struct Prepared {
     pub(super) entries: Option<Vec<Entry>>,
     /// What `--delete` removes, in path order, each path by itself.
     pub(super) doomed: Vec<RelPath>,
+    /// Whether the destination was empty when the restore began, this time or before it was interrupted.
+    pub(super) began_empty: bool,
 }
 
 /// Finds the snapshot that serves a wish.
@@ -266,7 +262,7 @@ pub fn prepare(
     let packs: std::collections::HashSet<i64> = frames.values().map(|frame| frame.pack_row).collect();
     plan.packs = packs.len() as u64;
     plan.requests = plan_fetches(frames.into_values().collect()).len() as u64;
-    let mut prepared = Prepared { plan, snapshot, options, entries: kept, doomed: Vec::new() };
+    let mut prepared = Prepared { plan, snapshot, options, entries: kept, doomed: Vec::new(), began_empty: false };
     if let Some(into) = into {
         look_at_landing(repository, into, &mut prepared, progress)?;
     }
@@ -329,6 +325,7 @@ fn look_at_landing(
     if !into.exists() {
         let plan = &mut prepared.plan;
         plan.state = LandingState::Empty;
+        prepared.began_empty = true;
         let parent = into.ancestors().skip(1).find(|dir| dir.as_os_str().is_empty() || dir.is_dir());
         let parent = parent.filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
         plan.free = Some(Directory::open(parent, false)?.free()?);
@@ -344,9 +341,13 @@ fn look_at_landing(
         } else {
             LandingState::Occupied
         };
-        let refused = plan.state == LandingState::Occupied
-            && prepared.options.overwrite == Overwrite::Refuse
-            && !prepared.options.delete;
+        let began = if plan.state == LandingState::Interrupted { Some(mark::read(&directory, &mark)?) } else { None };
+        // Nothing but the mark is as good as empty, whatever that says: the disk may have been full.
+        prepared.began_empty = began == Some(mark::Began::Empty) || directory.is_empty(&mark)?;
+        let refused = !prepared.began_empty && mark::flag_of(&prepared.options).is_none();
+        if let Some(began) = began.filter(|_| refused) {
+            return Err(destination::Error::BegunOver { path: into.to_owned(), flag: began.flag() }.into());
+        }
         if refused {
             let names = std::fs::read_dir(into)
                 .ok()
@@ -426,7 +427,7 @@ pub fn restore(
     let rights = Rights { replace: options.overwrite != Overwrite::Never, remove: options.delete };
     let directory = Directory::open(into, true)?.with_rights(rights);
     let mark = mark_of(&prepared.plan.snapshot);
-    directory.write_mark(&mark, "a restore has begun here and not ended; run it again to go on\n")?;
+    directory.write_mark(&mark, &mark::text(prepared.began_empty, options))?;
     progress.event(Event::Stage("restoring"));
     progress.event(Event::Expect { items: prepared.plan.files, bytes: prepared.plan.bytes });
     let mut report = RestoreReport {
