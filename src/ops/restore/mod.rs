@@ -200,6 +200,15 @@ impl<'r> Locator<'r> {
         }
         Ok(Some(row))
     }
+
+    /// The same where a frame that is in no log costs one file, and not the whole restore: the inner error says which.
+    pub fn find_known(&mut self, extent: &Extent) -> Result<Result<Option<FrameRow>, String>, Error> {
+        match self.find(extent) {
+            Ok(found) => Ok(Ok(found)),
+            Err(e @ Error::Repository(repository::Error::UnknownFrame(_))) => Ok(Err(e.to_string())),
+            Err(e) => Err(e),
+        }
+    }
 }
 
 /// Reads the manifest and makes the plan. Nothing is written.
@@ -241,9 +250,11 @@ pub fn prepare(
                 plan.files += 1;
                 plan.bytes += content.size;
                 for extent in &content.extents {
-                    match locator.find(extent)? {
-                        Some(row) => drop(frames.insert(row.row, row)),
-                        None => plan.hole_bytes += extent.length,
+                    match locator.find_known(extent)? {
+                        Ok(Some(row)) => drop(frames.insert(row.row, row)),
+                        Ok(None) => plan.hole_bytes += extent.length,
+                        // Told when it comes to that file.
+                        Err(_) => {}
                     }
                 }
             }

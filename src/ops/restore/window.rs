@@ -209,17 +209,21 @@ impl State<'_> {
         content: &FileContent,
     ) -> Result<(), Error> {
         let file = window.tasks.len() as u32;
-        let (mut at, mut left) = (0, 0);
+        let (mut at, mut left, mut lost) = (0, 0, None);
         for extent in &content.extents {
-            if let Some(row) = locator.find(extent)? {
-                let target =
-                    Target { file, file_offset: at, frame_offset: extent.offset as u32, length: extent.length as u32 };
-                window.targets.entry(row.row).or_insert_with(|| (row, Vec::new())).1.push(target);
-                left += extent.length;
+            match locator.find_known(extent)? {
+                Ok(Some(row)) => {
+                    let (frame_offset, length) = (extent.offset as u32, extent.length as u32);
+                    let target = Target { file, file_offset: at, frame_offset, length };
+                    window.targets.entry(row.row).or_insert_with(|| (row, Vec::new())).1.push(target);
+                    left += extent.length;
+                }
+                Ok(None) => {}
+                Err(why) => lost = Some(why),
             }
             at += extent.length;
         }
-        self.add_task(window, entry, left, Handle::New, false)
+        self.add_task(window, entry, left, lost, false)
     }
 
     fn add_task(
@@ -227,20 +231,27 @@ impl State<'_> {
         window: &mut Window,
         entry: Entry,
         left: u64,
-        handle: Handle,
+        lost: Option<String>,
         in_place: bool,
     ) -> Result<(), Error> {
         window.bytes += left;
         let task = Task {
             entry,
             left: AtomicU64::new(left),
-            handle: Mutex::new(handle),
-            hurt: AtomicBool::new(false),
+            handle: Mutex::new(Handle::New),
+            hurt: AtomicBool::new(lost.is_some()),
             in_place,
         };
+        if let Some(why) = lost {
+            self.progress.event(Event::Skipped { what: &task.entry.path.to_string(), why: &why });
+            self.leftovers.hurt.push((task.entry.path.to_string(), why));
+        }
         if left == 0 {
-            // Empty, or nothing but holes, or right already.
-            finish_file(self.directory, &task)?;
+            // Empty, or nothing but holes, or right already; or nothing of it is known.
+            match task.hurt.load(Ordering::Relaxed) {
+                true => self.directory.mark_incomplete(&task.entry.path, in_place)?,
+                false => finish_file(self.directory, &task)?,
+            }
             self.progress.event(Event::Done { items: 1, bytes: task.entry.size() });
         }
         window.tasks.push(task);
@@ -260,7 +271,7 @@ impl State<'_> {
     ) -> Result<(), Error> {
         let file = Arc::new(self.directory.open_file(&entry.path)?);
         let number = window.tasks.len() as u32;
-        let wrong = delta::compare(repository, locator, &file, content, number)?;
+        let (wrong, lost) = delta::compare(repository, locator, &file, content, number)?;
         let left: u64 = wrong.iter().map(|(_, target)| u64::from(target.length)).sum();
         self.report.bytes_kept += content.size - left.min(content.size);
         for (row, target) in wrong {
@@ -269,7 +280,7 @@ impl State<'_> {
         // Closed meanwhile: there may be more of them than descriptors.
         drop(file);
         self.directory.discard(&entry.path)?;
-        self.add_task(window, entry, left, Handle::New, true)
+        self.add_task(window, entry, left, lost, true)
     }
 
     fn flush_if_full(&mut self, repository: &Repository, window: &mut Window) -> Result<(), Error> {
