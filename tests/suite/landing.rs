@@ -218,3 +218,21 @@ fn an_interrupted_restore_over_files_goes_on_only_by_its_flag() {
     host.restore(&person, &Wanted::Latest, back.path()).unwrap();
     assert_eq!(names(back.path()), ["", "f", "g"]);
 }
+
+#[test]
+fn files_that_are_the_same_already_may_have_further_names() {
+    let (source, host, person) = place(|root| {
+        fs::write(root.join("h1"), "shared").unwrap();
+        fs::hard_link(root.join("h1"), root.join("h2")).unwrap();
+    });
+    let back = tempfile::tempdir().unwrap();
+    for overwrite in [Overwrite::Refuse, Overwrite::IfNewer, Overwrite::IfNewer] {
+        host.restore_with(&person, &Wanted::Latest, back.path(), options(overwrite)).unwrap();
+        assert_eq!(tree::describe(back.path()), tree::describe(source.path()));
+    }
+    // One that is newer stays, and is not linked to.
+    fs::remove_file(back.path().join("h2")).unwrap();
+    fs::write(back.path().join("h1"), "newer").unwrap();
+    let hurt = host.restore_with(&person, &Wanted::Latest, back.path(), options(Overwrite::IfNewer));
+    assert!(matches!(hurt, Err(ops::Error::Hurt { files: 1, .. })), "{hurt:?}");
+}

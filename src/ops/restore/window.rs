@@ -141,7 +141,10 @@ struct State<'a> {
 
 /// What is done with a file.
 enum Deed {
-    Keep,
+    Keep {
+        /// Whether size and time are the snapshot's: it counts as what the snapshot has.
+        same: bool,
+    },
     Write,
     Mend,
 }
@@ -163,11 +166,11 @@ impl State<'_> {
             EntryKind::File(content) => {
                 let content = content.clone();
                 match self.deed(&entry, &content)? {
-                    Deed::Keep => {
+                    Deed::Keep { same } => {
                         if self.prepared.plan.state == LandingState::Interrupted {
                             self.directory.discard(&entry.path)?;
                         }
-                        if matches!(self.prepared.options.overwrite, Overwrite::Never | Overwrite::IfNewer) {
+                        if !same {
                             self.leftovers.kept.insert(entry.path.clone());
                         }
                         self.report.files_kept += 1;
@@ -190,9 +193,9 @@ impl State<'_> {
         let Some(there) = self.directory.existing(&entry.path)? else { return Ok(Deed::Write) };
         let same = there.is_file && there.size == content.size && there.mtime == entry.mtime;
         Ok(match self.prepared.options.overwrite {
-            Overwrite::Never => Deed::Keep,
-            Overwrite::IfChanged if same => Deed::Keep,
-            Overwrite::IfNewer if there.mtime >= entry.mtime => Deed::Keep,
+            Overwrite::Never => Deed::Keep { same },
+            Overwrite::IfChanged if same => Deed::Keep { same },
+            Overwrite::IfNewer if there.mtime >= entry.mtime => Deed::Keep { same },
             // A file with other names is written anew, so that those keep their content.
             Overwrite::Delta if there.is_file && there.links == 1 => Deed::Mend,
             // What carries a final name was written whole by the run before; a power cut may have taken some of it.
