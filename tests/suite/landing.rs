@@ -11,6 +11,7 @@ use lifeboat::progress::Silent;
 use object_store::memory::InMemory;
 use tempfile::TempDir;
 
+use crate::common::faulty::{Fails, Faulty};
 use crate::common::{Host, Person, plain, tree};
 
 fn place(make: impl FnOnce(&Path)) -> (TempDir, Host, Person) {
@@ -235,4 +236,29 @@ fn files_that_are_the_same_already_may_have_further_names() {
     fs::write(back.path().join("h1"), "newer").unwrap();
     let hurt = host.restore_with(&person, &Wanted::Latest, back.path(), options(Overwrite::IfNewer));
     assert!(matches!(hurt, Err(ops::Error::Hurt { files: 1, .. })), "{hurt:?}");
+}
+
+#[test]
+fn many_second_names_do_not_read_the_manifest_many_times() {
+    let reads = |count: usize| {
+        let (_, host, person) = place(|root| {
+            for dir in ["a", "b"] {
+                fs::create_dir(root.join(dir)).unwrap();
+            }
+            for n in 0..count {
+                fs::write(root.join(format!("a/{n:03}")), format!("file {n}")).unwrap();
+                fs::hard_link(root.join(format!("a/{n:03}")), root.join(format!("b/{n:03}"))).unwrap();
+            }
+        });
+        let counted = Faulty::new(Arc::clone(&host.objects), 0, Fails::Before);
+        let host = Host { objects: counted.clone(), ..host };
+        let back = tempfile::tempdir().unwrap();
+        let part = RestoreOptions { selection: selected(&["b/"], &[]), ..plain() };
+        host.restore_with(&person, &Wanted::Latest, back.path(), part).unwrap();
+        for n in 0..count {
+            assert_eq!(fs::read_to_string(back.path().join(format!("b/{n:03}"))).unwrap(), format!("file {n}"));
+        }
+        counted.operations()
+    };
+    assert_eq!(reads(2), reads(40));
 }

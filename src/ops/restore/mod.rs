@@ -6,6 +6,7 @@
 //! half a restore is never taken for a whole one, and an interrupted one continues.
 
 mod delta;
+mod entries;
 mod mark;
 mod tar;
 mod verify;
@@ -16,14 +17,15 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+pub(super) use self::entries::each_selected;
 use self::mark::MARK_START;
 pub use self::mark::mark_of;
 pub use self::tar::restore_tar;
 use super::Error;
-use super::select::{Filter, Selection};
+use super::select::Selection;
 use crate::catalog::{FrameRow, SnapshotRow, WriterRow};
 use crate::destination::{self, Directory, Rights};
-use crate::model::{Entry, EntryKind, Extent, FrameId, Moment, RelPath, SnapshotId, limits};
+use crate::model::{Entry, Extent, FrameId, Moment, RelPath, SnapshotId, limits};
 use crate::plan::restore::{Candidate, Choice, NoPlan, Wanted, choose, of_source};
 use crate::progress::{Event, Progress};
 use crate::repository::{self, Repository, plan_fetches};
@@ -278,53 +280,6 @@ pub fn prepare(
         look_at_landing(repository, into, &mut prepared, progress)?;
     }
     Ok(prepared)
-}
-
-/// Calls `each` for every selected entry of a snapshot, in path order.
-pub(super) fn each_selected(
-    repository: &Repository,
-    snapshot: &SnapshotRow,
-    selection: &Selection,
-    progress: &dyn Progress,
-    each: &mut dyn FnMut(Entry) -> Result<(), Error>,
-) -> Result<(), Error> {
-    let mut manifest = repository.manifest(snapshot, progress)?;
-    let mut filter = Filter::new(selection);
-    let mut first_names: HashMap<RelPath, RelPath> = HashMap::new();
-    loop {
-        if progress.cancelled() {
-            return Err(repository::Error::Cancelled.into());
-        }
-        let Some(mut entry) = manifest.next_stored()? else { return Ok(()) };
-        if !selection.is_all() && selection.wants(&entry.path, false) {
-            stand_in(repository, snapshot, selection, &mut entry, &mut first_names, progress)?;
-        }
-        filter.pass(entry, each)?;
-    }
-}
-
-/// A selected name of a file whose first name is not selected becomes that file itself; further names link to it.
-fn stand_in(
-    repository: &Repository,
-    snapshot: &SnapshotRow,
-    selection: &Selection,
-    entry: &mut Entry,
-    first_names: &mut HashMap<RelPath, RelPath>,
-    progress: &dyn Progress,
-) -> Result<(), Error> {
-    let EntryKind::Hardlink { target } = &entry.kind else { return Ok(()) };
-    if selection.wants(target, false) {
-        return Ok(());
-    }
-    if let Some(first) = first_names.get(target) {
-        entry.kind = EntryKind::Hardlink { target: first.clone() };
-        return Ok(());
-    }
-    let target = target.clone();
-    let file = crate::ops::look::find_entry(repository, snapshot, &target, progress)?;
-    (entry.kind, entry.xattrs) = (file.kind, file.xattrs);
-    first_names.insert(target, entry.path.clone());
-    Ok(())
 }
 
 fn look_at_landing(
