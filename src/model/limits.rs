@@ -40,6 +40,8 @@ pub const FETCH_GAP: u64 = 256 << 10;
 pub const FETCH_MAX: u64 = 16 << 20;
 /// Entries of a manifest that a restore holds at once.
 pub const RESTORE_WINDOW_ENTRIES: usize = 200_000;
+/// Extents that they have at most, but for those of the last one: some 60 bytes each.
+pub const RESTORE_WINDOW_EXTENTS: usize = 2_000_000;
 /// Plain bytes that one window of a restore writes at most.
 pub const RESTORE_WINDOW_BYTES: u64 = 64 << 30;
 /// Symbolic links, names and xattr values at most, as Linux has them.

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::catalog::SnapshotRow;
-use crate::model::{Entry, EntryKind, RelPath};
+use crate::model::{Entry, EntryKind, RelPath, limits};
 use crate::ops::Error;
 use crate::ops::select::{Filter, Selection};
 use crate::progress::Progress;
@@ -108,5 +108,59 @@ impl StandIns {
         (entry.kind, entry.xattrs) = (file.kind, file.xattrs);
         self.names.insert(target, entry.path.clone());
         Ok(())
+    }
+}
+
+/// Entries that are kept between the plan and the restore, as long as they fit into one window: a few files may have more
+/// extents than all others together.
+pub(super) struct Kept {
+    entries: Option<Vec<Entry>>,
+    extents: usize,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self { entries: Some(Vec::new()), extents: 0 }
+    }
+}
+
+impl Kept {
+    pub fn push(&mut self, entry: Entry) {
+        self.push_within(entry, limits::RESTORE_WINDOW_ENTRIES, limits::RESTORE_WINDOW_EXTENTS);
+    }
+
+    fn push_within(&mut self, entry: Entry, entries_max: usize, extents_max: usize) {
+        self.extents += entry.content().map_or(0, |content| content.extents.len());
+        match &mut self.entries {
+            Some(all) if all.len() < entries_max && self.extents <= extents_max => all.push(entry),
+            _ => self.entries = None,
+        }
+    }
+
+    /// All of them, or nothing where they are too many.
+    pub fn all(self) -> Option<Vec<Entry>> {
+        self.entries
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Digest, Extent, FileContent};
+
+    #[test]
+    fn few_entries_with_many_extents_are_not_kept() {
+        let entry = |extents: usize| {
+            let extents = vec![Extent { frame: None, offset: 0, length: 1 }; extents];
+            let content = FileContent { size: extents.len() as u64, digest: Digest::new([0; 32]), extents };
+            Entry::bare(RelPath::root(), EntryKind::File(content))
+        };
+        let kept = |extents: &[usize]| {
+            let mut kept = Kept::default();
+            extents.iter().for_each(|n| kept.push_within(entry(*n), 3, 10));
+            kept.all().map(|all| all.len())
+        };
+        assert_eq!((kept(&[]), kept(&[1, 1, 1]), kept(&[5, 5])), (Some(0), Some(3), Some(2)));
+        assert_eq!((kept(&[1, 1, 1, 1]), kept(&[5, 6]), kept(&[11, 0])), (None, None, None));
     }
 }

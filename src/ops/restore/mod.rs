@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use self::entries::Kept;
 pub(super) use self::entries::each_selected;
 use self::mark::MARK_START;
 pub use self::mark::mark_of;
@@ -25,7 +26,7 @@ use super::Error;
 use super::select::Selection;
 use crate::catalog::{FrameRow, SnapshotRow, WriterRow};
 use crate::destination::{self, Directory, Rights};
-use crate::model::{Entry, Extent, FrameId, Moment, RelPath, SnapshotId, limits};
+use crate::model::{Entry, Extent, FrameId, Moment, RelPath, SnapshotId};
 use crate::plan::restore::{Candidate, Choice, NoPlan, Wanted, choose, of_source};
 use crate::progress::{Event, Progress};
 use crate::repository::{self, Repository, plan_fetches};
@@ -244,7 +245,7 @@ pub fn prepare(
     };
     let mut locator = Locator::new(repository, &snapshot);
     let mut frames: HashMap<i64, FrameRow> = HashMap::new();
-    let mut kept = Some(Vec::new());
+    let mut kept = Kept::default();
     repository.catalog().at_one_moment(|| {
         each_selected(repository, &snapshot, &options.selection, progress, &mut |entry| {
             plan.entries += 1;
@@ -260,10 +261,7 @@ pub fn prepare(
                     }
                 }
             }
-            match &mut kept {
-                Some(all) if all.len() < limits::RESTORE_WINDOW_ENTRIES => all.push(entry),
-                _ => kept = None,
-            }
+            kept.push(entry);
             Ok(())
         })
     })?;
@@ -275,7 +273,8 @@ pub fn prepare(
     let packs: std::collections::HashSet<i64> = frames.values().map(|frame| frame.pack_row).collect();
     plan.packs = packs.len() as u64;
     plan.requests = plan_fetches(frames.into_values().collect()).len() as u64;
-    let mut prepared = Prepared { plan, snapshot, options, entries: kept, doomed: Vec::new(), began_empty: false };
+    let mut prepared =
+        Prepared { plan, snapshot, options, entries: kept.all(), doomed: Vec::new(), began_empty: false };
     if let Some(into) = into {
         look_at_landing(repository, into, &mut prepared, progress)?;
     }

@@ -51,6 +51,7 @@ struct Window {
     nodes: Vec<Entry>,
     bytes: u64,
     entries: usize,
+    extents: usize,
 }
 
 /// Files that a restore did not put whole: path and why; and files of the user's that it left as they were.
@@ -158,6 +159,7 @@ impl State<'_> {
         entry: Entry,
     ) -> Result<(), Error> {
         window.entries += 1;
+        window.extents += entry.content().map_or(0, |content| content.extents.len());
         match &entry.kind {
             EntryKind::Dir => {
                 self.directory.make_dir(&entry.path)?;
@@ -287,7 +289,9 @@ impl State<'_> {
     }
 
     fn flush_if_full(&mut self, repository: &Repository, window: &mut Window) -> Result<(), Error> {
-        let full = window.entries >= limits::RESTORE_WINDOW_ENTRIES || window.bytes >= limits::RESTORE_WINDOW_BYTES;
+        let full = window.entries >= limits::RESTORE_WINDOW_ENTRIES
+            || window.extents >= limits::RESTORE_WINDOW_EXTENTS
+            || window.bytes >= limits::RESTORE_WINDOW_BYTES;
         if full { self.flush(repository, window) } else { Ok(()) }
     }
 
