@@ -7,6 +7,7 @@ pub mod commit;
 pub mod entry;
 pub mod id;
 pub mod limits;
+pub mod lsn;
 pub mod noise;
 pub mod path;
 pub mod policy;
@@ -17,6 +18,7 @@ pub use commit::{
 };
 pub use entry::{Entry, EntryKind, Extent, FileContent, Stamp};
 pub use id::{ChunkId, CommitId, Digest, FrameId, PackId, RepositoryId, SnapshotId};
+pub use lsn::{Lsn, SegmentName, SegmentSize, SystemId, Timeline};
 pub use path::{RawText, RelPath};
 pub use policy::{Bounds, Chunking, Cutting};
 pub use snapshot::{ManifestPlace, SnapshotRecord, Uses};
