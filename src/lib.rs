@@ -9,6 +9,7 @@ pub mod chunk;
 pub mod cli;
 pub mod config;
 pub mod destination;
+pub mod format;
 pub mod model;
 pub mod ops;
 pub mod pack;
