@@ -9,6 +9,7 @@ pub mod backup_label;
 pub mod history;
 pub mod page;
 pub mod pg_control;
+pub mod wal;
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     bytes.get(at..)?.first_chunk().map(|raw| u16::from_le_bytes(*raw))
