@@ -1,5 +1,5 @@
 //! PostgreSQL's write-ahead log, as 15 to 18 write it: names of what a server archives, the header of a segment, and what a
-//! segment holds ([`scan`]).
+//! segment holds ([`scan()`]).
 //!
 //! Invariants: a segment that [`check_segment`] lets pass has the length, the place and the timeline that its name says, so
 //! that a server which asks for the name gets that segment or nothing. Not here: whether it is of the right cluster (the
@@ -194,7 +194,7 @@ impl SegmentHeader {
     }
 }
 
-/// Whether bytes are, by their length and first page, the whole segment that the name says. Records are [`scan`]'s.
+/// Whether bytes are, by their length and first page, the whole segment that the name says. Records are [`scan()`]'s.
 pub fn check_segment(bytes: &[u8], name: SegmentName) -> Result<SegmentHeader, Flaw> {
     let header = SegmentHeader::parse(bytes, name)?;
     let (found, expected) = (bytes.len() as u64, header.segment_size.bytes());
