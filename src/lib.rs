@@ -7,6 +7,7 @@
 pub mod catalog;
 pub mod chunk;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod destination;
 pub mod model;

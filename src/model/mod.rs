@@ -4,6 +4,7 @@
 //! that exists has its full length. Not here: I/O, a clock, randomness.
 
 pub mod commit;
+pub mod dump;
 pub mod entry;
 pub mod id;
 pub mod limits;
@@ -15,6 +16,7 @@ pub mod snapshot;
 pub use commit::{
     Commit, CommitFrame, CommitHeader, CommitLine, DirectoryPlace, Lost, PackKind, PackLine, Renumber, Seen,
 };
+pub use dump::{DatabaseInfo, DumpFormat, DumpInfo, TableRows};
 pub use entry::{Entry, EntryKind, Extent, FileContent, Stamp};
 pub use id::{ChunkId, CommitId, Digest, FrameId, PackId, RepositoryId, SnapshotId};
 pub use path::{RawText, RelPath};
