@@ -3,6 +3,7 @@
 //! Not here: chunking, stores, and whether a file is read at all; the deed decides that by the manifest before.
 
 mod cutting;
+mod pg_dump;
 mod stream;
 mod tarball;
 mod tree;
@@ -13,8 +14,10 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
+use crate::client;
 use crate::model::{Cutting, Entry, RelPath, limits};
 
+pub use pg_dump::{Databases, Globals, PgDumpOptions, PgDumpSource};
 pub use stream::{CommandSource, FileSource, StdinSource};
 pub use tarball::TarballSource;
 pub use tree::{Rules, RulesError};
@@ -62,6 +65,9 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// PostgreSQL, or a program of its.
+    #[error(transparent)]
+    Client(#[from] client::Error),
     /// The stream could not be read to its end.
     #[error("could not read from {what}")]
     Stream {
@@ -148,7 +154,7 @@ pub struct SmallRead {
 
 /// Something to protect.
 pub trait Source: Sync {
-    /// `volume`, `command`, `stdin`, `tarball`.
+    /// `volume`, `command`, `stdin`, `tarball`, `pg_dump`.
     fn kind(&self) -> &'static str;
     /// The directory or the command, for people.
     fn root(&self) -> String;

@@ -10,6 +10,7 @@ use crate::cli::context::Context;
 use crate::cli::output::{count, counted, duration, size};
 use crate::cli::progress::Console;
 use crate::cli::report::Failure;
+use crate::client::Connection;
 use crate::config::{Archive, Plan, parse_size};
 use crate::model::RelPath;
 use crate::ops::Kind;
@@ -17,7 +18,9 @@ use crate::ops::backup::{BackupOptions, BackupReport, backup};
 use crate::plan::restore::show;
 use crate::progress::Progress;
 use crate::repository::{Repository, is_source_name};
-use crate::source::{CommandSource, FileSource, Rules, Source, StdinSource, TarballSource, VolumeSource};
+use crate::source::{
+    CommandSource, FileSource, PgDumpOptions, PgDumpSource, Rules, Source, StdinSource, TarballSource, VolumeSource,
+};
 
 /// A source to back up now.
 struct Task {
@@ -68,7 +71,7 @@ fn back_up(
     progress: &Arc<Console>,
 ) -> Result<Outcome, Failure> {
     let options = BackupOptions { force: args.force, tags: [task.tags, args.tag.clone()].concat(), wait: args.wait };
-    let source = build(context, task.plan)?;
+    let source = build(context, task.plan, progress)?;
     let started = Instant::now();
     let shared: Arc<dyn Progress> = Arc::clone(progress) as _;
     let report = backup(&*source, &task.name, repository, &options, &context.world()?, &shared);
@@ -87,7 +90,8 @@ fn back_up(
 }
 
 fn tasks(context: &Context, args: &BackupArgs) -> Result<Vec<Task>, Failure> {
-    let is_ad_hoc = args.path.is_some() || args.stdin || args.tar.is_some() || !args.command.is_empty();
+    let is_ad_hoc =
+        args.path.is_some() || args.stdin || args.tar.is_some() || args.pg_dump.is_some() || !args.command.is_empty();
     let of_volumes = !args.exclude.is_empty()
         || !args.exclude_file.is_empty()
         || !args.exclude_if_present.is_empty()
@@ -100,7 +104,8 @@ fn tasks(context: &Context, args: &BackupArgs) -> Result<Vec<Task>, Failure> {
     }
     if is_ad_hoc {
         if !args.sources.is_empty() || args.all || args.group.is_some() {
-            let hint = "Run it twice: once with the names, once with `--path`, `--stdin`, `--tar` or a command.";
+            let hint =
+                "Run it twice: once with the names, once with `--path`, `--stdin`, `--tar`, `--pg-dump` or a command.";
             return Err(Failure::usage(
                 "sources of the configuration and one of the command line are both named",
                 hint,
@@ -108,15 +113,25 @@ fn tasks(context: &Context, args: &BackupArgs) -> Result<Vec<Task>, Failure> {
         }
         // `--tar -` says what the command's output is; a command beside it is no second source.
         let output_is_tar = args.tar.as_deref() == Some(Path::new("-")) && !args.command.is_empty();
-        let named = [args.path.is_some(), args.stdin, args.tar.is_some() && !output_is_tar, !args.command.is_empty()];
+        let tar = args.tar.is_some() && !output_is_tar;
+        let named = [args.path.is_some(), args.stdin, tar, args.pg_dump.is_some(), !args.command.is_empty()];
         if named.into_iter().filter(|given| *given).count() > 1 {
-            let hint = "Say one of `--path DIR`, `--stdin`, `--tar FILE`, `-- COMMAND` and `--tar - -- COMMAND`.";
+            let hint = "Say one of `--path DIR`, `--stdin`, `--tar FILE`, `--pg-dump CONNECTION`, `-- COMMAND` and \
+                        `--tar - -- COMMAND`.";
             return Err(Failure::usage("more than one source is named on the command line", hint));
+        }
+        if let Some(connection) = &args.pg_dump
+            && Connection::parse(connection).is_ok_and(|connection| connection.has_password())
+        {
+            context.ui.warning(
+                "a password on the command line is seen by everybody who lists the processes; PGPASSFILE, PGPASSWORD and \
+                 ~/.pgpass are not",
+            );
         }
         return Ok(vec![ad_hoc(args)?]);
     }
     if args.name.is_some() || args.file_name.is_some() {
-        let hint = "`--name` goes with `--path DIR`, `--stdin`, `--tar FILE` or `-- COMMAND`.";
+        let hint = "`--name` goes with `--path DIR`, `--stdin`, `--tar FILE`, `--pg-dump CONNECTION` or `-- COMMAND`.";
         return Err(Failure::usage("`--name` belongs to a source of the command line, and none is given", hint));
     }
     let config = &context.config;
@@ -152,7 +167,7 @@ fn tasks(context: &Context, args: &BackupArgs) -> Result<Vec<Task>, Failure> {
         .collect()
 }
 
-fn build(context: &Context, what: What) -> Result<Box<dyn Source>, Failure> {
+fn build(context: &Context, what: What, progress: &Arc<Console>) -> Result<Box<dyn Source>, Failure> {
     Ok(match what {
         What::Configured(Plan::Volume { path, rules }) => {
             let source = VolumeSource::new(&path, &rules)?;
@@ -175,6 +190,9 @@ fn build(context: &Context, what: What) -> Result<Box<dyn Source>, Failure> {
             Box::new(CommandSource::new(file_name, context.now(), command))
         }
         What::Configured(Plan::Tarball(archive)) => Box::new(TarballSource::new(open_archive(context, archive)?)),
+        What::Configured(Plan::PgDump(options)) => {
+            Box::new(PgDumpSource::new(*options, context.now(), Arc::clone(progress) as _)?)
+        }
         What::Stdin(file_name) => Box::new(StdinSource::of_process(file_name, context.now())),
     })
 }
@@ -209,6 +227,11 @@ fn ad_hoc(args: &BackupArgs) -> Result<Task, Failure> {
     let file_name = RelPath::new(file_name.into_bytes()).ok().filter(|path| path.components().count() == 1);
     let file_name = file_name.ok_or_else(|| Failure::usage("`--file-name` must be one name", "Leave `/` out."))?;
     let is_stream = |file: &Path| file == Path::new("-");
+    if let Some(connection) = &args.pg_dump {
+        let connection = Connection::parse(connection).map_err(crate::ops::Error::from)?;
+        let plan = What::Configured(Plan::PgDump(Box::new(PgDumpOptions::new(connection))));
+        return Ok(Task { name, plan, tags: Vec::new() });
+    }
     let plan = match (&args.path, &args.tar) {
         (Some(path), _) => What::Configured(Plan::Volume { path: path.clone(), rules }),
         (None, Some(file)) => What::Configured(Plan::Tarball(match (is_stream(file), args.command.is_empty()) {
