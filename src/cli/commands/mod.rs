@@ -10,4 +10,5 @@ pub mod look;
 pub mod man;
 pub mod repair;
 pub mod restore;
+pub mod restore_server;
 pub mod validate_store;

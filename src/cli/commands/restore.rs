@@ -1,4 +1,4 @@
-//! `restore`: plan, show, do.
+//! `restore`: plan, show, do. Into a directory or as tar here; into a server next door.
 
 use std::path::Path;
 use std::time::Instant;
@@ -8,6 +8,7 @@ use crate::cli::args::{OverwriteArg, RestoreArgs};
 use crate::cli::context::Context;
 use crate::cli::output::{count, counted, duration, size};
 use crate::cli::report::Failure;
+use crate::client::Connection;
 use crate::ops::Selection;
 use crate::ops::restore::{
     LandingState, Overwrite, Prepared, RestoreOptions, RestorePlan, RestoreReport, find_snapshot, prepare, restore,
@@ -21,6 +22,13 @@ const LISTED: usize = 50;
 
 /// Runs it.
 pub fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome, Failure> {
+    if let Some(url) = args.into.as_deref().and_then(Path::to_str).filter(|into| Connection::is_url(into)) {
+        return super::restore_server::run(context, args, url);
+    }
+    if let Some(flag) = args.server.first() {
+        let hint = "Name the server: `--into postgresql://USER@HOST`.";
+        return Err(Failure::usage(format!("`{flag}` is for dumps that are restored into a PostgreSQL server"), hint));
+    }
     let progress = context.progress(true);
     let (wanted, read_as) = context.wanted(&args.which)?;
     let (mut repository, _) = context.open(&*progress)?;
@@ -116,7 +124,7 @@ fn to_tar(
     synced.map_err(|e| Failure::io("write", file, e))
 }
 
-fn show_plan(
+pub(super) fn show_plan(
     context: &Context,
     args: &RestoreArgs,
     plan: &RestorePlan,

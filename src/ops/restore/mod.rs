@@ -6,6 +6,7 @@
 //! half a restore is never taken for a whole one, and an interrupted one continues.
 
 mod delta;
+pub mod server;
 mod tar;
 mod verify;
 mod window;
