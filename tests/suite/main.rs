@@ -19,6 +19,7 @@ mod landing;
 mod late;
 mod matrix;
 mod metadata;
+mod pg_dump;
 mod random;
 mod recovery;
 mod repair;
