@@ -36,6 +36,10 @@ impl Connection {
         };
         let mut connection = Self { pairs: Vec::new(), password: None };
         for (key, value) in pairs.map_err(Error::BadConnection)? {
+            // Anything else could become several keys when it is said again.
+            if key.is_empty() || !key.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_') {
+                return Err(Error::BadConnection(format!("`{}` is no key of libpq", key.escape_debug())));
+            }
             if ONLY_IN_ARGUMENTS.contains(&key.as_str()) {
                 let why = format!(
                     "`{key}` would show in the arguments of programs; write it into a service file and say `service=NAME`"
@@ -96,7 +100,7 @@ impl Connection {
     pub fn argument(&self) -> String {
         let mut pairs = self.pairs.clone();
         for (key, value) in KEEPALIVES {
-            if self.get(key).is_none() && self.get("keepalives").is_none() {
+            if !self.pairs.iter().any(|(known, _)| known == key || known == "keepalives") {
                 pairs.push((key.to_owned(), value.to_owned()));
             }
         }
@@ -287,8 +291,13 @@ mod tests {
         ] {
             assert_eq!(shown(url), pairs, "{url}");
         }
-        for bad in ["postgresql://h/%zz", "postgresql://[::1/db", "postgresql://h/db?x", "postgresql://h?sslpassword=x"]
-        {
+        for bad in [
+            "postgresql://h?a%20b=c",
+            "postgresql://h/%zz",
+            "postgresql://[::1/db",
+            "postgresql://h/db?x",
+            "postgresql://h?sslpassword=x",
+        ] {
             assert!(matches!(Connection::parse(bad), Err(Error::BadConnection(_))), "{bad}");
         }
     }
