@@ -143,7 +143,10 @@ fn show_server(context: &Context, args: &RestoreArgs, plan: &ServerPlan) -> Resu
         ui.story(line);
         Ok(())
     };
-    say(format!("server    {} (PostgreSQL {}; dumped from {})", plan.server, plan.server_version, plan.dumped_from))?;
+    // `15.18 (Debian 15.18-0+deb12u1)`
+    let short = |version: &str| version.split(' ').next().unwrap_or_default().to_owned();
+    let (version, from) = (short(&plan.server_version), short(&plan.dumped_from));
+    say(format!("server    {} (PostgreSQL {version}; dumped from {from})", plan.server))?;
     if plan.globals.is_some() {
         say("roles     those that are not there yet, and tablespaces".to_owned())?;
     }
