@@ -1,14 +1,18 @@
 //! The configuration file: TOML to checked types. Unknown keys are refused by name and line; an option that this version
 //! cannot honour is an error, never ignored. Not here: flags, the environment, what the values are used for.
 
+mod pg_dump;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::model::RelPath;
+use self::pg_dump::DatabasesKey;
+use crate::model::{DumpFormat, RelPath};
 use crate::repository::is_source_name;
-use crate::source::Rules;
+use crate::source::postgres::BaseOptions;
+use crate::source::{Globals, PgDumpOptions, Rules};
 use crate::store::Credentials;
 
 /// What is wrong with a configuration.
@@ -143,6 +147,10 @@ pub enum SourceKind {
     Command,
     /// A tar archive: a file, or a command's output.
     Tarball,
+    /// A PostgreSQL cluster: base backups and WAL.
+    Postgres,
+    /// Databases of a PostgreSQL server, dumped.
+    PgDump,
 }
 
 /// `[sources.<name>]`. One flat table, so that the parser can name the line of an unknown key; which keys fit the kind is
@@ -176,6 +184,37 @@ pub struct SourceSection {
     pub command: Vec<String>,
     /// Of a command: the name under which its output is stored.
     pub file_name: Option<String>,
+    /// Of a cluster: its data directory; else the server is asked.
+    pub data_directory: Option<PathBuf>,
+    /// Of a cluster or a `pg_dump`: the server, as a URL or as `key=value` pairs.
+    pub connection: Option<String>,
+    /// Of a `pg_dump`: a file with the password.
+    pub password_file: Option<PathBuf>,
+    /// Of a `pg_dump`: names of databases, or `all`.
+    pub databases: Option<DatabasesKey>,
+    /// Of a `pg_dump`: the instance of Convex whose database it is.
+    pub instance_name: Option<String>,
+    /// Of a `pg_dump`: `custom`, `directory` or `plain`.
+    pub format: Option<DumpFormat>,
+    /// Of a `pg_dump`: `all`, `no-passwords` or `none`.
+    pub globals: Option<Globals>,
+    /// Of a `pg_dump`: whether rows are counted.
+    pub row_counts: Option<bool>,
+    /// Of a `pg_dump`: patterns of tables to leave out.
+    #[serde(default)]
+    pub exclude_tables: Vec<String>,
+    /// Of a `pg_dump`: patterns of schemas to take alone.
+    #[serde(default)]
+    pub schemas: Vec<String>,
+    /// Of a `pg_dump`: tables at a time.
+    pub jobs: Option<u32>,
+    /// Of a `pg_dump`: where PostgreSQL's programs lie.
+    pub bin_dir: Option<PathBuf>,
+    /// Of a `pg_dump`: where a dump in the directory format is written before it is stored.
+    pub work_dir: Option<PathBuf>,
+    /// Of a `pg_dump`: further arguments of the program.
+    #[serde(default)]
+    pub extra_args: Vec<String>,
     /// Labels of its snapshots.
     #[serde(default)]
     pub tags: Vec<String>,
@@ -208,6 +247,10 @@ pub enum Plan {
     },
     /// The members of an archive.
     Tarball(Archive),
+    /// A PostgreSQL cluster.
+    Postgres(BaseOptions),
+    /// Databases, dumped.
+    PgDump(Box<PgDumpOptions>),
 }
 
 /// Where an archive comes from.
@@ -222,10 +265,10 @@ pub enum Archive {
 }
 
 impl SourceSection {
-    /// Checks that the keys fit the kind.
-    pub fn plan(&self, name: &str) -> Result<Plan, String> {
-        use SourceKind::{Command, Tarball, Volume};
-        let keys: [(&str, bool, &[SourceKind]); 9] = [
+    /// The keys that belong to some kinds alone: whether each is given, and to which it belongs.
+    fn particular(&self) -> [(&'static str, bool, &'static [SourceKind]); 23] {
+        use SourceKind::{Command, PgDump, Postgres, Tarball, Volume};
+        [
             ("path", self.path.is_some(), &[Volume, Tarball]),
             ("exclude", !self.exclude.is_empty(), &[Volume]),
             ("exclude_file", !self.exclude_file.is_empty(), &[Volume]),
@@ -235,9 +278,32 @@ impl SourceSection {
             ("one_file_system", self.one_file_system, &[Volume]),
             ("command", !self.command.is_empty(), &[Command, Tarball]),
             ("file_name", self.file_name.is_some(), &[Command]),
-        ];
+            ("connection", self.connection.is_some(), &[PgDump, Postgres]),
+            ("data_directory", self.data_directory.is_some(), &[Postgres]),
+            ("password_file", self.password_file.is_some(), &[PgDump]),
+            ("databases", self.databases.is_some(), &[PgDump]),
+            ("instance_name", self.instance_name.is_some(), &[PgDump]),
+            ("format", self.format.is_some(), &[PgDump]),
+            ("globals", self.globals.is_some(), &[PgDump]),
+            ("row_counts", self.row_counts.is_some(), &[PgDump]),
+            ("exclude_tables", !self.exclude_tables.is_empty(), &[PgDump]),
+            ("schemas", !self.schemas.is_empty(), &[PgDump]),
+            ("jobs", self.jobs.is_some(), &[PgDump]),
+            ("bin_dir", self.bin_dir.is_some(), &[PgDump]),
+            ("work_dir", self.work_dir.is_some(), &[PgDump]),
+            ("extra_args", !self.extra_args.is_empty(), &[PgDump]),
+        ]
+    }
+
+    /// Checks that the keys fit the kind.
+    pub fn plan(&self, name: &str) -> Result<Plan, String> {
+        use SourceKind::{PgDump, Postgres, Tarball, Volume};
+        let keys = self.particular();
         if let Some((key, ..)) = keys.iter().find(|(_, given, of)| *given && !of.contains(&self.kind)) {
             return Err(format!("`{key}` does not belong to a source of this kind"));
+        }
+        if self.kind == PgDump {
+            return Ok(Plan::PgDump(Box::new(pg_dump::plan(self)?)));
         }
         if self.kind == Tarball {
             return match (&self.path, self.command.is_empty()) {
@@ -248,6 +314,13 @@ impl SourceSection {
                     Err("`path` or `command` is missing: the archive is a file, or a command's output".to_owned())
                 }
             };
+        }
+        if self.kind == Postgres {
+            return Ok(Plan::Postgres(BaseOptions {
+                source: name.to_owned(),
+                connection: self.connection.clone().unwrap_or_default(),
+                data_directory: self.data_directory.clone(),
+            }));
         }
         if self.kind == Volume {
             let path = self.path.clone().ok_or("`path` is missing")?;
@@ -389,11 +462,35 @@ mod tests {
             ("[sources.a]\nkind = \"tarball\"\npath = \"/\"\nexclude = [\"x\"]\n", "`exclude` does not belong"),
             ("[sources.\"a/b\"]\nkind = \"volume\"\npath = \"/\"\n", "a source's name"),
             ("[groups.g]\nsources = [\"x\"]\n", "no source `x`"),
+            ("[sources.a]\nkind = \"volume\"\npath = \"/\"\ndatabases = \"all\"\n", "`databases` does not belong"),
+            ("[sources.a]\nkind = \"pg_dump\"\ndatabases = \"app\"\n", "write [\"app\"]"),
+            ("[sources.a]\nkind = \"pg_dump\"\ndatabases = [\"x\", \"x\"]\n", "names `x` twice"),
+            ("[sources.a]\nkind = \"pg_dump\"\ndatabases = 7\n", "expected a list of names"),
+            ("[sources.a]\nkind = \"pg_dump\"\njobs = 4\n", "needs `format"),
+            ("[sources.a]\nkind = \"pg_dump\"\nformat = \"tar\"\n", "`custom`, `directory`, `plain`"),
+            ("[sources.a]\nkind = \"pg_dump\"\nextra_args = [\"-Fp\"]\n", "say `format`"),
+            ("[sources.a]\nkind = \"pg_dump\"\nconnection = \"host='x\"\n", "no closing quote"),
+            ("[sources.a]\nkind = \"pg_dump\"\nconnection = \"app\"\ninstance_name = \"x\"\n", "leave one out"),
+            ("[sources.a]\nkind = \"pg_dump\"\ninstance_name = \"x\"\ndatabases = \"all\"\n", "both given"),
+            (
+                "[sources.a]\nkind = \"pg_dump\"\npassword_file = \"x\"\nconnection = \"postgresql://u:p@h\"\n",
+                "in `connection` too",
+            ),
             ("[repository]\nlimit_upload = \"fast\"\n", "no size"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn an_instance_of_convex_names_its_database() {
+        let text = "[sources.a]\nkind = \"pg_dump\"\nconnection = \"postgresql://u@h:5432?sslmode=disable\"\n\
+                    instance_name = \"convex-self-hosted\"\n";
+        let config = parse(text).unwrap();
+        let Plan::PgDump(options) = config.sources["a"].plan("a").unwrap() else { panic!() };
+        assert_eq!(options.databases, crate::source::Databases::Named(vec!["convex_self_hosted".to_owned()]));
+        assert_eq!(options.connection.to_string(), "user=u host=h port=5432 sslmode=disable");
     }
 
     #[test]

@@ -7,8 +7,10 @@
 pub mod catalog;
 pub mod chunk;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod destination;
+pub mod format;
 pub mod model;
 pub mod ops;
 pub mod pack;

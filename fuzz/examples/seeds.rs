@@ -195,6 +195,31 @@ fn texts() -> Outcome {
     configurations()
 }
 
+/// Files of real clusters; of a segment the first page, as much as is not padding.
+fn postgres() -> Outcome {
+    for version in [15, 16, 17, 18] {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../fixtures/postgres/{version}"));
+        let unpacked = |name: &str| fs::File::open(root.join(name)).and_then(zstd::decode_all);
+        put("pg_control", &format!("{version}"), &unpacked("pg_control.running.zst")?[..300])?;
+        put("history_and_label", &format!("label-{version}"), &numbered(1, &fs::read(root.join("backup_label"))?))?;
+        put("wal_segment", &format!("{version}"), &unpacked("wal.first.zst")?[..3000])?;
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/postgres/18");
+    put("history_and_label", "map", &numbered(1, &fs::read(root.join("tablespace_map"))?))?;
+    put("history_and_label", "history", &numbered(2, &fs::read(root.join("00000002.history"))?))?;
+    put("history_and_label", "history-3", &numbered(3, b"# c\n1\t0/5000000\tbefore 2026\n2\t1/A0\n"))?;
+    for name in ["0000000100000016000000B3", "0000000A.history", "0000000200000016000000B3.00000028.backup"] {
+        put("history_and_label", name, &numbered(1, name.as_bytes()))?;
+    }
+    // Orders to the writer of logs: commits, then up to 8, 16, 24 or 48 bytes before the border, and a commit across it.
+    for left in [1, 2, 3, 6] {
+        let crossing = [0, 0, 0, 1, 1, 2, 0, 0, 7, 7, 3, 0, 0, left, 0, 90, 0, 2];
+        let body = [5; 90];
+        put("wal_segment", &format!("crossing-{left}"), &[&crossing[..], &body, &[2, 9, 0, 40, 0, 0, 0, 0]].concat())?;
+    }
+    Ok(())
+}
+
 fn configurations() -> Outcome {
     let all = r#"[repository]
 url = "s3://acme/prod"
@@ -308,5 +333,6 @@ fn main() -> Outcome {
     bombs()?;
     texts()?;
     keys()?;
+    postgres()?;
     tarballs()
 }

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
+use lifeboat::client::Connection;
 use lifeboat::config::{Config, Error, Plan, parse_size};
 use lifeboat::repository::is_source_name;
 use lifeboat::seal::Recipient;
@@ -40,6 +41,12 @@ fuzz_target!(|text: &str| {
                 assert!(!command.is_empty() && file_name.components().count() == 1);
             }
             Plan::Tarball(_) => {}
+            Plan::PgDump(options) => {
+                // What is shown of a connection is a connection, and the same one but for its password.
+                let said = options.connection.argument();
+                let again = Connection::parse(&said).expect("it was made by us");
+                assert!(!again.has_password() && again.argument() == said);
+            }
         }
     }
     for group in config.groups.values() {

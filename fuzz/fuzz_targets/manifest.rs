@@ -33,7 +33,10 @@ fuzz_target!(|input: &[u8]| {
         if entry.is_dir() {
             directories.insert(entry.path.clone());
         }
-        let written = entry.clone().write_lines(&mut |line| Ok::<_, String>(text.extend_from_slice(line)));
+        let written = entry.clone().write_lines(&mut |line| {
+            text.extend_from_slice(line);
+            Ok::<_, String>(())
+        });
         written.expect("memory does not fail");
     }
     let mut reader = ManifestReader::new(text.as_slice(), "s".to_owned());

@@ -160,6 +160,7 @@ fn take_lines(db: &Connection, at: CommitAt<'_>, row: i64, chunks: &ChunkTables,
                 number += pack.frames.len() as u64;
             }
             CommitLine::Snapshot(record) => add_snapshot(db, at.writer, row, record, &at.digest)?,
+            CommitLine::Segment(record) => super::segments::insert(db, &at.commit.header.writer, record, Some(row))?,
             // Only of the writer's own log: nobody says of another's commits that they may be missing.
             CommitLine::Lost(lost) => {
                 db.prepare_cached("INSERT OR IGNORE INTO lost (writer, digest) VALUES (?1, ?2)")?

@@ -110,6 +110,14 @@ impl Catalog {
         Ok(frames)
     }
 
+    /// The rows of a place in a pack: several, where two commits name the pack.
+    pub fn rows_at(&self, frame: &FrameRow) -> Result<Vec<i64>, Error> {
+        self.read(|db| {
+            let sql = "SELECT id FROM frame WHERE pack = ?1 AND at = ?2 ORDER BY id";
+            db.prepare_cached(sql)?.query_map(params![frame.pack_row, frame.at as i64], |row| row.get(0))?.collect()
+        })
+    }
+
     /// Frames of a writer that may hold a chunk: the key is only the first 8 bytes of its id, so the caller compares.
     pub fn frames_with(&self, writer: WriterRow, chunk: &ChunkId) -> Result<Vec<i64>, Error> {
         self.read(|db| {

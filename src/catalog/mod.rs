@@ -7,6 +7,7 @@
 mod ingest;
 mod lookup;
 mod packs;
+mod segments;
 mod snapshots;
 
 use std::path::{Path, PathBuf};
@@ -22,8 +23,11 @@ pub use snapshots::{SnapshotRow, SparseRow};
 use crate::model::CommitId;
 
 /// Each migration with its number; the last one leads to `catalog/schema.sql`.
-const MIGRATIONS: &[(i64, &str)] =
-    &[(1, include_str!("../../catalog/0001-first.sql")), (2, include_str!("../../catalog/0002-repair.sql"))];
+const MIGRATIONS: &[(i64, &str)] = &[
+    (1, include_str!("../../catalog/0001-first.sql")),
+    (2, include_str!("../../catalog/0002-repair.sql")),
+    (3, include_str!("../../catalog/0003-streams.sql")),
+];
 
 /// The whole schema, for the test that proves that the migrations meet it.
 pub const SCHEMA: &str = include_str!("../../catalog/schema.sql");
@@ -363,7 +367,8 @@ impl Catalog {
                 "DELETE FROM lost; DELETE FROM seen; DELETE FROM renumber; DELETE FROM sparse;
                  DELETE FROM snapshot; DELETE FROM chunk; DELETE FROM frame_chunks;
                  DELETE FROM frame; DELETE FROM pack; DELETE FROM commit_parent; DELETE FROM log_commit;
-                 DELETE FROM writer; DELETE FROM meta;",
+                 DELETE FROM writer; DELETE FROM meta;
+                 DELETE FROM segment WHERE log_commit IS NOT NULL;",
             )
         })
     }
@@ -381,6 +386,7 @@ impl Catalog {
             "SELECT 'chunk', c.key, hex(f.name), '', '', '', '', '' FROM chunk c JOIN frame f ON f.id = c.frame",
             "SELECT 'snapshot', s.id, w.name, s.source, s.ended, s.complete, s.record, ''
              FROM snapshot s JOIN writer w ON w.id = s.writer",
+            "SELECT 'segment', writer, stream, epoch, name, hex(digest), record, '' FROM segment WHERE log_commit IS NOT NULL",
             "SELECT 'sparse', s.source, hex(f.name), s.used, '', '', '', ''
              FROM sparse s JOIN frame f ON f.id = s.frame",
         ];

@@ -77,7 +77,44 @@ fn read_pack(row: &rusqlite::Row<'_>) -> rusqlite::Result<PackRow> {
 
 const COLUMNS: &str = "id, writer, name, size, directory_at, directory_length, recipients, chunks_known, state, seen";
 
+/// Damage that a check has found: whose pack, which one, and the place of a frame in it, if not the whole pack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DamageMark {
+    writer: String,
+    pack: PackId,
+    at: Option<i64>,
+}
+
 impl Catalog {
+    /// What is marked as damaged: no log says it, so that a catalog that is read anew has forgotten it.
+    pub fn damage_marks(&self) -> Result<Vec<DamageMark>, Error> {
+        self.read(|db| {
+            let sql = "SELECT w.name, p.name, NULL FROM pack p JOIN writer w ON w.id = p.writer WHERE p.state = 2
+                       UNION SELECT w.name, p.name, f.at FROM frame f JOIN pack p ON p.id = f.pack
+                       JOIN writer w ON w.id = p.writer WHERE f.state = 2";
+            let read = |row: &rusqlite::Row<'_>| {
+                Ok(DamageMark { writer: row.get(0)?, pack: PackId::new(row.get(1)?), at: row.get(2)? })
+            };
+            db.prepare_cached(sql)?.query_map([], read)?.collect()
+        })
+    }
+
+    /// Marks it again. What the logs know nothing of any more is left out.
+    pub fn mark_damage(&mut self, marks: &[DamageMark]) -> Result<(), Error> {
+        self.write(|db| {
+            let pack = "(SELECT p.id FROM pack p JOIN writer w ON w.id = p.writer WHERE w.name = ?1 AND p.name = ?2)";
+            let mut packs = db.prepare(&format!("UPDATE pack SET state = 2 WHERE id = {pack}"))?;
+            let mut frames = db.prepare(&format!("UPDATE frame SET state = 2 WHERE pack = {pack} AND at = ?3"))?;
+            for DamageMark { writer, pack, at } in marks {
+                match at {
+                    None => packs.execute(params![writer, pack.as_bytes()])?,
+                    Some(at) => frames.execute(params![writer, pack.as_bytes(), at])?,
+                };
+            }
+            Ok(())
+        })
+    }
+
     /// Every pack of a writer, in the order of its log.
     pub fn packs(&self, writer: WriterRow) -> Result<Vec<PackRow>, Error> {
         self.read(|db| {
@@ -123,10 +160,13 @@ impl Catalog {
         })
     }
 
-    /// Records that frames were found damaged (or in order again).
+    /// Records that frames were found damaged (or in order again). Of a pack that two commits name, both rows of a place
+    /// are marked: they are the same bytes.
     pub fn set_frames_damaged(&mut self, frames: &[i64], damaged: bool) -> Result<(), Error> {
         self.write(|db| {
-            let mut update = db.prepare_cached("UPDATE frame SET state = ?2 WHERE id = ?1")?;
+            let mut update = db.prepare_cached(
+                "UPDATE frame SET state = ?2 WHERE (pack, at) = (SELECT pack, at FROM frame WHERE id = ?1)",
+            )?;
             for row in frames {
                 update.execute(params![row, if damaged { 2 } else { 0 }])?;
             }

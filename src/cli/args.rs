@@ -1,8 +1,12 @@
 //! What was typed: the types of clap, nothing resolved. Their doc comments are the help that people read.
 
+mod server;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use server::ServerArgs;
 
 const CODES: &str = "Exit codes: 0 done, 1 not done, 2 wrong command line or configuration, 10 no repository there, \
                      12 no key opens it, 13 stored bytes are damaged, 130 interrupted.";
@@ -11,7 +15,8 @@ Examples:
   lifeboat backup --all                               every source of the configuration
   lifeboat backup data                                one of them
   lifeboat backup --path /srv/data --name data        a directory, without a configuration
-  lifeboat backup --name dump -- pg_dump app          a command's output; its failure is ours
+  lifeboat backup --pg-dump postgresql://backup@db1/app --name app    a PostgreSQL database
+  lifeboat backup --name dump -- mysqldump app        a command's output; its failure is ours
   docker run --rm -v data:/v alpine tar -c -C /v . | lifeboat backup --tar - --name data
   lifeboat backup --name data --tar - -- docker run --rm -v data:/v alpine tar -c -C /v .
   cat app.img | lifeboat backup --stdin --name image  what comes in, whether its producer fails or not
@@ -25,12 +30,16 @@ Examples:
   lifeboat restore data --into /srv/data --delta --delete             make DIR equal, write only what differs
   lifeboat restore data --include etc/app --into DIR                  a part
   lifeboat restore data --tar - | ssh host tar -x -C /srv/data        as tar
+  lifeboat restore app-dump --into postgresql://postgres@db2 --create     dumps, into a server
+  lifeboat restore app-dump --into postgresql://postgres@db2 --database app=app_restored --jobs 4
+  lifeboat restore app-dump --into postgresql://postgres@db2/app --clean --table users
 
 A destination that is not empty is refused unless --overwrite, --delta or --delete is given; only --delete removes \
 anything. An interrupted restore continues when the same command is run again.
 
 Exit codes: 0 done, 1 not done, 2 wrong command line, 4 that moment cannot be reached, 10 no repository there, \
-12 no key opens it, 13 something was damaged and is not restored, 130 interrupted.";
+12 no key opens it, 13 something was damaged and is not restored, or rows differ from those that were \
+counted when a dump was made, 130 interrupted.";
 const CHECK_HELP: &str = "\
 Examples:
   lifeboat check                             logs, listings, manifests
@@ -130,6 +139,12 @@ pub enum Command {
     /// List snapshots
     #[command(after_help = CODES)]
     Snapshots(SnapshotsArgs),
+    /// Show to which moments a PostgreSQL cluster can be brought back
+    #[command(after_help = CODES)]
+    Timeline(TimelineArgs),
+    /// PostgreSQL's log: archive_command and restore_command
+    #[command(subcommand)]
+    Wal(super::wal_args::WalCommand),
     /// List what is in a snapshot
     #[command(after_help = CODES)]
     Ls(LsArgs),
@@ -195,10 +210,10 @@ pub struct BackupArgs {
     #[arg(value_name = "SOURCE")]
     pub sources: Vec<String>,
     /// All sources of the configuration
-    #[arg(long, conflicts_with_all = ["sources", "group", "path", "stdin", "tar"])]
+    #[arg(long, conflicts_with_all = ["sources", "group", "path", "stdin", "tar", "pg_dump"])]
     pub all: bool,
     /// The sources of a group of the configuration
-    #[arg(long, value_name = "GROUP", conflicts_with_all = ["sources", "path", "stdin", "tar"])]
+    #[arg(long, value_name = "GROUP", conflicts_with_all = ["sources", "path", "stdin", "tar", "pg_dump"])]
     pub group: Option<String>,
     /// A directory, without a configuration
     #[arg(long, value_name = "DIR", requires = "name", conflicts_with = "stdin")]
@@ -209,6 +224,9 @@ pub struct BackupArgs {
     /// The members of a tar archive, plain, gzip or zstd; `-` for standard input, or for the output of COMMAND
     #[arg(long, value_name = "FILE", requires = "name", conflicts_with_all = ["path", "stdin"])]
     pub tar: Option<PathBuf>,
+    /// Databases of a PostgreSQL server: a URL or `key=value` pairs; all of them where it names none
+    #[arg(long, value_name = "CONNECTION", requires = "name", conflicts_with_all = ["path", "stdin", "tar"])]
+    pub pg_dump: Option<String>,
     /// Name of the source that is not in the configuration
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
@@ -242,6 +260,9 @@ pub struct BackupArgs {
     /// Wait for another run of the same source
     #[arg(long)]
     pub wait: bool,
+    /// How long to wait until the log of a PostgreSQL base backup has arrived
+    #[arg(long, value_name = "TIME", default_value = "5m")]
+    pub wal_timeout: String,
     /// A command whose output is stored
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,
@@ -355,7 +376,7 @@ pub struct RestoreArgs {
     /// Refuse a time that no snapshot ended at, to the second
     #[arg(long, requires = "to")]
     pub exact: bool,
-    /// The directory that becomes equal to the source's
+    /// The directory that becomes equal to the source's; of dumps also a server: postgresql://USER@HOST[/DATABASE]
     #[arg(long, value_name = "DIR", required_unless_present = "tar")]
     pub into: Option<PathBuf>,
     /// As tar to a file, or to stdout with `-`
@@ -382,6 +403,17 @@ pub struct RestoreArgs {
     /// Show the plan and stop
     #[arg(short = 'n', long)]
     pub dry_run: bool,
+    #[command(flatten)]
+    pub cluster: super::wal_args::ClusterArgs,
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct TimelineArgs {
+    /// The source, or writer/source
+    #[arg(value_name = "SOURCE")]
+    pub source: String,
 }
 
 #[derive(Debug, Args)]

@@ -191,6 +191,11 @@ impl Context {
         Ok((repository, report.problems))
     }
 
+    /// Opens the repository without reading its logs: for what must answer within moments.
+    pub fn open_unsynced(&self, progress: &dyn Progress) -> Result<(Repository, SyncReport), Failure> {
+        Ok(self.open_as(progress, false)??)
+    }
+
     /// Opens the repository without reading its logs. A catalog that cannot be opened is deleted and made anew: for
     /// whoever rebuilds it anyway.
     pub fn open_anew(&self, progress: &dyn Progress) -> Result<Repository, Failure> {

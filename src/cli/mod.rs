@@ -7,6 +7,7 @@ mod output;
 mod progress;
 mod report;
 pub mod time;
+mod wal_args;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -18,6 +19,7 @@ use clap::{CommandFactory, Parser};
 use args::{CatalogCommand, Cli, Command, KeyCommand};
 use context::Context;
 use report::Failure;
+use wal_args::WalCommand;
 
 /// How a command ended that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,23 +32,57 @@ pub(crate) enum Outcome {
     Damage,
     /// The store is not one to rely on.
     Unfit,
+    /// What was asked for is not there, which is an answer.
+    Absent,
+    /// Trouble was told already, and the answer must not be taken for absence.
+    Trouble,
 }
 
 /// Runs the command line of this process and returns its exit code.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    // PostgreSQL reads these two exit codes as orders: whatever `wal get` ends with below 126 but success is the end of the log,
+    // and whatever `wal push` ends with above 125 takes the archiver down. A mistyped flag or a defect must be neither.
+    let words: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    let calls = |verb: &str| words.windows(2).any(|pair| pair[0] == "wal" && pair[1] == verb);
+    if calls("get") || calls("push") {
+        let code = std::panic::catch_unwind(run_for_server).unwrap_or(101);
+        return ExitCode::from(match (calls("get"), code) {
+            (true, 0 | 1) | (false, 0..=125) => code,
+            (true, _) => 255,
+            (false, _) => 1,
+        });
+    }
+    ExitCode::from(run_process(Cli::parse()))
+}
+
+/// The same for a command that a server runs: bad flags are an exit code too.
+fn run_for_server() -> u8 {
+    match Cli::try_parse() {
+        Ok(cli) => run_process(cli),
+        Err(e) => {
+            let _ = e.print();
+            // 1 would be an answer.
+            if e.use_stderr() { 2 } else { 0 }
+        }
+    }
+}
+
+fn run_process(cli: Cli) -> u8 {
     start_log(cli.global.verbose);
+    let is_get = matches!(cli.command, Command::Wal(WalCommand::Get(_)));
     let stop = Arc::new(AtomicBool::new(false));
     catch_signals(&stop);
     let json = cli.global.json;
     match run(cli, stop) {
-        Ok(Outcome::Done) => ExitCode::SUCCESS,
-        Ok(Outcome::Incomplete) => ExitCode::from(3),
-        Ok(Outcome::Damage) => ExitCode::from(13),
-        Ok(Outcome::Unfit) => ExitCode::from(1),
+        Ok(Outcome::Done) => 0,
+        Ok(Outcome::Incomplete) => 3,
+        Ok(Outcome::Damage) => 13,
+        Ok(Outcome::Unfit | Outcome::Absent) => 1,
+        Ok(Outcome::Trouble) => 255,
         Err(failure) => {
             failure.print(&mut std::io::stderr().lock(), json);
-            ExitCode::from(failure.kind() as u8)
+            // Of `wal get` 1 means that the log ends here: a failure of ours never says that.
+            if is_get && failure.kind() as u8 == 1 { 255 } else { failure.kind() as u8 }
         }
     }
 }
@@ -79,6 +115,9 @@ fn run(cli: Cli, stop: Arc<AtomicBool>) -> Result<Outcome, Failure> {
         Command::Repair(args) => commands::repair::run(&context, &args),
         Command::Check(args) => commands::check::run(&context, &args),
         Command::ValidateStore(args) => commands::validate_store::run(&context, &args),
+        Command::Timeline(args) => commands::timeline::run(&context, &args),
+        Command::Wal(WalCommand::Push(args)) => commands::wal::run_push(&context, &args),
+        Command::Wal(WalCommand::Get(args)) => commands::wal::run_get(&context, &args),
         Command::Catalog(CatalogCommand::Rebuild) => commands::catalog::rebuild(&context),
         Command::Key(KeyCommand::Generate { output }) => commands::key::generate(&context, &output),
         Command::Key(KeyCommand::List) => commands::key::list(&context),

@@ -103,6 +103,11 @@ impl From<crate::source::Error> for Failure {
         ops::Error::from(error).into()
     }
 }
+impl From<crate::client::Error> for Failure {
+    fn from(error: crate::client::Error) -> Self {
+        ops::Error::from(error).into()
+    }
+}
 impl From<config::Error> for Failure {
     fn from(error: config::Error) -> Self {
         let hint = match &error {

@@ -73,6 +73,10 @@ pub fn read_time(text: &str, now: Moment) -> Result<ReadTime, BadTime> {
         let zone = if moment.offset().local_minus_utc() == 0 { None } else { Some(clean.to_owned()) };
         return Ok(read(moment.with_timezone(&Utc), zone));
     }
+    // As PostgreSQL writes it.
+    if let Ok(moment) = DateTime::parse_from_str(clean, "%Y-%m-%d %H:%M:%S%.f%#z") {
+        return Ok(read(moment.with_timezone(&Utc), Some(clean.to_owned())));
+    }
     if let Some(span) = clean.strip_suffix("ago") {
         let span = read_span(span).ok_or_else(unknown)?;
         let moment = now.checked_sub_signed(span).ok_or_else(unknown)?;

@@ -38,6 +38,14 @@ pub enum Error {
         /// Of which.
         snapshot: String,
     },
+    /// It holds a restore that did not end and that began over files.
+    #[error("`{}` holds an interrupted restore that began over files", path.display())]
+    BegunOver {
+        /// Where.
+        path: PathBuf,
+        /// The flag that said what happens to them, if it is known.
+        flag: Option<String>,
+    },
     /// It does not fit.
     #[error("`{}` has {free} bytes free, and {needed} are needed", path.display())]
     NoSpace {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{CommitId, Digest, FrameId, Moment, PackId, RepositoryId, SnapshotRecord, limits};
+use super::{CommitId, Digest, FrameId, Moment, PackId, RepositoryId, SegmentRecord, SnapshotRecord, limits};
 
 /// What a pack's frames belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -124,6 +124,8 @@ pub enum CommitLine {
     Renumber(Renumber),
     /// Says that a commit is lost.
     Lost(Lost),
+    /// Names a segment of a stream.
+    Segment(SegmentRecord),
 }
 
 /// A whole commit.
@@ -190,6 +192,7 @@ impl Commit {
                 CommitLine::Seen(seen) => good &= countable(seen.sequence),
                 CommitLine::Renumber(renumber) => good &= countable(renumber.first_frame),
                 CommitLine::Lost(lost) => good &= countable(lost.sequence),
+                CommitLine::Segment(segment) => good &= countable(segment.plain) && countable(segment.stored),
             }
         }
         if good { Ok(()) } else { Err(format!("a number in it is larger than {}", limits::NUMBER_MAX)) }
@@ -262,6 +265,7 @@ mod tests {
             bytes: 0,
             added: 0,
             tags: Vec::new(),
+            facts: serde_json::Value::Null,
             manifest,
             uses,
         })

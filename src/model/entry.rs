@@ -261,8 +261,15 @@ impl Entry {
     /// Reads its lines: the first, and each further one as `next` brings it. `Err` says what is wrong.
     pub fn read_lines<E: From<String>>(first: &[u8], next: &mut dyn FnMut() -> Result<Vec<u8>, E>) -> Result<Self, E> {
         let mut line: Line = serde_json::from_slice(first).map_err(|e| e.to_string())?;
-        for _ in 0..std::mem::take(&mut line.more) {
+        let more = std::mem::take(&mut line.more);
+        if more as usize > EXTENTS_MAX.div_ceil(EXTENTS_PER_LINE) {
+            return Err(format!("`{}` has {more} further lines, more than any file", line.path).into());
+        }
+        for _ in 0..more {
             let some: Vec<Extent> = serde_json::from_slice(&next()?).map_err(|e| e.to_string())?;
+            if some.is_empty() || some.len() > EXTENTS_PER_LINE {
+                return Err(format!("a further line of `{}` has {} extents", line.path, some.len()).into());
+            }
             if line.extents.len() + some.len() > EXTENTS_MAX {
                 return Err(format!("`{}` has more than {EXTENTS_MAX} extents", line.path).into());
             }
@@ -412,6 +419,28 @@ mod tests {
                 assert!(serde_json::from_slice::<Entry>(&lines[0]).is_err(), "not without the others");
             }
         }
+    }
+
+    #[test]
+    fn further_lines_that_nobody_writes_are_refused() {
+        let digest = Digest::new([3; 32]);
+        let read = |more: u32, line: &[u8]| {
+            let first = format!(r#"{{"path":"f","type":"file","size":0,"digest":"{digest}","more":{more}}}"#);
+            let mut calls = 0;
+            let mut next = || {
+                calls += 1;
+                assert!(calls < 10, "it reads on and on");
+                Ok::<_, String>(line.to_vec())
+            };
+            let result = Entry::read_lines(first.as_bytes(), &mut next);
+            (result.is_ok(), calls)
+        };
+        let one = serde_json::to_vec(&[at(1, 0, 1)]).unwrap();
+        let many = serde_json::to_vec(&vec![at(1, 0, 1); EXTENTS_PER_LINE + 1]).unwrap();
+        assert_eq!(read(2, &one), (true, 2));
+        assert_eq!(read(u32::MAX, &one), (false, 0), "more lines than a file may have");
+        assert_eq!(read(3, b"[]"), (false, 1), "a line without extents");
+        assert_eq!(read(3, &many), (false, 1), "a line with too many");
     }
 
     #[test]

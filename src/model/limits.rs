@@ -22,6 +22,8 @@ pub const SMALL_MAX: usize = 1 << 20;
 pub const EXTENTS_PER_LINE: usize = 50_000;
 /// Extents of one file at most: 64 TiB of one that is whole, and still 1.2 TB where one chunk in four is another day's.
 pub const EXTENTS_MAX: usize = 32 << 20;
+/// A further line of a manifest, which holds nothing but extents, at most.
+pub const MANIFEST_MORE_MAX: usize = 8 << 20;
 /// One line of a manifest at most.
 pub const MANIFEST_LINE_MAX: usize = 64 << 20;
 /// The longest chunk of any cutting.
@@ -38,8 +40,12 @@ pub const FETCH_GAP: u64 = 256 << 10;
 pub const FETCH_MAX: u64 = 16 << 20;
 /// Entries of a manifest that a restore holds at once.
 pub const RESTORE_WINDOW_ENTRIES: usize = 200_000;
+/// Extents that they have at most, but for those of the last one: some 60 bytes each.
+pub const RESTORE_WINDOW_EXTENTS: usize = 2_000_000;
 /// Plain bytes that one window of a restore writes at most.
 pub const RESTORE_WINDOW_BYTES: u64 = 64 << 30;
+/// Plain bytes of a segment of a stream at most: the largest that PostgreSQL's WAL can have.
+pub const SEGMENT_MAX: usize = 1 << 30;
 /// Symbolic links, names and xattr values at most, as Linux has them.
 pub const XATTR_MAX: usize = 64 << 10;
 
@@ -48,4 +54,5 @@ const _: () = assert!(PACK_TARGET + FRAME_MAX + SEAL_OVERHEAD < PACK_MAX as usiz
 const _: () = assert!(PACK_CHUNKS * 36 + (FRAME_MAX / 512) * 36 + (16 << 20) < DIRECTORY_MAX);
 const _: () = assert!(SMALL_FILE_MAX as usize <= CHUNK_MAX);
 const _: () = assert!(EXTENTS_PER_LINE * 100 + (8 << 20) < MANIFEST_LINE_MAX);
+const _: () = assert!(EXTENTS_PER_LINE * 140 < MANIFEST_MORE_MAX);
 const _: () = assert!(FETCH_MAX as usize > FRAME_MAX + SEAL_OVERHEAD);

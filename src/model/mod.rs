@@ -3,22 +3,29 @@
 //! Invariants: everything here is a plain value. A [`RelPath`] that exists is safe to join below a directory; an id
 //! that exists has its full length. Not here: I/O, a clock, randomness.
 
+pub mod base;
 pub mod commit;
+pub mod dump;
 pub mod entry;
 pub mod id;
 pub mod limits;
+pub mod lsn;
 pub mod noise;
 pub mod path;
 pub mod policy;
+pub mod segment;
 pub mod snapshot;
 
 pub use commit::{
     Commit, CommitFrame, CommitHeader, CommitLine, DirectoryPlace, Lost, PackKind, PackLine, Renumber, Seen,
 };
+pub use dump::{DatabaseInfo, DumpFormat, DumpInfo, TableRows};
 pub use entry::{Entry, EntryKind, Extent, FileContent, Stamp};
 pub use id::{ChunkId, CommitId, Digest, FrameId, PackId, RepositoryId, SnapshotId};
+pub use lsn::{Lsn, SegmentName, SegmentSize, SystemId, Timeline};
 pub use path::{RawText, RelPath};
 pub use policy::{Bounds, Chunking, Cutting};
+pub use segment::{SegmentPlace, SegmentRecord};
 pub use snapshot::{ManifestPlace, SnapshotRecord, Uses};
 
 /// The chunks of one frame, in order: id and length in bytes.

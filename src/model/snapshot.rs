@@ -77,6 +77,9 @@ pub struct SnapshotRecord {
     /// Labels that a person gave.
     #[serde(default)]
     pub tags: Vec<String>,
+    /// What its kind says of it: of a base backup where it begins and ends.
+    #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
+    pub facts: serde_json::Value,
     /// Where the manifest lies.
     pub manifest: ManifestPlace,
     /// The frames that it needs; absent in pack directories.

@@ -13,7 +13,7 @@ use crate::model::{Digest, Entry, EntryKind, FileContent, Moment, RelPath, Snaps
 use crate::plan::rewrite::{SparseFrame, choose};
 use crate::progress::{Event, Progress};
 use crate::repository::{self, Counts, Draft, Problem, Repository, Session, SnapshotDraft, read_local_manifest};
-use crate::source::Source;
+use crate::source::{Late, Source};
 
 /// Bytes of files under way at most, beside the frames and packs of the session.
 const UNDER_WAY: u64 = 32 << 20;
@@ -102,7 +102,8 @@ pub fn backup(
     let mut session = Session::begin(repository, id, name, marked, clock, Arc::clone(progress))?;
     // An archive is read whole; what it had before serves for counting alone, once its members are in order.
     let (old, before) = if source.is_ordered() { (old, None) } else { (None, old) };
-    if !source.is_ordered() {
+    // Files that come last stand anywhere in the manifest.
+    if !source.is_ordered() || source.has_late() {
         session.take_any_order();
     }
     let merge = Merge {
@@ -111,10 +112,11 @@ pub fn backup(
         safe_until: previous.as_ref().map(|record| record.began - chrono::TimeDelta::seconds(2)),
     };
     let mut tally = Tally::default();
-    let collected = collect(&mut session, &reading, merge, &mut tally, &**progress);
+    let collected = collect(&mut session, &reading, merge, &mut tally, &**progress)
+        .and_then(|()| take_late(&mut session, &reading, &mut tally));
     let ended = (world.clock)();
     let settled = collected.and_then(|()| match source.is_ordered() {
-        true => Ok(()),
+        true => Ok(session.settle(&mut |_| {}).map(drop)?),
         false => settle(&mut session, before, &mut tally, &**progress),
     });
     if let Err(error) = settled.and_then(|()| Ok(source.finish()?)) {
@@ -133,6 +135,7 @@ pub fn backup(
         skipped: tally.skipped_count,
         complete: tally.skipped_count == 0,
         tags: options.tags.clone(),
+        facts: source.facts(),
     };
     progress.event(Event::Stage("committing"));
     let end = session.finish(draft)?;
@@ -241,6 +244,23 @@ fn collect(
         drop(items);
         result
     })
+}
+
+/// Files that exist only now.
+fn take_late(session: &mut Session<'_>, reading: &Reading<'_>, tally: &mut Tally) -> Result<(), Error> {
+    for Late { mut entry, bytes, cutting } in reading.source.late()? {
+        let (mut draft, mut start) = (Draft::default(), 0);
+        for (id, length) in reading.cut_all(cutting, &bytes) {
+            let end = start + length as usize;
+            session.chunk(&mut draft, id, &bytes[start..end])?;
+            start = end;
+        }
+        let (size, digest) = (bytes.len() as u64, reading.content.digest(&bytes));
+        entry.kind = EntryKind::File(FileContent { size, digest, extents: Vec::new() });
+        tally.bytes_read += size;
+        session.entry(entry, Some(draft))?;
+    }
+    Ok(())
 }
 
 /// Puts the members of an archive in order, and counts them against the snapshot before.
@@ -403,6 +423,9 @@ impl Taking<'_, '_> {
 
     /// A file that could not be read.
     fn unread(&mut self, path: RelPath, why: String) -> Result<(), Error> {
+        if self.reading.source.forgives(&path) {
+            return Ok(());
+        }
         if self.reading.source.all_or_nothing() {
             return Err(Error::Unreadable { what: self.reading.source.root(), why });
         }

@@ -2,8 +2,10 @@
 //! next to the variants that know the remedy.
 
 use super::Error;
+use super::wal::WalError;
+use crate::plan::recovery::NoWay;
 use crate::plan::restore::NoPlan;
-use crate::{catalog, destination, repository, seal, source, store};
+use crate::{catalog, client, destination, repository, seal, source, store};
 
 /// Kinds of failure, with their exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,11 +36,24 @@ impl Error {
         match self {
             Self::Repository(e) => repository_kind(e),
             Self::Source(source::Error::Rules(_)) | Self::Pattern { .. } => Kind::Usage,
-            Self::Destination(destination::Error::NotEmpty(_) | destination::Error::Interrupted { .. })
+            Self::Destination(
+                destination::Error::NotEmpty(_)
+                | destination::Error::Interrupted { .. }
+                | destination::Error::BegunOver { .. },
+            )
             | Self::NothingSelected => Kind::Usage,
-            Self::NoPlan(_) => Kind::NoPlan,
+            Self::NoPlan(_) | Self::NoWay(_) => Kind::NoPlan,
+            Self::Source(source::Error::Client(e)) | Self::Client(e) => client_kind(e),
+            Self::NoDumps { .. }
+            | Self::PlainDump(_)
+            | Self::NoGlobals
+            | Self::NoSuchDump { .. }
+            | Self::OneDatabase { .. }
+            | Self::SameDatabase(_)
+            | Self::HasTables { .. } => Kind::Usage,
             Self::Busy(_) => Kind::Busy,
             Self::Hurt { .. } => Kind::Damage,
+            Self::Wal(WalError::Conflict { .. } | WalError::Gap { .. } | WalError::Content { .. }) => Kind::Damage,
             _ => Kind::Failed,
         }
     }
@@ -48,6 +63,30 @@ impl Error {
         match self {
             Self::Repository(e) => repository_hint(e),
             Self::NoPlan(e) => no_plan_hint(e),
+            Self::NoWay(e) => no_way_hint(e),
+            Self::Wal(e) => wal_hint(e),
+            Self::Source(source::Error::NoArchive(_)) => Some(
+                "Set `archive_mode = on` and `archive_command = 'lifeboat wal push %p'`, restart the server, and run this again; \
+                 docs/postgres.md has the five minutes in full."
+                    .to_owned(),
+            ),
+            Self::Source(source::Error::Client(e)) => client_hint(e, true),
+            Self::Client(e) => client_hint(e, false),
+            Self::NoDumps { .. } => Some("Restore it into a directory: `--into DIR`.".to_owned()),
+            Self::PlainDump(_) => Some(
+                "Restore it into a database that is not there yet: `--create`, or `--database OLD=NEW`. Or lay it down with \
+                 `--into DIR` and use `psql`."
+                    .to_owned(),
+            ),
+            Self::NoGlobals => Some("Leave `--globals` out, and make the roles by hand; or say `--no-owner`.".to_owned()),
+            Self::OneDatabase { .. } => {
+                Some("Choose one with `--database NAME`, or leave the database out of the URL and say `--database OLD=NEW`.".to_owned())
+            }
+            Self::SameDatabase(_) => Some("Give each a name of its own: `--database OLD=NEW`.".to_owned()),
+            Self::HasTables { from, .. } => Some(format!(
+                "Restore beside it: `--database {from}={from}_restored`. Or drop what the dump holds and make it anew: `--clean`. \
+                 Nothing was changed."
+            )),
             Self::Busy(_) => Some("Add `--wait` to wait for it.".to_owned()),
             Self::Destination(destination::Error::NotEmpty(_)) => Some(
                 "Choose an empty directory, or say what happens to the files there: `--overwrite if-changed`, `--delta`, \
@@ -57,6 +96,14 @@ impl Error {
             Self::Destination(destination::Error::Interrupted { snapshot, .. }) => {
                 Some(format!("Go on with it: `--snapshot {snapshot}`. Or choose another directory."))
             }
+            Self::Destination(destination::Error::BegunOver { flag: Some(flag), .. }) => {
+                Some(format!("Say again what happens to them: `{flag}`. Or choose another directory."))
+            }
+            Self::Destination(destination::Error::BegunOver { .. }) => Some(
+                "Say again what happens to them, as `--overwrite never` or `--overwrite if-changed`; if it began in an \
+                 empty directory, `--delta` mends what is there."
+                    .to_owned(),
+            ),
             Self::NothingSelected => Some(
                 "Patterns are relative to the source's root, as lines of .gitignore: `--include etc/app`. \
                  `lifeboat find SOURCE PATTERN` tries one."
@@ -78,6 +125,85 @@ impl Error {
             _ => None,
         }
     }
+}
+
+fn client_kind(error: &client::Error) -> Kind {
+    match error {
+        client::Error::BadConnection(_) => Kind::Usage,
+        client::Error::GivenUp => Kind::Cancelled,
+        _ => Kind::Failed,
+    }
+}
+
+/// What to do about PostgreSQL: of a backup, or of a restore.
+fn client_hint(error: &client::Error, of_backup: bool) -> Option<String> {
+    use client::Error as E;
+    // What a shell takes as one word.
+    let quoted = |text: &str| format!("'{}'", text.replace('\'', "'\\''"));
+    let done = if of_backup { "No snapshot was made." } else { "" };
+    let hint = match error {
+        E::NoProgram { major, .. } => {
+            let package = major.map_or_else(|| "postgresql-client".to_owned(), |major| format!("postgresql-client-{major}"));
+            let place = if of_backup { "`bin_dir = \"/usr/lib/postgresql/16/bin\"`" } else { "`--bin-dir DIR`" };
+            format!("Install it: `apt-get install {package}`; or say where it is: {place}.")
+        }
+        E::TooOld { needed, .. } => {
+            let dir = format!("/usr/lib/postgresql/{needed}/bin");
+            let place = if of_backup { format!("`bin_dir = \"{dir}\"`") } else { format!("`--bin-dir {dir}`") };
+            format!(
+                "Install the newer one: `apt-get install postgresql-client-{needed}` (apt.postgresql.org has all versions); if it \
+                 is there, say where: {place}."
+            )
+        }
+        E::WrongPassword { server, .. } | E::NoPassword { server } => {
+            let file = match of_backup {
+                true => "Write it into a file with mode 0600, and name that: `password_file = \"/etc/lifeboat/pg-password\"`; or",
+                false => "Write it into",
+            };
+            format!(
+                "{file} a file in the form of ~/.pgpass, and name that by PGPASSFILE. Try it: `psql --dbname {} --command \
+                 'SELECT 1'`. {done}",
+                quoted(server)
+            )
+        }
+        E::NoDatabase { server, .. } if of_backup => {
+            format!("`psql --list --dbname {}` lists what there is. {done}", quoted(&format!("{server} dbname=postgres")))
+        }
+        E::NoDatabase { .. } => "Add `--create` to make it. Nothing was changed.".to_owned(),
+        E::Unreachable { server, .. } => format!("`pg_isready --dbname {}` says whether it answers. {done}", quoted(server)),
+        E::Denied { program, .. } if program == "pg_dumpall" => format!(
+            "The passwords of roles are for superusers and members of pg_read_all_data. Leave them out: \
+             `globals = \"no-passwords\"`; or all of it: `globals = \"none\"`. {done}"
+        ),
+        E::Denied { user, source, server, .. } if of_backup && source.large_object().is_some() => {
+            let user = client::session::identifier(user.as_deref().unwrap_or("USER"));
+            let grant = format!("GRANT SELECT ON LARGE OBJECT {} TO {user}", source.large_object().unwrap_or_default());
+            let place = quoted(server);
+            format!("As a superuser, for each of them: `psql --dbname {place} --command {}`. {done}", quoted(&grant))
+        }
+        E::Denied { user, .. } if of_backup => {
+            let user = client::session::identifier(user.as_deref().unwrap_or("USER"));
+            let grant = quoted(&format!("GRANT pg_read_all_data TO {user}"));
+            format!("As a superuser: `psql --command {grant}` (PostgreSQL 14 and newer). {done}")
+        }
+        E::Failed { .. } if of_backup => "No snapshot was made; what came before is untouched.".to_owned(),
+        E::Failed { source, .. } if source.names_a_missing_role() => {
+            "Restore the roles first with `--globals`, or leave owners and privileges out with `--no-owner`. What was restored so \
+             far is in the database: `--clean` makes it anew."
+                .to_owned()
+        }
+        E::Failed { .. } | E::Denied { .. } => {
+            "What was restored so far is in the database: run it again with `--clean`, or into another one with \
+             `--database OLD=NEW`."
+                .to_owned()
+        }
+        E::BadConnection(_) => {
+            "Write it as `postgresql://USER@HOST:5432/DATABASE` or `host=HOST user=USER dbname=DATABASE`.".to_owned()
+        }
+        E::GivenUp => "Nothing that was done is lost. Run the same command again.".to_owned(),
+        _ => return None,
+    };
+    Some(hint.trim_end().to_owned())
 }
 
 fn repository_kind(error: &repository::Error) -> Kind {
@@ -186,5 +312,31 @@ fn no_plan_hint(error: &NoPlan) -> Option<String> {
         NoPlan::NoSuchId(_) => "`lifeboat snapshots` lists the ids.".to_owned(),
         NoPlan::Ambiguous(..) => "Give more characters of the id.".to_owned(),
         NoPlan::SeveralWriters(..) => "Say which one by its full name, `writer/source`.".to_owned(),
+    })
+}
+
+fn no_way_hint(error: &NoWay) -> Option<String> {
+    Some(match error {
+        NoWay::NoBase(name) => format!("Take one: `lifeboat backup {name}`."),
+        NoWay::Pending { .. } => {
+            "PostgreSQL has not archived it yet, or it was lost: look at `pg_stat_archiver` on the server.".to_owned()
+        }
+        NoWay::TooEarly { first, .. } => format!("The earliest that can be had: `--to {first}`."),
+        NoWay::Gap { before, .. } => format!("Before the gap: `--to {before}`."),
+        NoWay::Beyond { last, .. } => format!("Leave `--exact` out, or say `--to {last}`."),
+        NoWay::NoTimeline(..) => "Leave `--target-timeline` out to follow the newest one.".to_owned(),
+    })
+}
+
+fn wal_hint(error: &WalError) -> Option<String> {
+    Some(match error {
+        WalError::Conflict { .. } => {
+            "Nothing was replaced. If this server was restored or promoted, let it go on on a timeline of its own; if it was \
+             cloned, give it a source of its own."
+                .to_owned()
+        }
+        WalError::Gap { .. } => "`lifeboat check` says whether it was lost; `--to` a time before it can be had.".to_owned(),
+        WalError::Cluster { .. } => "Run it as `archive_command` does: in the data directory, with `pg_wal/NAME`.".to_owned(),
+        _ => return None,
     })
 }

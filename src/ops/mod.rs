@@ -4,6 +4,7 @@
 
 pub mod backup;
 pub mod check;
+pub mod cluster;
 mod kind;
 pub mod look;
 mod merge;
@@ -12,6 +13,7 @@ pub mod repair;
 pub mod restore;
 mod select;
 pub mod validate;
+pub mod wal;
 
 use std::path::PathBuf;
 
@@ -19,7 +21,7 @@ pub use kind::Kind;
 pub use select::Selection;
 
 use crate::plan::restore::NoPlan;
-use crate::{destination, model, repository, source};
+use crate::{client, destination, model, repository, source};
 
 /// What a deed could not do.
 #[derive(Debug, thiserror::Error)]
@@ -34,9 +36,69 @@ pub enum Error {
     /// Where a restore lands.
     #[error(transparent)]
     Destination(#[from] destination::Error),
+    /// PostgreSQL, or a program of its.
+    #[error(transparent)]
+    Client(#[from] client::Error),
     /// Nothing restores what was asked for.
     #[error(transparent)]
     NoPlan(#[from] NoPlan),
+    /// A file of PostgreSQL's log.
+    #[error(transparent)]
+    Wal(#[from] wal::WalError),
+    /// Nothing leads a cluster to what was asked for.
+    #[error(transparent)]
+    NoWay(#[from] crate::plan::recovery::NoWay),
+    /// The snapshot is not of dumps.
+    #[error("`{source_name}` is a source of kind `{kind}`: only dumps (`pg_dump`) are restored into a server")]
+    NoDumps {
+        /// Its full name.
+        source_name: String,
+        /// Its kind.
+        kind: String,
+    },
+    /// What a snapshot of dumps says of itself cannot be read.
+    #[error("`lifeboat-dump.json` of snapshot {snapshot} cannot be read: {why}")]
+    BadDumpInfo {
+        /// The snapshot.
+        snapshot: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A dump in SQL does not know a flag.
+    #[error("`{0}` needs a dump in the custom or the directory format, and this one is plain SQL")]
+    PlainDump(&'static str),
+    /// The snapshot has no roles.
+    #[error("the snapshot has no `globals.sql`: its source says `globals = \"none\"`")]
+    NoGlobals,
+    /// The snapshot has no dump of that database.
+    #[error("the snapshot has no dump of `{database}`; it has {there}")]
+    NoSuchDump {
+        /// The database.
+        database: String,
+        /// Those that there are.
+        there: String,
+    },
+    /// Several databases cannot go into one.
+    #[error("the URL names the database `{named}`, and {chosen} databases with names of their own would go there")]
+    OneDatabase {
+        /// The database.
+        named: String,
+        /// How many were chosen.
+        chosen: usize,
+    },
+    /// Two databases cannot go into one.
+    #[error("two databases would become `{0}`")]
+    SameDatabase(String),
+    /// The database is not empty.
+    #[error("the database `{database}` has tables already ({tables})")]
+    HasTables {
+        /// The database.
+        database: String,
+        /// How many tables.
+        tables: u64,
+        /// Its name in the snapshot.
+        from: String,
+    },
     /// A part of a stream could not be read.
     #[error("`{what}` could not be read to its end: {why}")]
     Unreadable {

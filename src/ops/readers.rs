@@ -22,6 +22,8 @@ pub(super) const PIECES: usize = 3;
 pub(super) const LARGE_CHARGE: u64 = 6 << 20;
 /// Read, digested and cut in one go: what a core's own cache holds, so that each byte comes from memory once.
 const READ_STEP: usize = 256 << 10;
+/// Zeros of a hole that are digested in one go.
+const HOLE_STEP: u64 = 1 << 30;
 /// Buffers that wait for their next use at most.
 pub(super) const SPARE: usize = 8;
 /// Batches grow into larger buffers than blocks; such are not kept.
@@ -181,7 +183,7 @@ impl Reading<'_> {
         Ok(Piece::End(FileEnd { size, digest, xattrs: opened.xattrs, changed }))
     }
 
-    fn cut_all(&self, cutting: Cutting, bytes: &[u8]) -> Cuts {
+    pub fn cut_all(&self, cutting: Cutting, bytes: &[u8]) -> Cuts {
         let mut cuts = Vec::new();
         self.cut_on(cutting, bytes, 0, true, &mut cuts);
         cuts
@@ -219,14 +221,21 @@ impl Reading<'_> {
         Ok(Ok((at, Digest::new(*hasher.finalize().as_bytes()))))
     }
 
-    fn hole(&self, length: u64, hasher: &mut blake3::Hasher, pieces: &Sender<Piece>) -> Result<(), Over> {
-        let (zeros, mut left) = ([0; 64 << 10], length);
-        while left > 0 {
-            let count = left.min(zeros.len() as u64);
-            hasher.update(&zeros[..count as usize]);
-            left -= count;
+    /// Digests a hole and tells of it part by part, so that a run that is over is noticed.
+    fn hole(&self, mut length: u64, hasher: &mut blake3::Hasher, pieces: &Sender<Piece>) -> Result<(), Over> {
+        let zeros = [0; 64 << 10];
+        while length > 0 {
+            let part = length.min(HOLE_STEP);
+            let mut left = part;
+            while left > 0 {
+                let count = left.min(zeros.len() as u64);
+                hasher.update(&zeros[..count as usize]);
+                left -= count;
+            }
+            pieces.send(Piece::Hole(part)).map_err(|_| Over)?;
+            length -= part;
         }
-        if length > 0 { pieces.send(Piece::Hole(length)).map_err(|_| Over) } else { Ok(()) }
+        Ok(())
     }
 
     /// Reads at most `limit` bytes in blocks, and sends each block with its cuts. What is left of a block behind its last
@@ -266,5 +275,34 @@ impl Reading<'_> {
             }
         }
         Ok(Ok(total))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Moment;
+    use crate::source::StdinSource;
+
+    #[test]
+    fn a_hole_comes_in_parts_so_that_a_run_that_is_over_ends() {
+        let source =
+            StdinSource::new(crate::model::RelPath::root(), Moment::UNIX_EPOCH, Box::new(std::io::Cursor::new([])));
+        let secret = crate::seal::Secret::new([7; 32]);
+        let gear = crate::chunk::GearTable::from_bytes(&secret.gear_table());
+        let reading = Reading {
+            source: &source,
+            cutter: Cutter::new(gear, &crate::model::Chunking::default()),
+            content: secret.content_key(),
+            spare: crossbeam_channel::bounded(1),
+        };
+        let (pieces_in, pieces) = crossbeam_channel::unbounded();
+        let length = (1 << 30) + 5;
+        assert!(reading.hole(length, &mut blake3::Hasher::new(), &pieces_in).is_ok());
+        let parts: Vec<u64> =
+            pieces.try_iter().map(|piece| if let Piece::Hole(part) = piece { part } else { 0 }).collect();
+        assert_eq!(parts, [1 << 30, 5]);
+        drop(pieces);
+        assert!(reading.hole(u64::MAX, &mut blake3::Hasher::new(), &pieces_in).is_err());
     }
 }

@@ -49,11 +49,13 @@ pub fn repair(
     repository.host()?;
     progress.event(Event::Stage("comparing the catalog with the logs"));
     // Asked before the catalog is read anew: it may be the last that knows of a commit.
-    let mut lost = repository.lost_commits()?;
+    let mut lost = repository.lost_commits(progress)?;
     let catalog_wrong = repository.catalog_differs(progress)?;
     if catalog_wrong && !dry_run {
+        let marks = repository.catalog().damage_marks()?;
         repository.rebuild_catalog(progress)?;
-        for further in repository.lost_commits()? {
+        repository.catalog_mut().mark_damage(&marks)?;
+        for further in repository.lost_commits(progress)? {
             if !lost.contains(&further) {
                 lost.push(further);
             }
@@ -62,9 +64,12 @@ pub fn repair(
     progress.event(Event::Stage("mending the log"));
     let log = repository.mend_log(lost, now, dry_run, progress)?;
     // Notes in the catalog which packs and frames are damaged.
-    check(repository, read, &[], now, 0, progress)?;
+    let found = check(repository, read, &[], now, 0, progress)?;
     progress.event(Event::Stage("mending frames"));
-    let frames = repository.mend_frames(now, dry_run, progress)?;
+    let own = format!("writers/{}/packs/", repository.host()?.name);
+    let named = found.damage.iter().map(|damage| &damage.object).chain(&found.replaced);
+    let worn = named.filter_map(|object| object.strip_prefix(&own)?.rsplit('/').next()?.parse().ok()).collect();
+    let frames = repository.mend_frames(&worn, now, dry_run, progress)?;
     let problems = repository.sync(progress)?.problems;
     let after = check(repository, ReadData::No, &problems, now, 0, progress)?;
     Ok(RepairReport {

@@ -93,6 +93,8 @@ pub struct SnapshotDraft {
     pub complete: bool,
     /// Labels.
     pub tags: Vec<String>,
+    /// What its kind says of it.
+    pub facts: serde_json::Value,
 }
 
 /// What a finished run leaves.

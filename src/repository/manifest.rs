@@ -167,13 +167,12 @@ impl<R: Read> ManifestReader<R> {
         Error::Manifest { snapshot: self.name.clone(), why: why.into() }
     }
 
-    /// Appends the next line to `line`; false at the end.
-    fn next_line(&mut self) -> Result<bool, Error> {
-        let limit = limits::MANIFEST_LINE_MAX as u64;
-        let read = (&mut self.lines).take(limit).read_until(b'\n', &mut self.line);
+    /// Appends the next line, of at most `limit` bytes, to `line`; false at the end.
+    fn next_line(&mut self, limit: usize) -> Result<bool, Error> {
+        let read = (&mut self.lines).take(limit as u64).read_until(b'\n', &mut self.line);
         let read = read.map_err(|e| self.bad(e.to_string()))?;
         if read > 0 && self.line.last() != Some(&b'\n') {
-            return Err(self.bad("its last line is cut off"));
+            return Err(self.bad("a line is cut off, or longer than any"));
         }
         Ok(read > 0)
     }
@@ -184,7 +183,7 @@ impl<R: Read> ManifestReader<R> {
         let mut all = Vec::new();
         let entry = Entry::read_lines(&first, &mut || {
             self.line.clear();
-            if !self.next_line()? {
+            if !self.next_line(limits::MANIFEST_MORE_MAX)? {
                 return Err(Flaw::Text("its last line is cut off".to_owned()));
             }
             all.extend_from_slice(&self.line);
@@ -208,12 +207,12 @@ impl<R: Read> ManifestReader<R> {
         if !self.begun {
             self.begun = true;
             self.line.clear();
-            if !self.next_line()? || self.line != b"{\"manifest\":1}\n" {
+            if !self.next_line(limits::MANIFEST_LINE_MAX)? || self.line != b"{\"manifest\":1}\n" {
                 return Err(self.bad("its first line is not `{\"manifest\":1}`"));
             }
         }
         self.line.clear();
-        if !self.next_line()? {
+        if !self.next_line(limits::MANIFEST_LINE_MAX)? {
             return Ok(None);
         }
         let entry = self.parse()?;
@@ -297,6 +296,19 @@ mod tests {
     fn entries_come_in_order_below_their_directories() {
         let good = manifest(&[("", "dir"), ("a", "dir"), ("a/b", "fifo"), ("a-b", "fifo"), ("c", "fifo")]);
         assert_eq!(read(&good).unwrap(), [".", "a", "a/b", "a-b", "c"]);
+    }
+
+    #[test]
+    fn a_further_line_is_no_longer_than_one_is_written() {
+        let digest = crate::model::Digest::new([3; 32]);
+        let frame = crate::model::FrameId::new([1; 32]);
+        let further = serde_json::to_string(&[Extent { frame: Some(frame), offset: 0, length: 5 }]).unwrap();
+        let with = |room: usize| {
+            let first = format!(r#"{{"path":"f","type":"file","size":5,"digest":"{digest}","more":1}}"#);
+            read(&format!("{{\"manifest\":1}}\n{first}\n{}{further}\n", " ".repeat(room)))
+        };
+        assert_eq!(with(0).unwrap(), ["f"]);
+        assert!(with(9 << 20).is_err());
     }
 
     #[test]

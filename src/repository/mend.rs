@@ -89,14 +89,19 @@ impl Repository {
     }
 
     /// Commits of this host's log that cannot be read, or that are known and gone, as far as it has not been said of them.
-    pub fn lost_commits(&mut self) -> Result<Vec<Lost>, Error> {
+    pub fn lost_commits(&mut self, progress: &dyn Progress) -> Result<Vec<Lost>, Error> {
         let (name, row) = (self.host()?.name.clone(), self.host_row()?);
+        // Gone is what was known before the listing; unreadable is what the listing has and a reading after it has not.
+        // A run of this host waits meanwhile; a clone of it, which has locks of its own, may still commit in between.
+        let _lock = self.folder.commit_lock()?;
+        let mut known: Vec<Head> = self.catalog.commits(row, true)?;
+        known.extend(self.catalog.commits(row, false)?);
         let listed: HashSet<Head> = self.list_log(&name, None)?.into_iter().map(|listed| listed.head).collect();
+        self.sync(progress)?;
         let read: HashSet<Head> = self.catalog.commits(row, true)?.into_iter().collect();
-        let noted: HashSet<Head> = self.catalog.commits(row, false)?.into_iter().collect();
         let said = self.catalog.lost(row)?;
         let mut lost: Vec<Head> = listed.difference(&read).copied().collect();
-        lost.extend(read.iter().chain(&noted).filter(|head| !listed.contains(head)));
+        lost.extend(known.into_iter().filter(|head| !listed.contains(head)));
         lost.retain(|head| !said.contains(&head.digest));
         lost.sort();
         lost.dedup();
@@ -114,7 +119,7 @@ impl Repository {
         let name = self.host()?.name.clone();
         let mut mended = LogMended { lost, ..LogMended::default() };
         let listing = self.list_packs(&name, now)?;
-        let (mut lines, mut chunks, mut records) = (Vec::new(), ChunkTables::new(), Vec::new());
+        let (mut packs, mut chunks, mut records) = (Vec::new(), ChunkTables::new(), Vec::new());
         for (id, size) in &listing.unknown {
             if progress.cancelled() {
                 return Err(Error::Cancelled);
@@ -122,20 +127,25 @@ impl Repository {
             if let Some(found) = self.verify_pack(&name, id, *size)? {
                 mended.adopted.push(*id);
                 chunks.insert(*id, found.chunks);
-                lines.push(CommitLine::Pack(found.line));
+                packs.push(found.line);
                 records.extend(found.snapshot);
             }
         }
-        lines.extend(mended.lost.iter().copied().map(CommitLine::Lost));
+        let lost: Vec<CommitLine> = mended.lost.iter().copied().map(CommitLine::Lost).collect();
         let there: HashSet<String> = self.catalog.snapshots()?.iter().map(|s| s.record.id.to_string()).collect();
         records.retain(|record| !there.contains(&record.id.to_string()));
         if dry_run {
             mended.snapshots = records;
             return Ok(mended);
         }
-        if !lines.is_empty() {
-            let mut content = Some(lines);
-            self.commit(now, &chunks, progress, &mut |_, _| Ok(content.take().unwrap_or_default()))?;
+        if !packs.is_empty() || !lost.is_empty() {
+            let mut content = Some((packs, lost));
+            self.commit(now, &chunks, progress, &mut |repository, _| {
+                let (packs, lost) = content.take().unwrap_or_default();
+                // Another process may have named some of them since they were listed.
+                let fresh = repository.unknown_packs(packs)?;
+                Ok(fresh.into_iter().map(CommitLine::Pack).chain(lost).collect())
+            })?;
         }
         for record in records {
             if self.can_read() && self.recover_snapshot(&record, now, progress)? {
@@ -190,18 +200,28 @@ impl Repository {
     }
 
     /// Copies frames out of damaged packs, and makes lost ones anew from chunks that lie elsewhere. With `dry_run` it only
-    /// finds out what could be done.
-    pub fn mend_frames(&mut self, now: Moment, dry_run: bool, progress: &dyn Progress) -> Result<FramesMended, Error> {
+    /// finds out what could be done. Of the packs in `worn` something else is damaged: where all their frames are in order,
+    /// those are copied too.
+    pub fn mend_frames(
+        &mut self,
+        worn: &HashSet<PackId>,
+        now: Moment,
+        dry_run: bool,
+        progress: &dyn Progress,
+    ) -> Result<FramesMended, Error> {
         let row = self.host_row()?;
         let mut mended = FramesMended::default();
         let mut hurt: Vec<(PackRow, Vec<FrameRow>)> = Vec::new();
         for pack in self.catalog.packs(row)? {
             let mut frames = self.catalog.frames_of(pack.row)?;
-            frames.retain(|frame| frame.state != FrameState::Good);
+            if !worn.contains(&pack.id) || frames.iter().any(|frame| frame.state != FrameState::Good) {
+                frames.retain(|frame| frame.state != FrameState::Good);
+            }
             let mut lacking = Vec::new();
             for frame in frames {
                 let best = self.catalog.find_frame_of(row, &frame.id)?;
-                if best.is_none_or(|best| best.state != FrameState::Good) {
+                let elsewhere = |best: FrameRow| (best.pack_row, best.at) != (frame.pack_row, frame.at);
+                if !best.is_some_and(|best| best.state == FrameState::Good && elsewhere(best)) {
                     lacking.push(frame);
                 }
             }
@@ -250,7 +270,7 @@ impl Repository {
         let reader = if self.can_read() { Some(self.frame_reader("a repair")?) } else { None };
         for frame in frames {
             progress.event(Event::Done { items: 1, bytes: frame.stored });
-            let chunks = self.catalog.chunks_of(frame.row)?.unwrap_or_default();
+            let chunks = self.catalog.chunks_of(frame.row)?.filter(|chunks| !chunks.is_empty());
             let sealed = body.get(frame.at as usize..(frame.at + frame.stored) as usize);
             let whole = match (sealed, &reader) {
                 (Some(sealed), Some(reader)) => reader.worker()?.open(frame, sealed).is_ok(),
@@ -266,7 +286,7 @@ impl Repository {
                     Some((Bytes::copy_from_slice(sealed), pack.recipients))
                 }
                 _ => match &reader {
-                    Some(reader) => self.remake(frame, &chunks, &mut reader.worker()?)?,
+                    Some(reader) => self.remake(frame, chunks.as_deref().unwrap_or(&[]), &mut reader.worker()?)?,
                     None => None,
                 }
                 .inspect(|_| mended.remade += 1),
@@ -275,6 +295,10 @@ impl Repository {
                 Some((bytes, recipients)) => {
                     fresh.size += bytes.len() as u64;
                     let kind = self.catalog.pack_kind(pack.row)?;
+                    // Of a pack that lost its directory nobody knows the chunks any more. Frames and chunks are named
+                    // under one key, so a frame is a chunk of its own name.
+                    let chunks =
+                        chunks.unwrap_or_else(|| vec![(ChunkId::new(*frame.id.as_bytes()), frame.plain as u32)]);
                     let sealed = SealedFrame { id: frame.id, bytes, plain: frame.plain, chunks };
                     fresh.frames.entry((kind, recipients)).or_default().push(sealed);
                 }

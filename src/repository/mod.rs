@@ -20,6 +20,7 @@ mod packs;
 mod pipeline;
 mod session;
 mod sorter;
+mod stream;
 mod trust;
 mod unordered;
 
@@ -36,6 +37,7 @@ pub use mend::{FramesMended, LogMended};
 pub use open::{Keys, OpenOptions, Repository};
 pub use packs::PackListing;
 pub use session::Session;
+pub use stream::{Conflict, SegmentWriter, StreamListing};
 pub use trust::Trust;
 
 use std::path::PathBuf;

@@ -447,6 +447,7 @@ impl<'r> Session<'r> {
             bytes: self.bytes,
             added: 0,
             tags: draft.tags,
+            facts: draft.facts,
             manifest,
             uses: Uses::default(),
         }

@@ -4,7 +4,7 @@
 //! It follows what `tar -x` would leave: a later member replaces an earlier one of the same name, directories that no
 //! member names are made. What cannot be so is left out and named. Not here: content; entries come with their extents.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 
 use super::Error;
@@ -14,27 +14,76 @@ use crate::model::{Entry, EntryKind, RelPath};
 /// The entries of a source that promises no order.
 pub(super) struct Unordered {
     sorter: Sorter,
-    /// A link's path, and the path of the file that it names in the end.
-    links: BTreeMap<RelPath, RelPath>,
-    left_out: Vec<(RelPath, String)>,
+    links: Links,
+    /// Links that lost what they named, and why.
+    forgotten: BTreeMap<RelPath, String>,
 }
 
-/// The files that have further names, and under which of them they are stored.
+/// Links, and what they name in the end.
+#[derive(Default)]
+struct Links {
+    targets: HashMap<RelPath, RelPath>,
+    /// The same from the other side, so that what comes anew finds those that named what was there before.
+    names: HashMap<RelPath, BTreeSet<RelPath>>,
+}
+
+impl Links {
+    fn insert(&mut self, link: RelPath, target: RelPath) {
+        self.names.entry(target.clone()).or_default().insert(link.clone());
+        self.targets.insert(link, target);
+    }
+
+    fn remove(&mut self, link: &RelPath) {
+        if let Some(names) = self.targets.remove(link).and_then(|target| self.names.get_mut(&target)) {
+            names.remove(link);
+        }
+    }
+
+    /// Takes away all links to a path.
+    fn take_names(&mut self, target: &RelPath) -> BTreeSet<RelPath> {
+        let names = self.names.remove(target).unwrap_or_default();
+        for link in &names {
+            self.targets.remove(link);
+        }
+        names
+    }
+}
+
+/// What has further names, by the path that the archive gave it.
+#[derive(Default)]
 struct Groups {
-    /// By the path that the archive gave the content: the first of all its names.
+    /// Files: the first of their names that can be, under which they are stored.
     first: HashMap<RelPath, RelPath>,
     /// By that first name, where it is not the archive's: the entry with the content.
     moved: HashMap<RelPath, Entry>,
+    /// What is neither file nor directory: each further name is a copy of it.
+    copies: HashMap<RelPath, Entry>,
+}
+
+/// The file, if there is one, in place of which an entry would need a directory. Entries come in path order.
+#[derive(Default)]
+struct Leaf(Option<RelPath>);
+
+impl Leaf {
+    fn above(&self, path: &RelPath) -> Option<&RelPath> {
+        self.0.as_ref().filter(|leaf| path.is_within(leaf))
+    }
+
+    fn placed(&mut self, entry: &Entry) {
+        if !entry.is_dir() {
+            self.0 = Some(entry.path.clone());
+        }
+    }
 }
 
 impl Unordered {
     pub fn new(folder: &Path) -> Self {
-        Self { sorter: Sorter::new(folder), links: BTreeMap::new(), left_out: Vec::new() }
+        Self { sorter: Sorter::new(folder), links: Links::default(), forgotten: BTreeMap::new() }
     }
 
     pub fn push(&mut self, entry: &Entry) -> Result<(), Error> {
         if let EntryKind::Hardlink { target } = &entry.kind {
-            let target = self.links.get(target).unwrap_or(target).clone();
+            let target = self.links.targets.get(target).unwrap_or(target).clone();
             if target == entry.path {
                 return Ok(());
             }
@@ -49,51 +98,47 @@ impl Unordered {
     /// A path comes anew: links that named what was there before have lost it.
     fn forget(&mut self, path: &RelPath) {
         self.links.remove(path);
-        let left_out = &mut self.left_out;
-        self.links.retain(|link, target| {
-            if target == path {
-                let why = format!("it is a link to an earlier `{path}`; the archive has another one after it");
-                left_out.push((link.clone(), why));
-            }
-            target != path
-        });
+        self.forgotten.remove(path);
+        for link in self.links.take_names(path) {
+            let why = format!("it is a link to an earlier `{path}`; the archive has another one after it");
+            self.forgotten.insert(link, why);
+        }
     }
 
     /// Calls `each` for every entry of the tree, in order. Answers what was left out, and why.
     pub fn settle(mut self, each: &mut dyn FnMut(Entry) -> Result<(), Error>) -> Result<Vec<(RelPath, String)>, Error> {
         self.sorter.settle();
         let mut groups = self.groups()?;
-        let (mut open, mut leaf) = (Vec::<RelPath>::new(), None::<RelPath>);
-        let Self { sorter, links, mut left_out } = self;
+        let (mut open, mut leaf) = (Vec::<RelPath>::new(), Leaf::default());
+        let Self { sorter, links, forgotten } = self;
+        let mut left_out: Vec<(RelPath, String)> = forgotten.into_iter().collect();
         sorter.each(&mut |mut entry| {
-            if matches!(entry.kind, EntryKind::Hardlink { .. }) {
+            let link = matches!(entry.kind, EntryKind::Hardlink { .. });
+            let target = if link { links.targets.get(&entry.path) } else { None };
+            if link && target.is_none() {
                 // A link that was forgotten was named when that happened.
-                let Some(target) = links.get(&entry.path) else { return Ok(()) };
-                let Some(first) = groups.first.get(target) else {
+                return Ok(());
+            }
+            if let Some(file) = leaf.above(&entry.path) {
+                left_out.push((entry.path, format!("`{file}` is no directory")));
+                return Ok(());
+            }
+            if let Some(target) = target {
+                let Some(settled) = groups.settle_link(&entry, target) else {
                     left_out.push((entry.path, format!("it is a link to `{target}`, which is no file of the archive")));
                     return Ok(());
                 };
-                match groups.moved.remove(&entry.path) {
-                    Some(content) => entry = Entry { path: entry.path, ..content },
-                    None => entry.kind = EntryKind::Hardlink { target: first.clone() },
-                }
+                entry = settled;
             } else if let Some(first) = groups.first.get(&entry.path)
                 && *first != entry.path
             {
                 entry.kind = EntryKind::Hardlink { target: first.clone() };
             }
-            if let Some(file) = &leaf
-                && entry.path.is_within(file)
-            {
-                left_out.push((entry.path, format!("`{file}` is no directory")));
-                return Ok(());
-            }
             open_parents(&entry, &mut open, each)?;
             if entry.is_dir() {
                 open.push(entry.path.clone());
-            } else {
-                leaf = Some(entry.path.clone());
             }
+            leaf.placed(&entry);
             each(entry)
         })?;
         if open.is_empty() {
@@ -102,27 +147,67 @@ impl Unordered {
         Ok(left_out)
     }
 
-    /// One reading of everything, only where there are links at all.
+    /// Three readings of everything, only where there are links at all: what has links, under which of its names it can
+    /// be, and its content where that is another one than the archive's.
     fn groups(&self) -> Result<Groups, Error> {
-        let mut groups = Groups { first: HashMap::new(), moved: HashMap::new() };
-        if self.links.is_empty() {
+        let mut groups = Groups::default();
+        if self.links.targets.is_empty() {
             return Ok(groups);
         }
-        // Links come in path order, so the first one that names a target is the first of its links.
-        let mut firsts: HashMap<&RelPath, &RelPath> = HashMap::new();
-        for (link, target) in &self.links {
-            firsts.entry(target).or_insert(link);
-        }
+        let mut files: HashSet<RelPath> = HashSet::new();
         self.sorter.each(&mut |entry| {
-            let Some(link) = firsts.get(&entry.path).filter(|_| entry.content().is_some()) else { return Ok(()) };
-            let first = (*link).min(&entry.path).clone();
-            if first != entry.path {
-                groups.moved.insert(first.clone(), entry.clone());
+            if self.links.names.get(&entry.path).is_none_or(BTreeSet::is_empty) {
+                return Ok(());
             }
-            groups.first.insert(entry.path, first);
+            match entry.kind {
+                EntryKind::File(_) => drop(files.insert(entry.path)),
+                EntryKind::Dir | EntryKind::Hardlink { .. } => {}
+                _ => drop(groups.copies.insert(entry.path.clone(), entry)),
+            }
             Ok(())
         })?;
+        let mut leaf = Leaf::default();
+        self.sorter.each(&mut |entry| {
+            let target = match entry.kind {
+                EntryKind::Hardlink { .. } => self.links.targets.get(&entry.path),
+                _ => Some(&entry.path),
+            };
+            let Some(target) = target.filter(|_| leaf.above(&entry.path).is_none()) else { return Ok(()) };
+            if files.contains(target) {
+                groups.first.entry(target.clone()).or_insert_with(|| entry.path.clone());
+            } else if *target != entry.path && !groups.copies.contains_key(target) {
+                // A link that names nothing is left out, and hides nothing.
+                return Ok(());
+            }
+            leaf.placed(&entry);
+            Ok(())
+        })?;
+        if groups.first.iter().any(|(path, first)| path != first) {
+            self.sorter.each(&mut |entry| {
+                if let Some(first) = groups.first.get(&entry.path)
+                    && *first != entry.path
+                {
+                    groups.moved.insert(first.clone(), entry);
+                }
+                Ok(())
+            })?;
+        }
         Ok(groups)
+    }
+}
+
+impl Groups {
+    /// What a link becomes: the content itself, a further name of it, or a copy of what is no file.
+    fn settle_link(&mut self, link: &Entry, target: &RelPath) -> Option<Entry> {
+        let path = link.path.clone();
+        if let Some(copy) = self.copies.get(target) {
+            return Some(Entry { path, ..copy.clone() });
+        }
+        let first = self.first.get(target)?;
+        Some(match self.moved.remove(&path) {
+            Some(content) => Entry { path, ..content },
+            None => Entry { kind: EntryKind::Hardlink { target: first.clone() }, ..link.clone() },
+        })
     }
 }
 
@@ -186,6 +271,7 @@ mod tests {
             lines.push(match &entry.kind {
                 EntryKind::File(content) => format!("{} {}", entry.path, content.size),
                 EntryKind::Hardlink { target } => format!("{} -> {target}", entry.path),
+                EntryKind::Symlink { target } => format!("{} @{target}", entry.path),
                 _ => format!("{}/", entry.path),
             });
             Ok(())
@@ -215,6 +301,43 @@ mod tests {
         assert_eq!(lines, ["./", "a 2", "c -> a"]);
         assert_eq!(left_out.len(), 1);
         assert!(left_out[0].starts_with("b: it is a link to an earlier `a`"), "{left_out:?}");
+    }
+
+    fn symlink(at: &str, target: &str) -> Entry {
+        Entry::bare(path(at), EntryKind::Symlink { target: crate::model::RawText(target.as_bytes().to_vec()) })
+    }
+
+    #[test]
+    fn content_goes_to_a_name_that_can_be() {
+        let shadowed = ["a/b: `a` is no directory".to_owned()];
+        for entries in
+            [[file("a/b", 7), link("z", "a/b"), file("a", 1)], [file("z", 7), link("a/b", "z"), file("a", 1)]]
+        {
+            assert_eq!(tree(&entries), (vec!["./".into(), "a 1".into(), "z 7".into()], shadowed.to_vec()));
+        }
+        let (lines, left_out) = tree(&[file("a/b", 7), link("y", "a/b"), link("z", "y"), symlink("a", "y")]);
+        assert_eq!(
+            (lines.as_slice(), left_out.as_slice()),
+            (&["./", "a @y", "y 7", "z -> y"].map(String::from)[..], &shadowed[..])
+        );
+        // A link that comes to nothing hides nothing.
+        let (lines, _) = tree(&[link("a", "nowhere"), file("a/b", 7), link("z", "a/b")]);
+        assert_eq!(lines, ["./", "a/", "a/b 7", "z -> a/b"]);
+    }
+
+    #[test]
+    fn a_tree_that_comes_twice_is_whole() {
+        let once = [file("a", 1), link("b", "a"), link("c", "b")];
+        let (lines, left_out) = tree(&[once.clone(), once].concat());
+        assert_eq!(lines, ["./", "a 1", "b -> a", "c -> a"]);
+        assert!(left_out.is_empty(), "{left_out:?}");
+    }
+
+    #[test]
+    fn another_name_of_what_is_no_file_is_a_copy_of_it() {
+        let (lines, left_out) = tree(&[symlink("s", "x"), link("a", "s"), link("t", "s")]);
+        assert_eq!(lines, ["./", "a @x", "s @x", "t @x"]);
+        assert!(left_out.is_empty(), "{left_out:?}");
     }
 
     #[test]

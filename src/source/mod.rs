@@ -3,6 +3,8 @@
 //! Not here: chunking, stores, and whether a file is read at all; the deed decides that by the manifest before.
 
 mod cutting;
+mod pg_dump;
+pub mod postgres;
 mod stream;
 mod tarball;
 mod tree;
@@ -13,8 +15,10 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
+use crate::client;
 use crate::model::{Cutting, Entry, RelPath, limits};
 
+pub use pg_dump::{Databases, Globals, PgDumpOptions, PgDumpSource};
 pub use stream::{CommandSource, FileSource, StdinSource};
 pub use tarball::TarballSource;
 pub use tree::{Rules, RulesError};
@@ -62,6 +66,45 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// A PostgreSQL server refused, or is away.
+    #[error(transparent)]
+    Postgres(#[from] crate::client::postgres::Error),
+    /// A server of a version that is not known.
+    #[error("the server is PostgreSQL {found}; this lifeboat knows {oldest} to {newest}")]
+    Version {
+        /// Its major version.
+        found: u32,
+        /// The oldest that is known.
+        oldest: u32,
+        /// The newest.
+        newest: u32,
+    },
+    /// A base backup without its WAL restores nothing.
+    #[error("PostgreSQL {0} does not archive its WAL (`archive_mode` is off): a base backup would restore nothing")]
+    NoArchive(String),
+    /// The directory is another cluster's.
+    #[error("`{}` holds cluster {found}, and the server is cluster {server}", path.display())]
+    OtherCluster {
+        /// The directory.
+        path: PathBuf,
+        /// Its system identifier.
+        found: String,
+        /// The server's.
+        server: String,
+    },
+    /// The directory is an old copy.
+    #[error("`{}` is not what the server writes: its checkpoint {checkpoint} is older than the backup's start {start}", path.display())]
+    StaleDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// What its `pg_control` says.
+        checkpoint: crate::model::lsn::Lsn,
+        /// Where the backup began.
+        start: crate::model::lsn::Lsn,
+    },
+    /// PostgreSQL, or a program of its.
+    #[error(transparent)]
+    Client(#[from] client::Error),
     /// The stream could not be read to its end.
     #[error("could not read from {what}")]
     Stream {
@@ -146,9 +189,20 @@ pub struct SmallRead {
     pub changed: Option<String>,
 }
 
+/// A small file that exists only once everything else was read.
+#[derive(Debug, Clone)]
+pub struct Late {
+    /// Its metadata.
+    pub entry: Entry,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// How they are cut.
+    pub cutting: Cutting,
+}
+
 /// Something to protect.
 pub trait Source: Sync {
-    /// `volume`, `command`, `stdin`, `tarball`.
+    /// `volume`, `command`, `stdin`, `tarball`, `pg_dump`.
     fn kind(&self) -> &'static str;
     /// The directory or the command, for people.
     fn root(&self) -> String;
@@ -161,9 +215,11 @@ pub trait Source: Sync {
     /// that grew meanwhile is cut at twice that size; the change is told.
     fn read_small(&self, found: &FoundEntry, into: &mut Vec<u8>) -> Result<SmallRead, String> {
         let Opened { mut file, cutting, xattrs, changed, .. } = self.open(found)?;
+        let start = into.len();
         (&mut file).take(2 * limits::SMALL_FILE_MAX).read_to_end(into).map_err(|e| e.to_string())?;
+        let cut = more_behind(&mut *file, into.len() - start).map_err(|e| e.to_string())?;
         drop(file);
-        Ok(SmallRead { cutting, xattrs, changed: changed() })
+        Ok(SmallRead { cutting, xattrs, changed: cut.or_else(changed) })
     }
     /// Reads the extended attributes of what is not a file.
     fn xattrs(&self, entry: &Entry) -> std::collections::BTreeMap<String, crate::model::RawText>;
@@ -177,8 +233,31 @@ pub trait Source: Sync {
     fn is_ordered(&self) -> bool {
         true
     }
+    /// Whether a file that could not be read is no loss: it was dropped meanwhile, and the source's log says so.
+    fn forgives(&self, _path: &RelPath) -> bool {
+        false
+    }
+    /// Whether there are files that come last, whatever their paths.
+    fn has_late(&self) -> bool {
+        false
+    }
+    /// Asked once everything else was read: those files.
+    fn late(&self) -> Result<Vec<Late>, Error> {
+        Ok(Vec::new())
+    }
+    /// What the source says of its snapshot, by its kind; asked after all else.
+    fn facts(&self) -> serde_json::Value {
+        serde_json::Value::Null
+    }
     /// Asked when everything was read: whether the source itself says that it is whole.
     fn finish(&self) -> Result<(), Error>;
+}
+
+/// What is told of a small file that goes on behind the bytes that were kept of it. Its size when it was opened says
+/// nothing: it may have grown between the walk and that.
+fn more_behind(file: &mut (impl Read + ?Sized), kept: usize) -> std::io::Result<Option<String>> {
+    let more = read_fully(file, &mut [0])? > 0;
+    Ok(more.then(|| format!("it grew while it was backed up: only its first {kept} bytes are stored")))
 }
 
 /// Reads until the buffer is full or there is no more; returns how much.
@@ -193,4 +272,27 @@ pub fn read_fully(reader: &mut (impl Read + ?Sized), buffer: &mut [u8]) -> std::
         }
     }
     Ok(filled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Moment;
+
+    #[test]
+    fn what_comes_behind_a_small_file_is_told() {
+        for (size, whole) in [(2 * limits::SMALL_FILE_MAX, true), (2 * limits::SMALL_FILE_MAX + 1, false)] {
+            let bytes = Box::new(std::io::Cursor::new(vec![7; size as usize]));
+            let source = StdinSource::new(RelPath::new("f").unwrap(), Moment::UNIX_EPOCH, bytes);
+            let mut changed = None;
+            let mut read = |found| {
+                if let Found::Entry(entry) = found {
+                    changed = source.read_small(&entry, &mut Vec::new()).unwrap().changed;
+                }
+                true
+            };
+            source.walk(&mut read).unwrap();
+            assert_eq!(changed.is_none(), whole, "{changed:?}");
+        }
+    }
 }

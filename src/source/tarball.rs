@@ -119,8 +119,8 @@ impl Source for TarballSource {
     }
 }
 
-/// What went by: whether the last whole block was zeros, as an archive's end marker is, and how much more may come before
-/// the next member.
+/// What went by: whether the last whole block was zeros and no member's, as an archive's end marker is, and how much more
+/// may come before the next member.
 #[derive(Clone, Default)]
 struct Marker(Arc<Mutex<Passed>>);
 
@@ -133,13 +133,15 @@ struct Passed {
     ended: bool,
     /// Bytes that went by.
     position: u64,
+    /// Where the last member's bytes end: zeros before that are its own.
+    data_end: u64,
     /// No byte from here on is handed out.
     stop: u64,
 }
 
 impl Default for Passed {
     fn default() -> Self {
-        Self { filled: 0, zeros: false, ended: false, position: 0, stop: HEADERS_MAX }
+        Self { filled: 0, zeros: false, ended: false, position: 0, data_end: 0, stop: HEADERS_MAX }
     }
 }
 
@@ -150,14 +152,14 @@ impl Marker {
 
     fn saw(&self, mut bytes: &[u8]) {
         let mut state = self.state();
-        state.position += bytes.len() as u64;
         while !bytes.is_empty() {
             let (part, rest) = bytes.split_at(bytes.len().min(BLOCK - state.filled));
             let zeros = part.iter().all(|b| *b == 0);
             state.zeros = zeros && (state.filled == 0 || state.zeros);
             state.filled += part.len();
+            state.position += part.len() as u64;
             if state.filled == BLOCK {
-                (state.filled, state.ended) = (0, state.zeros);
+                (state.filled, state.ended) = (0, state.zeros && state.position > state.data_end);
             }
             bytes = rest;
         }
@@ -171,7 +173,8 @@ impl Marker {
     fn stop_behind<R: Read>(&self, member: &Member<'_, R>) {
         let mut state = self.state();
         let stored = stored_size(member).checked_next_multiple_of(BLOCK as u64).unwrap_or(u64::MAX);
-        state.stop = state.position.saturating_add(stored).saturating_add(HEADERS_MAX);
+        state.data_end = state.position.saturating_add(stored);
+        state.stop = state.data_end.saturating_add(HEADERS_MAX);
     }
 
     fn never_stop(&self) {
@@ -556,6 +559,21 @@ mod tests {
         let directory = member(EntryType::Directory, "d", huge.as_bytes());
         let found = walk(&[large, global, directory, file]).unwrap();
         assert_eq!(found, ["large Stamp(0, 0)", "d Stamp(0, 0)", "f Stamp(0, 0)"]);
+    }
+
+    #[test]
+    fn zeros_of_a_member_are_no_end_marker() {
+        let whole = |bytes: Vec<u8>| {
+            let source = StdinSource::new(RelPath::root(), Moment::UNIX_EPOCH, Box::new(Cursor::new(bytes)));
+            TarballSource::new(Box::new(source)).walk(&mut |_| true).is_ok()
+        };
+        let zeros = |length: usize| [vec![7; 3], vec![0; length - 3]].concat();
+        for length in [2 * BLOCK, 3 * BLOCK + 5, 3 << 20] {
+            let archive =
+                [member(EntryType::Regular, "a", b"x"), member(EntryType::Regular, "f", &zeros(length))].concat();
+            assert!(!whole(archive.clone()), "it is cut off behind the last of {length} bytes");
+            assert!(whole([archive, vec![0; 2 * BLOCK]].concat()));
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::sync::Mutex;
 use super::cutting::{SAMPLE, choose_cutting};
 use super::tree::{Matcher, Rules};
 use super::walk::walk;
-use super::{Error, Found, FoundEntry, Opened, SmallRead, Source, read_fully};
+use super::{Error, Found, FoundEntry, Opened, SmallRead, Source, more_behind, read_fully};
 use crate::model::{Digest, Entry, EntryKind, FileContent, RawText, RelPath, Stamp, limits};
 
 /// A directory and all that is in it.
@@ -140,13 +140,15 @@ impl Source for VolumeSource {
         // One byte more than it should have: that it does not come is the end of the file.
         let filled = read_fully(&mut file, &mut into[start..]).map_err(text)?;
         into.truncate(start + filled);
+        let mut cut = None;
         if filled == room {
             (&mut file).take(limits::SMALL_FILE_MAX).read_to_end(into).map_err(text)?;
+            cut = more_behind(&mut file, into.len() - start).map_err(text)?;
         }
         let head = &into[start..into.len().min(start + SAMPLE)];
         let cutting = choose_cutting(&found.entry.path, meta.len(), head);
         let xattrs = read_xattrs_of(&file);
-        let changed = changed_since(&file, &meta);
+        let changed = cut.or_else(|| changed_since(&file, &meta));
         Ok(SmallRead { cutting, xattrs, changed })
     }
 
@@ -278,4 +280,36 @@ fn collect_xattrs(
         }
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_file_that_became_large_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f");
+        for (size, whole) in [(1_500_000, true), (5 << 20, false)] {
+            fs::write(&path, vec![7; 900 << 10]).unwrap();
+            let source = VolumeSource::new(folder.path(), &Rules::default()).unwrap();
+            let mut found = None;
+            let mut keep = |each| {
+                if let Found::Entry(entry) = each
+                    && entry.entry.content().is_some()
+                {
+                    found = Some(entry);
+                }
+                true
+            };
+            source.walk(&mut keep).unwrap();
+            fs::write(&path, vec![7; size]).unwrap();
+            let mut into = vec![1, 2];
+            let read = source.read_small(&found.unwrap(), &mut into).unwrap();
+            let stored = into.len() - 2;
+            assert_eq!((stored == size, read.changed.is_none()), (whole, whole));
+            let told = format!("only its first {stored} bytes are stored");
+            assert!(whole || read.changed.unwrap().ends_with(&told));
+        }
+    }
 }

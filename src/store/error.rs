@@ -108,6 +108,11 @@ pub(super) enum Failure {
         got: u64,
         expected: u64,
     },
+    /// The object ends before the range does, by the answer's own word.
+    Ends {
+        got: u64,
+        expected: u64,
+    },
     Long {
         size: u64,
         limit: u64,
@@ -127,7 +132,7 @@ pub(super) fn worth_a_retry(failure: &Failure) -> bool {
     use object_store::Error as E;
     match failure {
         Failure::Late | Failure::Short { .. } | Failure::Contested(_) => true,
-        Failure::Long { .. } => false,
+        Failure::Ends { .. } | Failure::Long { .. } => false,
         Failure::Store(
             E::NotFound { .. }
             | E::InvalidPath { .. }
@@ -140,7 +145,7 @@ pub(super) fn worth_a_retry(failure: &Failure) -> bool {
             | E::Unauthenticated { .. }
             | E::UnknownConfigurationKey { .. },
         ) => false,
-        Failure::Store(error) => !is_final_io(error) && !is_unsupported(error),
+        Failure::Store(error) => !is_final_io(error) && !is_unsupported(error) && !is_beyond_the_end(error),
     }
 }
 
@@ -155,7 +160,21 @@ pub(super) fn is_unsupported(error: &object_store::Error) -> bool {
     }
 }
 
-/// A full or read-only disk does not get better by waiting; a range beyond the end neither.
+/// Whether a range was refused because the object ends before it. object_store keeps the type of this answer to itself:
+/// its words, and the number of HTTP's status, are all there is. Where they are others, it is tried again in vain.
+fn is_beyond_the_end(error: &object_store::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(e) = cause {
+        let text = e.to_string();
+        if text.contains("Wanted range starting at") || text.contains("status code: 416") {
+            return true;
+        }
+        cause = e.source();
+    }
+    false
+}
+
+/// A full or read-only disk does not get better by waiting.
 fn is_final_io(error: &(dyn std::error::Error + 'static)) -> bool {
     use std::io::ErrorKind as K;
     let mut cause = Some(error);

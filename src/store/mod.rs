@@ -215,7 +215,7 @@ impl Store {
     fn fetch(&self, key: &str, range: Option<Range<u64>>, limit: u64, body: &mut Vec<u8>) -> Result<(), Error> {
         let path = self.path(key);
         let spare = std::cell::RefCell::new(std::mem::take(body));
-        *body = self.call("read", key, range.as_ref().map_or(limit.min(32 << 20), |_| limit), || async {
+        let read = self.call("read", key, range.as_ref().map_or(limit.min(32 << 20), |_| limit), || async {
             let options = GetOptions { range: range.clone().map(GetRange::Bounded), ..GetOptions::default() };
             let result = self.0.objects.get_opts(&path, options).await?;
             let expected = result.range.end.saturating_sub(result.range.start);
@@ -223,16 +223,31 @@ impl Store {
                 return Err(Failure::Long { size: expected, limit });
             }
             let wanted = range.as_ref().map_or(expected, |_| limit);
+            if range.as_ref().is_some_and(|range| result.meta.size < range.end) {
+                return Err(Failure::Ends { got: expected, expected: wanted });
+            }
             let body = read_body(result, spare.take(), limit).await?;
             let got = body.len() as u64;
             if got == wanted { Ok(body) } else { Err(Failure::Short { got, expected: wanted }) }
-        })?;
+        });
+        *body = match (read, range) {
+            // A range that begins beyond the end is refused, in every store by other words: the size says what it was.
+            (Err(e @ Error::Unreachable { .. }), Some(range)) => return Err(self.cut_off(key, &range).unwrap_or(e)),
+            (read, _) => read?,
+        };
         self.0.traffic.gets.fetch_add(1, Ordering::Relaxed);
         self.0.traffic.received.fetch_add(body.len() as u64, Ordering::Relaxed);
         if let Some(rate) = &self.0.download {
             rate.spend(body.len() as u64);
         }
         Ok(())
+    }
+
+    /// The object ends before the range does.
+    fn cut_off(&self, key: &str, range: &Range<u64>) -> Option<Error> {
+        let size = self.size(key).ok().flatten().filter(|size| *size < range.end)?;
+        let (store, expected) = (self.0.label.clone(), range.end.saturating_sub(range.start));
+        Some(Error::Truncated { store, key: key.to_owned(), got: size.saturating_sub(range.start), expected })
     }
 
     /// The size of an object, if it is there.
@@ -331,7 +346,9 @@ impl Store {
                 Error::Unreachable { verb, store, key, tries, source: Box::new(source) }
             }
             Failure::Late => Error::Deadline { verb, store, key, tries },
-            Failure::Short { got, expected } => Error::Truncated { store, key, got, expected },
+            Failure::Short { got, expected } | Failure::Ends { got, expected } => {
+                Error::Truncated { store, key, got, expected }
+            }
             Failure::Long { size, limit } => Error::TooLarge { store, key, size, limit },
         }
     }

@@ -36,6 +36,12 @@ fn reads_whole_parts_and_nothing_too_large(store: &Store) {
     assert_eq!(store.get_range("b/body", 10..20).unwrap(), body[10..20]);
     assert_eq!(store.get_range("b/body", 99_990..100_000).unwrap(), body[99_990..]);
     assert!(store.get_range("b/body", 99_990..100_001).is_err(), "a range beyond the end is not served short");
+    for beyond in [100_000..100_001, 200_000..300_000] {
+        let answer = store.get_range("b/body", beyond);
+        assert!(matches!(answer, Err(Error::Truncated { got: 0, .. })), "{answer:?}");
+    }
+    put(store, "b/empty", b"").unwrap();
+    assert!(matches!(store.get_range("b/empty", 0..5), Err(Error::Truncated { got: 0, expected: 5, .. })));
     assert!(matches!(store.get("b/body", 99_999), Err(Error::TooLarge { size: 100_000, .. })));
     assert!(matches!(store.get("b/none", 10), Err(Error::NotFound { .. })));
     assert!(matches!(store.get_range("b/none", 0..1), Err(Error::NotFound { .. })));
@@ -233,5 +239,22 @@ fn a_server_that_is_not_installed_fails_the_tests_where_it_is_required() {
         assert!(!passed && told.contains("is not installed, and here it must be"), "{name}: {told}");
         let (passed, told) = run(name, false);
         assert!(passed && told.contains("SKIPPED: "), "{name}: {told}");
+    }
+}
+
+#[test]
+fn a_range_beyond_the_end_is_not_asked_for_again_and_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = object_store::local::LocalFileSystem::new_with_prefix(folder.path()).unwrap();
+    for objects in [Arc::new(InMemory::new()) as Arc<dyn object_store::ObjectStore>, Arc::new(disk)] {
+        let counted = crate::common::faulty::Faulty::new(objects, 0, crate::common::faulty::Fails::Before);
+        let store = Store::new(counted.clone(), "", "counted", limits(6)).unwrap();
+        put(&store, "b/body", b"content").unwrap();
+        let before = counted.operations();
+        assert!(matches!(store.get_range("b/body", 100..200), Err(Error::Truncated { .. })));
+        assert_eq!(counted.operations() - before, 2, "the range, and the size");
+        let answer = store.get_range("b/body", 5..200);
+        assert!(matches!(answer, Err(Error::Truncated { got: 2, expected: 195, .. })), "{answer:?}");
+        assert_eq!(counted.operations() - before, 3, "the answer to the range says the size");
     }
 }

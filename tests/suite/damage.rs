@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use lifeboat::ops;
 use lifeboat::ops::check::{CheckReport, ReadData, check};
+use lifeboat::ops::restore::{Overwrite, RestoreOptions};
 use lifeboat::plan::restore::Wanted;
 use lifeboat::progress::Silent;
 use object_store::local::LocalFileSystem;
 
-use crate::common::{Host, Person, clock, tree};
+use crate::common::{Host, Person, clock, plain, tree};
 
 struct Scene {
     source: tempfile::TempDir,
@@ -208,4 +209,46 @@ fn names_are_audited_by_b3sum_alone() {
         seen += 1;
     }
     assert!(seen >= 3);
+}
+
+#[test]
+fn a_pack_cut_off_before_its_directory_stops_no_rebuild_and_no_backup() {
+    for length in [0, 1000] {
+        let scene = scene();
+        let pack = &objects(scene.store.path(), "/packs/")[0];
+        fs::OpenOptions::new().write(true).open(pack).unwrap().set_len(length).unwrap();
+        scene.host.open(None).unwrap().0.rebuild_catalog(&Silent).unwrap();
+        scene.host.backup(scene.source.path()).unwrap();
+        let back = scene.restore().unwrap();
+        assert_eq!(tree::describe(back.path()), tree::describe(scene.source.path()), "{length} bytes are left");
+    }
+}
+
+#[test]
+fn a_frame_that_no_log_names_costs_its_own_file() {
+    let scene = scene();
+    fs::write(scene.source.path().join("big.bin"), tree::noise(6_000_000, 8)).unwrap();
+    tree::age(scene.source.path());
+    scene.host.backup(scene.source.path()).unwrap();
+    let whole = scene.restore().unwrap();
+    let (mut repository, _) = scene.host.open(None).unwrap();
+    let row = repository.host_row().unwrap();
+    let packs = repository.catalog().packs(row).unwrap();
+    let pack = packs.iter().max_by_key(|pack| pack.size).unwrap();
+    let frame = repository.catalog().frames_of(pack.row).unwrap()[0].row;
+    let path = repository.catalog().path().to_owned();
+    drop(repository);
+    let forget = "UPDATE frame SET name = zeroblob(32), key = 0 WHERE id = ?1";
+    assert_eq!(rusqlite::Connection::open(path).unwrap().execute(forget, [frame]).unwrap(), 1);
+    for (into, overwrite) in [(tempfile::tempdir().unwrap(), Overwrite::Refuse), (whole, Overwrite::Delta)] {
+        let options = RestoreOptions { overwrite, ..plain() };
+        let error = scene.host.restore_with(&scene.person, &Wanted::Latest, into.path(), options).unwrap_err();
+        assert!(matches!(&error, ops::Error::Hurt { files: 1, first, .. } if first == "big.bin"), "{error}");
+        assert_eq!(error.kind() as u8, 13);
+        let (ours, theirs) = (tree::describe(scene.source.path()), tree::describe(into.path()));
+        assert!(!theirs.contains_key("big.bin") && theirs.contains_key("big.bin.lifeboat-incomplete"), "{theirs:?}");
+        for (path, line) in ours.iter().filter(|(path, _)| !path.is_empty() && *path != "big.bin") {
+            assert_eq!(theirs.get(path), Some(line), "{path}");
+        }
+    }
 }

@@ -11,6 +11,7 @@ use lifeboat::progress::Silent;
 use object_store::memory::InMemory;
 use tempfile::TempDir;
 
+use crate::common::faulty::{Fails, Faulty};
 use crate::common::{Host, Person, plain, tree};
 
 fn place(make: impl FnOnce(&Path)) -> (TempDir, Host, Person) {
@@ -162,4 +163,102 @@ fn half_a_file_never_carries_its_final_name() {
     assert!(died.is_err() || died.is_ok_and(|result| result.is_err()));
     assert!(!back.path().join("f").exists(), "{:?}", names(back.path()));
     assert!(names(back.path()).iter().any(|name| name.starts_with(".lifeboat-restore-")));
+}
+
+/// A restore whose process dies once it has done something.
+fn dies(host: &Host, person: &Person, into: &Path, options: RestoreOptions) {
+    let (mut repository, _) = host.open(Some(person)).unwrap();
+    let (snapshot, choice) = find_snapshot(&repository, "data", &Wanted::Latest, false).unwrap();
+    let prepared = prepare(&repository, snapshot, &choice, Some(into), options, &Silent).unwrap();
+    struct Dies;
+    impl lifeboat::progress::Progress for Dies {
+        fn event(&self, event: lifeboat::progress::Event<'_>) {
+            assert!(!matches!(event, lifeboat::progress::Event::Done { bytes: 1.., .. }), "the process dies here");
+        }
+    }
+    let died = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        ops::restore::restore(&mut repository, &prepared, &Dies)
+    }));
+    assert!(died.is_err() || died.is_ok_and(|result| result.is_err()));
+}
+
+#[test]
+fn an_interrupted_restore_over_files_goes_on_only_by_its_flag() {
+    let (source, host, person) = place(|root| {
+        for name in ["f", "g"] {
+            fs::write(root.join(name), "from the snapshot").unwrap();
+        }
+    });
+    let back = tempfile::tempdir().unwrap();
+    fs::write(back.path().join("f"), "mine").unwrap();
+    dies(&host, &person, back.path(), options(Overwrite::Never));
+    for _ in 0..2 {
+        let refused = host.restore(&person, &Wanted::Latest, back.path()).unwrap_err();
+        let hint = refused.hint().unwrap_or_default();
+        assert!(refused.kind() as u8 == 2 && hint.contains("`--overwrite never`"), "{refused}: {hint}");
+        assert_eq!(fs::read(back.path().join("f")).unwrap(), b"mine");
+        dies(&host, &person, back.path(), options(Overwrite::Never));
+    }
+    host.restore_with(&person, &Wanted::Latest, back.path(), options(Overwrite::Never)).unwrap();
+    assert_eq!(fs::read(back.path().join("f")).unwrap(), b"mine");
+    assert_eq!(names(back.path()), ["", "f", "g"]);
+    // One that began in an empty directory goes on by itself, whatever it was continued with meanwhile.
+    let back = tempfile::tempdir().unwrap();
+    dies(&host, &person, back.path(), plain());
+    dies(&host, &person, back.path(), options(Overwrite::Always));
+    host.restore(&person, &Wanted::Latest, back.path()).unwrap();
+    assert_eq!(tree::describe(back.path()), tree::describe(source.path()));
+    // A mark that does not say how it began may stand over anything.
+    let back = tempfile::tempdir().unwrap();
+    fs::write(back.path().join("f"), "mine").unwrap();
+    let mark = mark_of(&host.snapshots()[0].parse().unwrap());
+    fs::write(back.path().join(mark), "a restore has begun here and not ended; run it again to go on\n").unwrap();
+    assert!(host.restore(&person, &Wanted::Latest, back.path()).is_err());
+    assert_eq!(fs::read(back.path().join("f")).unwrap(), b"mine");
+    fs::remove_file(back.path().join("f")).unwrap();
+    host.restore(&person, &Wanted::Latest, back.path()).unwrap();
+    assert_eq!(names(back.path()), ["", "f", "g"]);
+}
+
+#[test]
+fn files_that_are_the_same_already_may_have_further_names() {
+    let (source, host, person) = place(|root| {
+        fs::write(root.join("h1"), "shared").unwrap();
+        fs::hard_link(root.join("h1"), root.join("h2")).unwrap();
+    });
+    let back = tempfile::tempdir().unwrap();
+    for overwrite in [Overwrite::Refuse, Overwrite::IfNewer, Overwrite::IfNewer] {
+        host.restore_with(&person, &Wanted::Latest, back.path(), options(overwrite)).unwrap();
+        assert_eq!(tree::describe(back.path()), tree::describe(source.path()));
+    }
+    // One that is newer stays, and is not linked to.
+    fs::remove_file(back.path().join("h2")).unwrap();
+    fs::write(back.path().join("h1"), "newer").unwrap();
+    let hurt = host.restore_with(&person, &Wanted::Latest, back.path(), options(Overwrite::IfNewer));
+    assert!(matches!(hurt, Err(ops::Error::Hurt { files: 1, .. })), "{hurt:?}");
+}
+
+#[test]
+fn many_second_names_do_not_read_the_manifest_many_times() {
+    let reads = |count: usize| {
+        let (_, host, person) = place(|root| {
+            for dir in ["a", "b"] {
+                fs::create_dir(root.join(dir)).unwrap();
+            }
+            for n in 0..count {
+                fs::write(root.join(format!("a/{n:03}")), format!("file {n}")).unwrap();
+                fs::hard_link(root.join(format!("a/{n:03}")), root.join(format!("b/{n:03}"))).unwrap();
+            }
+        });
+        let counted = Faulty::new(Arc::clone(&host.objects), 0, Fails::Before);
+        let host = Host { objects: counted.clone(), ..host };
+        let back = tempfile::tempdir().unwrap();
+        let part = RestoreOptions { selection: selected(&["b/"], &[]), ..plain() };
+        host.restore_with(&person, &Wanted::Latest, back.path(), part).unwrap();
+        for n in 0..count {
+            assert_eq!(fs::read_to_string(back.path().join(format!("b/{n:03}"))).unwrap(), format!("file {n}"));
+        }
+        counted.operations()
+    };
+    assert_eq!(reads(2), reads(40));
 }

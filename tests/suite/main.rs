@@ -19,6 +19,8 @@ mod landing;
 mod late;
 mod matrix;
 mod metadata;
+mod pg_dump;
+mod postgres;
 mod random;
 mod recovery;
 mod repair;

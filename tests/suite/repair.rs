@@ -13,7 +13,7 @@ use lifeboat::plan::restore::Wanted;
 use lifeboat::progress::Silent;
 use object_store::local::LocalFileSystem;
 
-use crate::common::{Host, Person, clock, tree};
+use crate::common::{Host, Person, clock, copy_tree, tree};
 
 struct Scene {
     store: tempfile::TempDir,
@@ -229,4 +229,120 @@ fn nightly_checks_by_age_and_time_cover_everything() {
     let report = scene.check(due("2030-01-01T00:00:00Z"));
     assert_eq!((report.packs_read, report.packs_left), (1, 0), "the one that was damaged");
     assert!(report.is_clean());
+}
+
+#[test]
+fn frames_whose_chunks_nobody_knows_any_more_are_copied_as_one_chunk() {
+    let scene = scene();
+    let pack = scene.large_pack();
+    let length = fs::metadata(&pack).unwrap().len();
+    fs::OpenOptions::new().write(true).open(&pack).unwrap().set_len(length - 50).unwrap();
+    scene.host.open(None).unwrap().0.rebuild_catalog(&Silent).unwrap();
+    let report = scene.repair(true, false);
+    assert!(report.frames_copied > 0 && report.frames_lost == 0 && report.after.is_clean(), "{report:?}");
+    // What was put has a directory that a reader takes: chunks that add up to their frames.
+    let bare = Host::new(Arc::clone(&scene.host.objects));
+    let (mut repository, _) = bare.open(Some(&scene.person)).unwrap();
+    let (row, writer) = repository.catalog().writers().unwrap()[0].clone();
+    let newest = repository.catalog().packs(row).unwrap().pop().unwrap();
+    let name = writer.as_str();
+    let directory = repository.directory(name, &newest.id, newest.directory_at, newest.directory_length).unwrap();
+    for (frame, chunks) in directory.frames.iter().zip(&directory.chunks) {
+        assert_eq!(chunks.iter().map(|(_, length)| u64::from(*length)).sum::<u64>(), frame.plain);
+    }
+    assert!(!directory.frames.is_empty());
+    assert!(scene.check(ReadData::All).is_clean());
+    assert_eq!(scene.whole_snapshots(), 2);
+}
+
+#[test]
+fn damage_to_a_pack_that_two_commits_name_is_damage() {
+    let scene = scene();
+    let elsewhere = tempfile::tempdir().unwrap();
+    copy_tree(scene.store.path(), elsewhere.path());
+    let clone = scene.host.clone_state(Arc::new(LocalFileSystem::new_with_prefix(elsewhere.path()).unwrap()));
+    let before = scene.objects("/packs/");
+    fs::write(scene.source.path().join("third"), tree::noise(400_000, 8)).unwrap();
+    tree::age(scene.source.path());
+    scene.host.backup(scene.source.path()).unwrap();
+    let new = scene.objects("/packs/").into_iter().filter(|path| !before.contains(path));
+    let pack = new.max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
+    // A clone of the host finds the pack and no commit that names it, and adopts it.
+    let there = elsewhere.path().join(pack.strip_prefix(scene.store.path()).unwrap());
+    fs::create_dir_all(there.parent().unwrap()).unwrap();
+    fs::copy(&pack, there).unwrap();
+    let (mut repository, _) = clone.open(None).unwrap();
+    let writer = repository.host().unwrap().name.clone();
+    repository.catalog_mut().set_fact(&format!("packs of {writer} listed"), "0").unwrap();
+    drop(repository);
+    clone.backup(scene.source.path()).unwrap();
+    copy_tree(elsewhere.path(), scene.store.path());
+    let (repository, _) = scene.host.open(None).unwrap();
+    let path = repository.catalog().path().to_owned();
+    drop(repository);
+    let twins = "SELECT max(n) FROM (SELECT count(*) n FROM frame GROUP BY pack, at)";
+    let most: i64 = rusqlite::Connection::open(path).unwrap().query_row(twins, [], |row| row.get(0)).unwrap();
+    assert_eq!(most, 2, "two commits name the pack");
+    let mut bytes = fs::read(&pack).unwrap();
+    bytes[100] ^= 1;
+    fs::write(&pack, bytes).unwrap();
+    for read in [ReadData::All, ReadData::No] {
+        let report = scene.check(read);
+        assert!(report.replaced.is_empty(), "{read:?}: {report:?}");
+        let id = pack.file_name().unwrap().to_str().unwrap();
+        let named: Vec<_> = report.damage.iter().filter(|damage| damage.object.contains(id)).collect();
+        assert_eq!((named.len(), named[0].snapshots.len()), (1, 2), "{read:?}: {report:?}");
+        assert_eq!(report.files_hurt.len(), 2, "in either snapshot: {read:?}: {report:?}");
+    }
+}
+
+#[test]
+fn a_commit_that_comes_meanwhile_is_not_lost() {
+    let scene = scene();
+    let (mut repository, _) = scene.host.open(Some(&scene.person)).unwrap();
+    let other = scene.host.clone_state(Arc::clone(&scene.host.objects));
+    other.backup(scene.source.path()).unwrap();
+    assert_eq!(repository.lost_commits(&Silent).unwrap(), []);
+    let report = repair(&mut repository, ReadData::No, false, clock()(), &Silent).unwrap();
+    assert!(report.commits_lost.is_empty() && report.after.is_clean(), "{report:?}");
+}
+
+#[test]
+fn a_pack_whose_directory_alone_is_damaged_is_stored_anew() {
+    for from_end in [100, 5] {
+        let scene = scene();
+        let pack = scene.large_pack();
+        let mut bytes = fs::read(&pack).unwrap();
+        let at = bytes.len() - from_end;
+        bytes[at] ^= 1;
+        fs::write(&pack, bytes).unwrap();
+        assert!(!scene.check(ReadData::All).is_clean());
+        let dry = scene.repair(true, true);
+        let report = scene.repair(true, false);
+        assert!(report.frames_copied > 0 && report.packs_added > 0 && report.frames_lost == 0, "{report:?}");
+        assert_eq!(dry.frames_copied, report.frames_copied);
+        assert!(report.after.is_clean(), "{report:?}");
+        for read in [ReadData::No, ReadData::All] {
+            let after = scene.check(read);
+            assert!(after.is_clean(), "{read:?}: {after:?}");
+        }
+        assert_eq!(scene.repair(true, false).packs_added, 0, "there is nothing left to do");
+        assert_eq!(scene.whole_snapshots(), 2);
+    }
+}
+
+#[test]
+fn a_catalog_that_is_read_anew_keeps_the_marks_of_damage() {
+    let scene = scene();
+    let pack = scene.large_pack();
+    let mut bytes = fs::read(&pack).unwrap();
+    bytes[100] ^= 1;
+    fs::write(&pack, bytes).unwrap();
+    assert!(!scene.check(ReadData::All).is_clean());
+    let path = scene.host.open(None).unwrap().0.catalog().path().to_owned();
+    let lie = "UPDATE snapshot SET record = replace(record, '\"files\":', '\"files\":1')";
+    rusqlite::Connection::open(&path).unwrap().execute(lie, []).unwrap();
+    let (mut repository, _) = scene.host.open(Some(&scene.person)).unwrap();
+    let report = repair(&mut repository, ReadData::No, false, clock()(), &Silent).unwrap();
+    assert!(report.catalog_wrong && report.frames_lost == 1 && !report.after.is_clean(), "{report:?}");
 }

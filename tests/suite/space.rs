@@ -200,11 +200,11 @@ fn a_full_destination_fails_the_restore_and_it_goes_on_with_space() {
     fs::create_dir(&into).unwrap();
     fs::write(into.join("mine"), "mine").unwrap();
     let over = RestoreOptions { overwrite: Overwrite::IfChanged, ..plain() };
-    let error = host.restore_with(&person, &Wanted::Latest, &into, over).unwrap_err();
+    let error = host.restore_with(&person, &Wanted::Latest, &into, over.clone()).unwrap_err();
     assert_says_full(&error);
     fs::remove_file(into.join("mine")).unwrap();
     assert_no_lies(&into, &expected);
     small.resize(16 << 10);
-    host.restore(&person, &Wanted::Latest, &into).unwrap();
+    host.restore_with(&person, &Wanted::Latest, &into, over).unwrap();
     assert_eq!(tree::describe(&into), expected);
 }

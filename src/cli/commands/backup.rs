@@ -10,6 +10,8 @@ use crate::cli::context::Context;
 use crate::cli::output::{count, counted, duration, size};
 use crate::cli::progress::Console;
 use crate::cli::report::Failure;
+use crate::cli::time::parse_duration;
+use crate::client::Connection;
 use crate::config::{Archive, Plan, parse_size};
 use crate::model::RelPath;
 use crate::ops::Kind;
@@ -17,7 +19,10 @@ use crate::ops::backup::{BackupOptions, BackupReport, backup};
 use crate::plan::restore::show;
 use crate::progress::Progress;
 use crate::repository::{Repository, is_source_name};
-use crate::source::{CommandSource, FileSource, Rules, Source, StdinSource, TarballSource, VolumeSource};
+use crate::source::postgres::PostgresSource;
+use crate::source::{
+    CommandSource, FileSource, PgDumpOptions, PgDumpSource, Rules, Source, StdinSource, TarballSource, VolumeSource,
+};
 
 /// A source to back up now.
 struct Task {
@@ -68,7 +73,7 @@ fn back_up(
     progress: &Arc<Console>,
 ) -> Result<Outcome, Failure> {
     let options = BackupOptions { force: args.force, tags: [task.tags, args.tag.clone()].concat(), wait: args.wait };
-    let source = build(context, task.plan)?;
+    let source = build(context, task.plan, progress)?;
     let started = Instant::now();
     let shared: Arc<dyn Progress> = Arc::clone(progress) as _;
     let report = backup(&*source, &task.name, repository, &options, &context.world()?, &shared);
@@ -82,12 +87,41 @@ fn back_up(
         let before = counted(report.files_before.unwrap_or(0), "file", "files");
         context.ui.warning(format!("`{}` is empty, and its snapshot before had {before}: is it mounted?", task.name));
     }
-    let whole = report.record.skipped == 0 && report.problems.is_empty();
+    let has_its_log = report.record.kind != "postgres" || wait_for_log(context, args, repository, &report)?;
+    let whole = report.record.skipped == 0 && report.problems.is_empty() && has_its_log;
     Ok(if whole { Outcome::Done } else { Outcome::Incomplete })
 }
 
+/// Waits until every segment of a base backup is in the repository, and says whether it is.
+fn wait_for_log(
+    context: &Context,
+    args: &BackupArgs,
+    repository: &Repository,
+    report: &BackupReport,
+) -> Result<bool, Failure> {
+    let limit = parse_duration(&args.wal_timeout).map_err(|e| Failure::usage(e, "As in `--wal-timeout 5m`."))?;
+    let limit = limit.to_std().unwrap_or_default();
+    let (started, id) = (Instant::now(), report.record.id);
+    loop {
+        let missing = crate::ops::cluster::waits_for(repository, &report.record)?;
+        let Some(missing) = missing else {
+            context.ui.story(format!("complete  every segment of its log is in the repository: {id} can be restored"));
+            return Ok(true);
+        };
+        if started.elapsed() >= limit || context.stop.load(std::sync::atomic::Ordering::Relaxed) {
+            context.ui.warning(format!(
+                "the base backup is PENDING: segment {missing} of its log is not in the repository yet, and no restore is offered \
+                 until it is. Does the server archive? `SELECT * FROM pg_stat_archiver` says so"
+            ));
+            return Ok(false);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+}
+
 fn tasks(context: &Context, args: &BackupArgs) -> Result<Vec<Task>, Failure> {
-    let is_ad_hoc = args.path.is_some() || args.stdin || args.tar.is_some() || !args.command.is_empty();
+    let is_ad_hoc =
+        args.path.is_some() || args.stdin || args.tar.is_some() || args.pg_dump.is_some() || !args.command.is_empty();
     let of_volumes = !args.exclude.is_empty()
         || !args.exclude_file.is_empty()
         || !args.exclude_if_present.is_empty()
@@ -100,7 +134,8 @@ fn tasks(context: &Context, args: &BackupArgs) -> Result<Vec<Task>, Failure> {
     }
     if is_ad_hoc {
         if !args.sources.is_empty() || args.all || args.group.is_some() {
-            let hint = "Run it twice: once with the names, once with `--path`, `--stdin`, `--tar` or a command.";
+            let hint =
+                "Run it twice: once with the names, once with `--path`, `--stdin`, `--tar`, `--pg-dump` or a command.";
             return Err(Failure::usage(
                 "sources of the configuration and one of the command line are both named",
                 hint,
@@ -108,15 +143,25 @@ fn tasks(context: &Context, args: &BackupArgs) -> Result<Vec<Task>, Failure> {
         }
         // `--tar -` says what the command's output is; a command beside it is no second source.
         let output_is_tar = args.tar.as_deref() == Some(Path::new("-")) && !args.command.is_empty();
-        let named = [args.path.is_some(), args.stdin, args.tar.is_some() && !output_is_tar, !args.command.is_empty()];
+        let tar = args.tar.is_some() && !output_is_tar;
+        let named = [args.path.is_some(), args.stdin, tar, args.pg_dump.is_some(), !args.command.is_empty()];
         if named.into_iter().filter(|given| *given).count() > 1 {
-            let hint = "Say one of `--path DIR`, `--stdin`, `--tar FILE`, `-- COMMAND` and `--tar - -- COMMAND`.";
+            let hint = "Say one of `--path DIR`, `--stdin`, `--tar FILE`, `--pg-dump CONNECTION`, `-- COMMAND` and \
+                        `--tar - -- COMMAND`.";
             return Err(Failure::usage("more than one source is named on the command line", hint));
+        }
+        if let Some(connection) = &args.pg_dump
+            && Connection::parse(connection).is_ok_and(|connection| connection.has_password())
+        {
+            context.ui.warning(
+                "a password on the command line is seen by everybody who lists the processes; PGPASSFILE, PGPASSWORD and \
+                 ~/.pgpass are not",
+            );
         }
         return Ok(vec![ad_hoc(args)?]);
     }
     if args.name.is_some() || args.file_name.is_some() {
-        let hint = "`--name` goes with `--path DIR`, `--stdin`, `--tar FILE` or `-- COMMAND`.";
+        let hint = "`--name` goes with `--path DIR`, `--stdin`, `--tar FILE`, `--pg-dump CONNECTION` or `-- COMMAND`.";
         return Err(Failure::usage("`--name` belongs to a source of the command line, and none is given", hint));
     }
     let config = &context.config;
@@ -152,7 +197,7 @@ fn tasks(context: &Context, args: &BackupArgs) -> Result<Vec<Task>, Failure> {
         .collect()
 }
 
-fn build(context: &Context, what: What) -> Result<Box<dyn Source>, Failure> {
+fn build(context: &Context, what: What, progress: &Arc<Console>) -> Result<Box<dyn Source>, Failure> {
     Ok(match what {
         What::Configured(Plan::Volume { path, rules }) => {
             let source = VolumeSource::new(&path, &rules)?;
@@ -174,7 +219,11 @@ fn build(context: &Context, what: What) -> Result<Box<dyn Source>, Failure> {
         What::Configured(Plan::Command { command, file_name }) => {
             Box::new(CommandSource::new(file_name, context.now(), command))
         }
+        What::Configured(Plan::Postgres(options)) => Box::new(PostgresSource::begin(&options)?),
         What::Configured(Plan::Tarball(archive)) => Box::new(TarballSource::new(open_archive(context, archive)?)),
+        What::Configured(Plan::PgDump(options)) => {
+            Box::new(PgDumpSource::new(*options, context.now(), Arc::clone(progress) as _)?)
+        }
         What::Stdin(file_name) => Box::new(StdinSource::of_process(file_name, context.now())),
     })
 }
@@ -209,6 +258,11 @@ fn ad_hoc(args: &BackupArgs) -> Result<Task, Failure> {
     let file_name = RelPath::new(file_name.into_bytes()).ok().filter(|path| path.components().count() == 1);
     let file_name = file_name.ok_or_else(|| Failure::usage("`--file-name` must be one name", "Leave `/` out."))?;
     let is_stream = |file: &Path| file == Path::new("-");
+    if let Some(connection) = &args.pg_dump {
+        let connection = Connection::parse(connection).map_err(crate::ops::Error::from)?;
+        let plan = What::Configured(Plan::PgDump(Box::new(PgDumpOptions::new(connection))));
+        return Ok(Task { name, plan, tags: Vec::new() });
+    }
     let plan = match (&args.path, &args.tar) {
         (Some(path), _) => What::Configured(Plan::Volume { path: path.clone(), rules }),
         (None, Some(file)) => What::Configured(Plan::Tarball(match (is_stream(file), args.command.is_empty()) {

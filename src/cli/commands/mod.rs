@@ -10,4 +10,8 @@ pub mod look;
 pub mod man;
 pub mod repair;
 pub mod restore;
+mod restore_cluster;
+pub mod restore_server;
+pub mod timeline;
 pub mod validate_store;
+pub mod wal;

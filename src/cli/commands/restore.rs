@@ -1,14 +1,17 @@
-//! `restore`: plan, show, do.
+//! `restore`: plan, show, do. Into a directory or as tar here; into a server next door.
 
 use std::path::Path;
 use std::time::Instant;
 
+use super::restore_cluster;
 use crate::cli::Outcome;
 use crate::cli::args::{OverwriteArg, RestoreArgs};
 use crate::cli::context::Context;
 use crate::cli::output::{count, counted, duration, size};
 use crate::cli::report::Failure;
+use crate::client::Connection;
 use crate::ops::Selection;
+use crate::ops::cluster::gather;
 use crate::ops::restore::{
     LandingState, Overwrite, Prepared, RestoreOptions, RestorePlan, RestoreReport, find_snapshot, prepare, restore,
     restore_tar,
@@ -21,30 +24,30 @@ const LISTED: usize = 50;
 
 /// Runs it.
 pub fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome, Failure> {
+    if let Some(url) = args.into.as_deref().and_then(Path::to_str).filter(|into| Connection::is_url(into)) {
+        return super::restore_server::run(context, args, url);
+    }
+    if let Some(flag) = args.server.first() {
+        let hint = "Name the server: `--into postgresql://USER@HOST`.";
+        return Err(Failure::usage(format!("`{flag}` is for dumps that are restored into a PostgreSQL server"), hint));
+    }
     let progress = context.progress(true);
     let (wanted, read_as) = context.wanted(&args.which)?;
     let (mut repository, _) = context.open(&*progress)?;
     if let (Some(into), Some(local)) = (&args.into, context.local_repository()?) {
         refuse_repository(into, &local)?;
     }
+    let options = options(args)?;
+    // The files of a base backup alone are had as tar, by the snapshot's id.
+    if args.tar.is_none()
+        && let Some(cluster) = gather(&repository, &args.source)?
+    {
+        let asked = (wanted, read_as);
+        return restore_cluster::run(context, args, &mut repository, &cluster, asked, options, &*progress);
+    }
     let found = find_snapshot(&repository, &args.source, &wanted, args.exact);
     let (snapshot, choice) = found?;
     warn_passed_over(context, &choice);
-    let options = RestoreOptions {
-        selection: Selection::new(&args.include, &args.exclude)?,
-        overwrite: match (args.overwrite, args.delta, args.delete) {
-            (Some(OverwriteArg::Always), ..) => Overwrite::Always,
-            (Some(OverwriteArg::IfChanged), ..) => Overwrite::IfChanged,
-            (Some(OverwriteArg::IfNewer), ..) => Overwrite::IfNewer,
-            (Some(OverwriteArg::Never), ..) => Overwrite::Never,
-            (None, true, _) => Overwrite::Delta,
-            // `--delete` alone makes the directory equal: what differs is replaced.
-            (None, false, true) => Overwrite::IfChanged,
-            (None, false, false) => Overwrite::Refuse,
-        },
-        delete: args.delete,
-        verify: args.verify,
-    };
     let prepared = prepare(&repository, snapshot, &choice, args.into.as_deref(), options, &*progress);
     progress.clear();
     let prepared = prepared?;
@@ -67,8 +70,26 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome, Failure> {
     Ok(Outcome::Done)
 }
 
+fn options(args: &RestoreArgs) -> Result<RestoreOptions, Failure> {
+    Ok(RestoreOptions {
+        selection: Selection::new(&args.include, &args.exclude)?,
+        overwrite: match (args.overwrite, args.delta, args.delete) {
+            (Some(OverwriteArg::Always), ..) => Overwrite::Always,
+            (Some(OverwriteArg::IfChanged), ..) => Overwrite::IfChanged,
+            (Some(OverwriteArg::IfNewer), ..) => Overwrite::IfNewer,
+            (Some(OverwriteArg::Never), ..) => Overwrite::Never,
+            (None, true, _) => Overwrite::Delta,
+            // `--delete` alone makes the directory equal: what differs is replaced.
+            (None, false, true) => Overwrite::IfChanged,
+            (None, false, false) => Overwrite::Refuse,
+        },
+        delete: args.delete,
+        verify: args.verify,
+    })
+}
+
 /// A destination that is the repository, holds it or lies in it: no restore may touch that.
-fn refuse_repository(into: &Path, local: &Path) -> Result<(), Failure> {
+pub(super) fn refuse_repository(into: &Path, local: &Path) -> Result<(), Failure> {
     let there = into.ancestors().find_map(|dir| {
         let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
         std::fs::canonicalize(dir).ok().map(|found| (found, dir == into))
@@ -116,7 +137,7 @@ fn to_tar(
     synced.map_err(|e| Failure::io("write", file, e))
 }
 
-fn show_plan(
+pub(super) fn show_plan(
     context: &Context,
     args: &RestoreArgs,
     plan: &RestorePlan,
@@ -177,7 +198,7 @@ fn show_plan(
     Ok(())
 }
 
-fn tell(context: &Context, report: &RestoreReport, seconds: f64) -> Result<(), Failure> {
+pub(super) fn tell(context: &Context, report: &RestoreReport, seconds: f64) -> Result<(), Failure> {
     let ui = context.ui;
     if ui.json {
         return ui.json(&serde_json::json!({"message_type": "summary", "report": report, "total_duration": seconds}));

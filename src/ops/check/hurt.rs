@@ -1,6 +1,6 @@
 //! What damage hurts: snapshots by the frames that they use, files by their manifests.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::super::restore::{Locator, each_selected};
 use super::{Bad, CheckReport, Damage, Error};
@@ -13,7 +13,9 @@ use crate::repository::{self, Repository};
 /// Whether the same frame lies somewhere else in good order: what is wrong with this one hurts nobody.
 fn has_copy(repository: &Repository, frame: &FrameRow) -> Result<bool, Error> {
     let best = repository.catalog().find_frame_of(frame.writer, &frame.id)?;
-    Ok(best.is_some_and(|best| best.row != frame.row && best.state == FrameState::Good))
+    // Another row of the same place is no copy: a pack may be named by two commits.
+    let elsewhere = |best: FrameRow| (best.pack_row, best.at) != (frame.pack_row, frame.at);
+    Ok(best.is_some_and(|best| elsewhere(best) && best.state == FrameState::Good))
 }
 
 /// Turns what was found into damage with the snapshots that it hurts.
@@ -31,16 +33,23 @@ pub(super) fn tell(
     };
     for (row, pack) in &bad.packs {
         let mut frames = repository.catalog().frames_of(*row)?;
-        if !pack.all_frames {
+        // Where its frames are right and only what is behind them is not, it hurts nobody; it is done with when all of
+        // them lie elsewhere too.
+        let hurts = pack.all_frames || frames.iter().any(|frame| bad.frames.contains_key(&frame.row));
+        if hurts && !pack.all_frames {
             frames.retain(|frame| bad.frames.contains_key(&frame.row));
         }
-        let mut rows = Vec::with_capacity(frames.len());
+        let (mut rows, mut replaced) = (Vec::with_capacity(frames.len()), !frames.is_empty());
         for frame in &frames {
-            if !has_copy(repository, frame)? {
-                rows.push(frame.row);
+            if has_copy(repository, frame)? {
+                continue;
+            }
+            replaced = false;
+            if hurts {
+                rows.extend(repository.catalog().rows_at(frame)?);
             }
         }
-        if rows.is_empty() && !frames.is_empty() {
+        if replaced {
             report.replaced.push(pack.object.clone());
             continue;
         }
@@ -48,13 +57,15 @@ pub(super) fn tell(
     }
     let told: HashSet<&String> = bad.packs.values().map(|pack| &pack.object).collect();
     for (row, (object, why)) in bad.frames.iter().filter(|(_, (object, _))| !told.contains(object)) {
-        if has_copy(repository, &repository.catalog().frame(*row)?)? {
+        let frame = repository.catalog().frame(*row)?;
+        if has_copy(repository, &frame)? {
             if !report.replaced.contains(object) {
                 report.replaced.push(object.clone());
             }
             continue;
         }
-        report.damage.push(Damage { object: object.clone(), why: why.clone(), snapshots: hurt_by(&[*row]) });
+        let rows = repository.catalog().rows_at(&frame)?;
+        report.damage.push(Damage { object: object.clone(), why: why.clone(), snapshots: hurt_by(&rows) });
     }
     Ok(())
 }
@@ -69,14 +80,20 @@ pub(super) fn read_manifests(
     progress.event(Event::Stage("reading manifests"));
     progress.event(Event::Expect { items: snapshots.len() as u64, bytes: 0 });
     let everything = Selection::new(&[], &[])?;
+    // By place: a snapshot may name another row of it than the one that was read.
+    let mut places = HashMap::new();
+    for (row, (_, why)) in &bad.frames {
+        let frame = repository.catalog().frame(*row)?;
+        places.insert((frame.pack_row, frame.at), why);
+    }
     for snapshot in snapshots {
         let mut locator = Locator::new(repository, snapshot);
         let id = snapshot.record.id;
         let read = each_selected(repository, snapshot, &everything, progress, &mut |entry| {
             for extent in entry.content().into_iter().flat_map(|content| &content.extents) {
                 let why = match locator.find(extent) {
-                    Ok(Some(row)) => match (bad.frames.get(&row.row), bad.packs.get(&row.pack_row)) {
-                        (Some((_, why)), _) => why.clone(),
+                    Ok(Some(row)) => match (places.get(&(row.pack_row, row.at)), bad.packs.get(&row.pack_row)) {
+                        (Some(why), _) => (*why).clone(),
                         (None, Some(pack)) if pack.all_frames => pack.why.clone(),
                         _ => continue,
                     },

@@ -13,6 +13,9 @@ use crate::ops::Error;
 use crate::progress::Progress;
 use crate::repository::{self, Repository};
 
+/// Runs of frames, and where they go.
+type Runs = Vec<(FrameRow, Target)>;
+
 /// Makes sure that the chunk ids of the packs that a restore needs are in the catalog.
 pub(super) fn load_chunks(
     repository: &mut Repository,
@@ -24,7 +27,7 @@ pub(super) fn load_chunks(
         let mut locator = Locator::new(repository, &prepared.snapshot);
         let mut note = |entry: crate::model::Entry| {
             for extent in entry.content().into_iter().flat_map(|content| &content.extents) {
-                if let Some(row) = locator.find(extent)? {
+                if let Ok(Some(row)) = locator.find_known(extent)? {
                     packs.insert(row.pack_row);
                 }
             }
@@ -54,22 +57,28 @@ pub(super) fn load_chunks(
     Ok(())
 }
 
-/// The runs of a file that must be written, neighbours joined.
+/// The runs of a file that must be written, neighbours joined; and why not all of it can be, where a frame is in no log.
 pub(super) fn compare(
     repository: &Repository,
     locator: &mut Locator<'_>,
     file: &File,
     content: &FileContent,
     number: u32,
-) -> Result<Vec<(FrameRow, Target)>, Error> {
-    let mut wrong: Vec<(FrameRow, Target)> = Vec::new();
+) -> Result<(Runs, Option<String>), Error> {
+    let (mut wrong, mut lost) = (Runs::new(), None);
     let mut at = 0;
     let mut loaded: Option<(i64, Option<ChunkList>)> = None;
     for extent in &content.extents {
-        let Some(row) = locator.find(extent)? else {
-            clear(file, at, extent.length)?;
-            at += extent.length;
-            continue;
+        let row = match locator.find_known(extent)? {
+            Ok(Some(row)) => row,
+            other => {
+                match other {
+                    Ok(_) => clear(file, at, extent.length)?,
+                    Err(why) => lost = Some(why),
+                }
+                at += extent.length;
+                continue;
+            }
         };
         if loaded.as_ref().is_none_or(|(known, _)| *known != row.row) {
             loaded = Some((row.row, repository.catalog().chunks_of(row.row)?));
@@ -95,7 +104,7 @@ pub(super) fn compare(
         }
         at += extent.length;
     }
-    Ok(wrong)
+    Ok((wrong, lost))
 }
 
 /// An extent as the chunks that it covers whole; what is not a whole chunk has no id and counts as wrong.
@@ -110,6 +119,11 @@ fn pieces(chunks: Option<&[(ChunkId, u32)]>, offset: u64, length: u64) -> Vec<(u
             all.push((from, to - from, whole.then_some(*id)));
         }
         start = stop;
+    }
+    // What no chunk covers, for want of a directory, cannot be right.
+    let from = start.max(offset);
+    if from < end {
+        all.push((from, end - from, None));
     }
     all
 }
@@ -152,5 +166,9 @@ mod tests {
         assert_eq!(pieces(Some(&chunks), 10, 10), [(10, 5, Some(id(2))), (15, 5, Some(id(3)))]);
         assert_eq!(pieces(Some(&chunks), 8, 4), [(8, 2, None), (10, 2, None)]);
         assert_eq!(pieces(None, 8, 4), [(8, 4, None)]);
+        // What no chunk covers is wrong, and not right for want of anything to compare it with.
+        assert_eq!(pieces(Some(&[]), 8, 4), [(8, 4, None)]);
+        assert_eq!(pieces(Some(&chunks), 15, 10), [(15, 5, Some(id(3))), (20, 5, None)]);
+        assert_eq!(pieces(Some(&chunks), 30, 10), [(30, 10, None)]);
     }
 }

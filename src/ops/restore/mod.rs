@@ -6,6 +6,9 @@
 //! half a restore is never taken for a whole one, and an interrupted one continues.
 
 mod delta;
+mod entries;
+mod mark;
+pub mod server;
 mod tar;
 mod verify;
 mod window;
@@ -15,24 +18,19 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use self::entries::Kept;
+pub(super) use self::entries::each_selected;
+use self::mark::MARK_START;
+pub use self::mark::mark_of;
 pub use self::tar::restore_tar;
 use super::Error;
-use super::select::{Filter, Selection};
+use super::select::Selection;
 use crate::catalog::{FrameRow, SnapshotRow, WriterRow};
 use crate::destination::{self, Directory, Rights};
-use crate::model::{Entry, EntryKind, Extent, FrameId, Moment, RelPath, SnapshotId, limits};
+use crate::model::{Entry, Extent, FrameId, Moment, RelPath, SnapshotId};
 use crate::plan::restore::{Candidate, Choice, NoPlan, Wanted, choose, of_source};
 use crate::progress::{Event, Progress};
 use crate::repository::{self, Repository, plan_fetches};
-
-/// The file in a destination that says that a restore of this snapshot has begun and not ended. The snapshot's id is in
-/// its name, so that no file of the snapshot itself can have it.
-pub fn mark_of(snapshot: &SnapshotId) -> String {
-    format!("{}{snapshot}", MARK_START)
-}
-
-/// What the names of all marks begin with.
-const MARK_START: &str = ".lifeboat-restore-";
 
 /// What happens to a file that is there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -147,6 +145,8 @@ pub struct Prepared {
     pub(super) entries: Option<Vec<Entry>>,
     /// What `--delete` removes, in path order, each path by itself.
     pub(super) doomed: Vec<RelPath>,
+    /// Whether the destination was empty when the restore began, this time or before it was interrupted.
+    pub(super) began_empty: bool,
 }
 
 /// Finds the snapshot that serves a wish.
@@ -204,6 +204,15 @@ impl<'r> Locator<'r> {
         }
         Ok(Some(row))
     }
+
+    /// The same where a frame that is in no log costs one file, and not the whole restore: the inner error says which.
+    pub fn find_known(&mut self, extent: &Extent) -> Result<Result<Option<FrameRow>, String>, Error> {
+        match self.find(extent) {
+            Ok(found) => Ok(Ok(found)),
+            Err(e @ Error::Repository(repository::Error::UnknownFrame(_))) => Ok(Err(e.to_string())),
+            Err(e) => Err(e),
+        }
+    }
 }
 
 /// Reads the manifest and makes the plan. Nothing is written.
@@ -237,7 +246,7 @@ pub fn prepare(
     };
     let mut locator = Locator::new(repository, &snapshot);
     let mut frames: HashMap<i64, FrameRow> = HashMap::new();
-    let mut kept = Some(Vec::new());
+    let mut kept = Kept::default();
     repository.catalog().at_one_moment(|| {
         each_selected(repository, &snapshot, &options.selection, progress, &mut |entry| {
             plan.entries += 1;
@@ -245,16 +254,15 @@ pub fn prepare(
                 plan.files += 1;
                 plan.bytes += content.size;
                 for extent in &content.extents {
-                    match locator.find(extent)? {
-                        Some(row) => drop(frames.insert(row.row, row)),
-                        None => plan.hole_bytes += extent.length,
+                    match locator.find_known(extent)? {
+                        Ok(Some(row)) => drop(frames.insert(row.row, row)),
+                        Ok(None) => plan.hole_bytes += extent.length,
+                        // Told when it comes to that file.
+                        Err(_) => {}
                     }
                 }
             }
-            match &mut kept {
-                Some(all) if all.len() < limits::RESTORE_WINDOW_ENTRIES => all.push(entry),
-                _ => kept = None,
-            }
+            kept.push(entry);
             Ok(())
         })
     })?;
@@ -266,58 +274,12 @@ pub fn prepare(
     let packs: std::collections::HashSet<i64> = frames.values().map(|frame| frame.pack_row).collect();
     plan.packs = packs.len() as u64;
     plan.requests = plan_fetches(frames.into_values().collect()).len() as u64;
-    let mut prepared = Prepared { plan, snapshot, options, entries: kept, doomed: Vec::new() };
+    let mut prepared =
+        Prepared { plan, snapshot, options, entries: kept.all(), doomed: Vec::new(), began_empty: false };
     if let Some(into) = into {
         look_at_landing(repository, into, &mut prepared, progress)?;
     }
     Ok(prepared)
-}
-
-/// Calls `each` for every selected entry of a snapshot, in path order.
-pub(super) fn each_selected(
-    repository: &Repository,
-    snapshot: &SnapshotRow,
-    selection: &Selection,
-    progress: &dyn Progress,
-    each: &mut dyn FnMut(Entry) -> Result<(), Error>,
-) -> Result<(), Error> {
-    let mut manifest = repository.manifest(snapshot, progress)?;
-    let mut filter = Filter::new(selection);
-    let mut first_names: HashMap<RelPath, RelPath> = HashMap::new();
-    loop {
-        if progress.cancelled() {
-            return Err(repository::Error::Cancelled.into());
-        }
-        let Some(mut entry) = manifest.next_stored()? else { return Ok(()) };
-        if !selection.is_all() && selection.wants(&entry.path, false) {
-            stand_in(repository, snapshot, selection, &mut entry, &mut first_names, progress)?;
-        }
-        filter.pass(entry, each)?;
-    }
-}
-
-/// A selected name of a file whose first name is not selected becomes that file itself; further names link to it.
-fn stand_in(
-    repository: &Repository,
-    snapshot: &SnapshotRow,
-    selection: &Selection,
-    entry: &mut Entry,
-    first_names: &mut HashMap<RelPath, RelPath>,
-    progress: &dyn Progress,
-) -> Result<(), Error> {
-    let EntryKind::Hardlink { target } = &entry.kind else { return Ok(()) };
-    if selection.wants(target, false) {
-        return Ok(());
-    }
-    if let Some(first) = first_names.get(target) {
-        entry.kind = EntryKind::Hardlink { target: first.clone() };
-        return Ok(());
-    }
-    let target = target.clone();
-    let file = crate::ops::look::find_entry(repository, snapshot, &target, progress)?;
-    (entry.kind, entry.xattrs) = (file.kind, file.xattrs);
-    first_names.insert(target, entry.path.clone());
-    Ok(())
 }
 
 fn look_at_landing(
@@ -329,6 +291,7 @@ fn look_at_landing(
     if !into.exists() {
         let plan = &mut prepared.plan;
         plan.state = LandingState::Empty;
+        prepared.began_empty = true;
         let parent = into.ancestors().skip(1).find(|dir| dir.as_os_str().is_empty() || dir.is_dir());
         let parent = parent.filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
         plan.free = Some(Directory::open(parent, false)?.free()?);
@@ -344,9 +307,13 @@ fn look_at_landing(
         } else {
             LandingState::Occupied
         };
-        let refused = plan.state == LandingState::Occupied
-            && prepared.options.overwrite == Overwrite::Refuse
-            && !prepared.options.delete;
+        let began = if plan.state == LandingState::Interrupted { Some(mark::read(&directory, &mark)?) } else { None };
+        // Nothing but the mark is as good as empty, whatever that says: the disk may have been full.
+        prepared.began_empty = began == Some(mark::Began::Empty) || directory.is_empty(&mark)?;
+        let refused = !prepared.began_empty && mark::flag_of(&prepared.options).is_none();
+        if let Some(began) = began.filter(|_| refused) {
+            return Err(destination::Error::BegunOver { path: into.to_owned(), flag: began.flag() }.into());
+        }
         if refused {
             let names = std::fs::read_dir(into)
                 .ok()
@@ -426,7 +393,7 @@ pub fn restore(
     let rights = Rights { replace: options.overwrite != Overwrite::Never, remove: options.delete };
     let directory = Directory::open(into, true)?.with_rights(rights);
     let mark = mark_of(&prepared.plan.snapshot);
-    directory.write_mark(&mark, "a restore has begun here and not ended; run it again to go on\n")?;
+    directory.write_mark(&mark, &mark::text(prepared.began_empty, options))?;
     progress.event(Event::Stage("restoring"));
     progress.event(Event::Expect { items: prepared.plan.files, bytes: prepared.plan.bytes });
     let mut report = RestoreReport {

@@ -51,6 +51,7 @@ struct Window {
     nodes: Vec<Entry>,
     bytes: u64,
     entries: usize,
+    extents: usize,
 }
 
 /// Files that a restore did not put whole: path and why; and files of the user's that it left as they were.
@@ -141,7 +142,10 @@ struct State<'a> {
 
 /// What is done with a file.
 enum Deed {
-    Keep,
+    Keep {
+        /// Whether size and time are the snapshot's: it counts as what the snapshot has.
+        same: bool,
+    },
     Write,
     Mend,
 }
@@ -155,6 +159,7 @@ impl State<'_> {
         entry: Entry,
     ) -> Result<(), Error> {
         window.entries += 1;
+        window.extents += entry.content().map_or(0, |content| content.extents.len());
         match &entry.kind {
             EntryKind::Dir => {
                 self.directory.make_dir(&entry.path)?;
@@ -163,11 +168,11 @@ impl State<'_> {
             EntryKind::File(content) => {
                 let content = content.clone();
                 match self.deed(&entry, &content)? {
-                    Deed::Keep => {
+                    Deed::Keep { same } => {
                         if self.prepared.plan.state == LandingState::Interrupted {
                             self.directory.discard(&entry.path)?;
                         }
-                        if matches!(self.prepared.options.overwrite, Overwrite::Never | Overwrite::IfNewer) {
+                        if !same {
                             self.leftovers.kept.insert(entry.path.clone());
                         }
                         self.report.files_kept += 1;
@@ -190,9 +195,9 @@ impl State<'_> {
         let Some(there) = self.directory.existing(&entry.path)? else { return Ok(Deed::Write) };
         let same = there.is_file && there.size == content.size && there.mtime == entry.mtime;
         Ok(match self.prepared.options.overwrite {
-            Overwrite::Never => Deed::Keep,
-            Overwrite::IfChanged if same => Deed::Keep,
-            Overwrite::IfNewer if there.mtime >= entry.mtime => Deed::Keep,
+            Overwrite::Never => Deed::Keep { same },
+            Overwrite::IfChanged if same => Deed::Keep { same },
+            Overwrite::IfNewer if there.mtime >= entry.mtime => Deed::Keep { same },
             // A file with other names is written anew, so that those keep their content.
             Overwrite::Delta if there.is_file && there.links == 1 => Deed::Mend,
             // What carries a final name was written whole by the run before; a power cut may have taken some of it.
@@ -209,17 +214,21 @@ impl State<'_> {
         content: &FileContent,
     ) -> Result<(), Error> {
         let file = window.tasks.len() as u32;
-        let (mut at, mut left) = (0, 0);
+        let (mut at, mut left, mut lost) = (0, 0, None);
         for extent in &content.extents {
-            if let Some(row) = locator.find(extent)? {
-                let target =
-                    Target { file, file_offset: at, frame_offset: extent.offset as u32, length: extent.length as u32 };
-                window.targets.entry(row.row).or_insert_with(|| (row, Vec::new())).1.push(target);
-                left += extent.length;
+            match locator.find_known(extent)? {
+                Ok(Some(row)) => {
+                    let (frame_offset, length) = (extent.offset as u32, extent.length as u32);
+                    let target = Target { file, file_offset: at, frame_offset, length };
+                    window.targets.entry(row.row).or_insert_with(|| (row, Vec::new())).1.push(target);
+                    left += extent.length;
+                }
+                Ok(None) => {}
+                Err(why) => lost = Some(why),
             }
             at += extent.length;
         }
-        self.add_task(window, entry, left, Handle::New, false)
+        self.add_task(window, entry, left, lost, false)
     }
 
     fn add_task(
@@ -227,20 +236,27 @@ impl State<'_> {
         window: &mut Window,
         entry: Entry,
         left: u64,
-        handle: Handle,
+        lost: Option<String>,
         in_place: bool,
     ) -> Result<(), Error> {
         window.bytes += left;
         let task = Task {
             entry,
             left: AtomicU64::new(left),
-            handle: Mutex::new(handle),
-            hurt: AtomicBool::new(false),
+            handle: Mutex::new(Handle::New),
+            hurt: AtomicBool::new(lost.is_some()),
             in_place,
         };
+        if let Some(why) = lost {
+            self.progress.event(Event::Skipped { what: &task.entry.path.to_string(), why: &why });
+            self.leftovers.hurt.push((task.entry.path.to_string(), why));
+        }
         if left == 0 {
-            // Empty, or nothing but holes, or right already.
-            finish_file(self.directory, &task)?;
+            // Empty, or nothing but holes, or right already; or nothing of it is known.
+            match task.hurt.load(Ordering::Relaxed) {
+                true => self.directory.mark_incomplete(&task.entry.path, in_place)?,
+                false => finish_file(self.directory, &task)?,
+            }
             self.progress.event(Event::Done { items: 1, bytes: task.entry.size() });
         }
         window.tasks.push(task);
@@ -260,7 +276,7 @@ impl State<'_> {
     ) -> Result<(), Error> {
         let file = Arc::new(self.directory.open_file(&entry.path)?);
         let number = window.tasks.len() as u32;
-        let wrong = delta::compare(repository, locator, &file, content, number)?;
+        let (wrong, lost) = delta::compare(repository, locator, &file, content, number)?;
         let left: u64 = wrong.iter().map(|(_, target)| u64::from(target.length)).sum();
         self.report.bytes_kept += content.size - left.min(content.size);
         for (row, target) in wrong {
@@ -269,11 +285,13 @@ impl State<'_> {
         // Closed meanwhile: there may be more of them than descriptors.
         drop(file);
         self.directory.discard(&entry.path)?;
-        self.add_task(window, entry, left, Handle::New, true)
+        self.add_task(window, entry, left, lost, true)
     }
 
     fn flush_if_full(&mut self, repository: &Repository, window: &mut Window) -> Result<(), Error> {
-        let full = window.entries >= limits::RESTORE_WINDOW_ENTRIES || window.bytes >= limits::RESTORE_WINDOW_BYTES;
+        let full = window.entries >= limits::RESTORE_WINDOW_ENTRIES
+            || window.extents >= limits::RESTORE_WINDOW_EXTENTS
+            || window.bytes >= limits::RESTORE_WINDOW_BYTES;
         if full { self.flush(repository, window) } else { Ok(()) }
     }
 

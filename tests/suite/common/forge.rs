@@ -124,6 +124,7 @@ impl Forger {
             bytes: 0,
             added: 0,
             tags: Vec::new(),
+            facts: serde_json::Value::Null,
             manifest: ManifestPlace {
                 bytes,
                 digest,

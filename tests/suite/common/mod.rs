@@ -7,6 +7,7 @@ pub mod chaos;
 pub mod faulty;
 pub mod forge;
 pub mod history;
+pub mod postgres;
 pub mod proxy;
 pub mod servers;
 pub mod tree;

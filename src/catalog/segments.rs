@@ -1,0 +1,84 @@
+//! The index of streams: which segments a writer has, and what is known of each.
+//!
+//! Invariants: a segment that was acknowledged is on disk here before, whether a commit names it yet or not.
+
+use rusqlite::{Connection, Row, params};
+
+use super::{Catalog, Error};
+use crate::model::{SegmentPlace, SegmentRecord};
+
+pub(super) fn insert(
+    db: &Connection,
+    writer: &str,
+    record: &SegmentRecord,
+    log_commit: Option<i64>,
+) -> rusqlite::Result<()> {
+    let place = &record.place;
+    let text = serde_json::to_string(record).map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))?;
+    db.prepare_cached(
+        "INSERT INTO segment (writer, stream, epoch, name, digest, record, log_commit) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+         ON CONFLICT DO UPDATE SET record = excluded.record, log_commit = coalesce(excluded.log_commit, log_commit)",
+    )?
+    .execute(params![writer, place.stream(), place.epoch(), place.name(), record.digest.as_bytes(), text, log_commit])
+    .map(drop)
+}
+
+fn parse(row: &Row<'_>) -> rusqlite::Result<SegmentRecord> {
+    let text: String = row.get(0)?;
+    serde_json::from_str(&text)
+        .map_err(|e| rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(e)))
+}
+
+impl Catalog {
+    /// Remembers segments that were put, before a commit names them; they are on the disk when this returns.
+    pub fn add_segments(&mut self, writer: &str, records: &[SegmentRecord]) -> Result<(), Error> {
+        let durably = |catalog: &Self, level: &str| {
+            let set = catalog.db.execute_batch(&format!("PRAGMA synchronous = {level};"));
+            set.map_err(|source| Error::Sqlite { doing: "write", path: catalog.path.clone(), source })
+        };
+        durably(self, "FULL")?;
+        let added = self.write(|db| records.iter().try_for_each(|record| insert(db, writer, record, None)));
+        durably(self, "NORMAL")?;
+        added
+    }
+
+    /// What is known under a place: one record; two where two servers pushed different bytes under one name.
+    pub fn segments_at(&self, writer: &str, place: &SegmentPlace) -> Result<Vec<SegmentRecord>, Error> {
+        self.read(|db| {
+            let mut rows = db.prepare_cached(
+                "SELECT record FROM segment WHERE writer = ?1 AND stream = ?2 AND epoch = ?3 AND name = ?4",
+            )?;
+            rows.query_map(params![writer, place.stream(), place.epoch(), place.name()], parse)?.collect()
+        })
+    }
+
+    /// Every segment of a stream, by epoch and name.
+    pub fn segments(&self, writer: &str, stream: &str) -> Result<Vec<SegmentRecord>, Error> {
+        self.read(|db| {
+            let mut rows = db.prepare_cached(
+                "SELECT record FROM segment WHERE writer = ?1 AND stream = ?2 ORDER BY epoch, name, digest",
+            )?;
+            rows.query_map(params![writer, stream], parse)?.collect()
+        })
+    }
+
+    /// The streams of a writer.
+    pub fn streams(&self, writer: &str) -> Result<Vec<String>, Error> {
+        self.read(|db| {
+            let mut rows =
+                db.prepare_cached("SELECT DISTINCT stream FROM segment WHERE writer = ?1 ORDER BY stream")?;
+            rows.query_map([writer], |row| row.get(0))?.collect()
+        })
+    }
+
+    /// Segments that no commit names yet, oldest first.
+    pub fn fresh_segments(&self, writer: &str) -> Result<Vec<SegmentRecord>, Error> {
+        let found: Result<Vec<SegmentRecord>, Error> = self.read(|db| {
+            let mut rows = db.prepare_cached("SELECT record FROM segment WHERE writer = ?1 AND log_commit IS NULL")?;
+            rows.query_map([writer], parse)?.collect()
+        });
+        let mut found = found?;
+        found.sort_by(|a, b| (a.put, &a.place).cmp(&(b.put, &b.place)));
+        Ok(found)
+    }
+}

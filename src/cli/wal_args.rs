@@ -1,0 +1,116 @@
+//! Flags of `wal`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use crate::model::{Lsn, SegmentName};
+
+const PUSH_HELP: &str = "\
+In postgresql.conf:
+  archive_mode = on
+  archive_command = 'lifeboat wal push %p'
+
+Exit codes: 0 the file is durable in the repository; anything else (1 to 125): it is not, and PostgreSQL keeps it and calls again.";
+const GET_HELP: &str = "\
+`lifeboat restore` writes this command into the restored directory's settings.
+
+Exit codes: 0 the file is in its place; 1 it is not there, and nothing behind it is: the end of the log; 255 anything else: a gap, a
+store that does not answer, a wrong key. At 255 the server stops; it must not take trouble for the end and lose what follows.";
+
+/// `wal`.
+#[derive(Debug, Subcommand)]
+pub enum WalCommand {
+    /// Store a file of PostgreSQL's log: for archive_command
+    #[command(after_help = PUSH_HELP)]
+    Push(WalPushArgs),
+    /// Bring a file of the log back: for restore_command
+    #[command(after_help = GET_HELP)]
+    Get(WalGetArgs),
+}
+
+/// `wal push`.
+#[derive(Debug, Args)]
+pub struct WalPushArgs {
+    /// The file, as PostgreSQL gives it: %p
+    pub path: PathBuf,
+    /// The source that it belongs to, where the configuration has several of kind postgres
+    #[arg(long, value_name = "NAME")]
+    pub source: Option<String>,
+    /// Further waiting segments that are sent beside it, at most
+    #[arg(long, value_name = "N", default_value_t = crate::ops::wal::AHEAD)]
+    pub ahead: usize,
+}
+
+/// `wal get`.
+#[derive(Debug, Args)]
+pub struct WalGetArgs {
+    /// The file's name: %f
+    pub name: String,
+    /// Where it is wanted: %p
+    pub target: PathBuf,
+    /// The stream, as `timeline` and `restore` say it
+    #[arg(long, value_name = "STREAM")]
+    pub stream: Option<String>,
+    /// The source, where no stream is given and the configuration has several of kind postgres
+    #[arg(long, value_name = "NAME")]
+    pub source: Option<String>,
+    /// A restore to a moment before a gap: from this segment on, absence is the answer. The server reads ahead of its target
+    #[arg(long, value_name = "SEGMENT")]
+    pub ends_at: Option<SegmentName>,
+    /// For a standby, which asks again: whatever cannot be had is exit 1
+    #[arg(long)]
+    pub standby: bool,
+}
+
+/// What the server does when it has reached its target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Action {
+    /// Accept writes, on a new timeline
+    Promote,
+    /// Stay readable and wait
+    Pause,
+    /// Stop
+    Shutdown,
+}
+
+impl Action {
+    /// As PostgreSQL spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Promote => "promote",
+            Self::Pause => "pause",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+/// Flags of `restore` that belong to PostgreSQL clusters.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "PostgreSQL clusters")]
+pub struct ClusterArgs {
+    /// Replay up to this place in the log, as 16/B374D848
+    #[arg(long, value_name = "LSN", conflicts_with_all = ["to", "snapshot"])]
+    pub lsn: Option<Lsn>,
+    /// Replay up to this transaction
+    #[arg(long, value_name = "XID", conflicts_with_all = ["to", "snapshot", "lsn"])]
+    pub xid: Option<String>,
+    /// Replay up to this restore point, made by pg_create_restore_point
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["to", "snapshot", "lsn", "xid"])]
+    pub point: Option<String>,
+    /// Replay until the base backup is consistent, and no further
+    #[arg(long, conflicts_with_all = ["to", "snapshot", "lsn", "xid", "point"])]
+    pub immediate: bool,
+    /// The timeline to follow [default: the newest that the base backup leads to]
+    #[arg(long, value_name = "N")]
+    pub target_timeline: Option<u32>,
+    /// What the server does at the target
+    #[arg(long, value_enum, default_value = "promote", value_name = "ACTION")]
+    pub target_action: Action,
+    /// The restored server does not archive: for a test beside the original
+    #[arg(long)]
+    pub archive_mode_off: bool,
+    /// The restored server stays a standby that follows the archive
+    #[arg(long)]
+    pub standby: bool,
+}

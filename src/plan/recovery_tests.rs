@@ -1,0 +1,144 @@
+use std::collections::BTreeMap;
+
+use chrono::{TimeZone, Utc};
+
+use super::*;
+use crate::model::lsn::SystemId;
+
+const SIZE: SegmentSize = SegmentSize::DEFAULT;
+const SEGMENT: u64 = 16 << 20;
+
+fn at(second: i64) -> Moment {
+    Utc.timestamp_opt(1_700_000_000 + second, 0).unwrap()
+}
+
+fn name(timeline: u32, number: u64) -> SegmentName {
+    SegmentName::holding(Timeline(timeline), Lsn(number * SEGMENT), SIZE)
+}
+
+/// A base backup that starts and stops within segment `number`, and stopped at a second.
+fn base(number: u64, timeline: u32, stopped: i64) -> Base {
+    let backup = BaseBackup {
+        system_id: SystemId(7),
+        server_version: 150_018,
+        timeline: Timeline(timeline),
+        start: Lsn(number * SEGMENT + 40),
+        stop: Lsn(number * SEGMENT + 4000),
+        stopped: at(stopped),
+        segment_size: SIZE,
+        stream: "db-7-15".into(),
+        checksums: true,
+        tablespaces: Vec::new(),
+        settings: BTreeMap::new(),
+        environment: BTreeMap::new(),
+    };
+    Base { id: SnapshotId::new(stopped as u64 * 1000, [number as u8; 10]), backup, whole: true }
+}
+
+/// Each segment with one commit at ten times its number, near its end.
+fn commit(number: u64) -> Option<Commits> {
+    let time = at(number as i64 * 10);
+    Some(Commits { first: time, last: time, end: Lsn(number * SEGMENT + SEGMENT - 100), count: 1 })
+}
+
+fn archive(bases: Vec<Base>, numbers: &[u64]) -> Archive {
+    let wal = numbers.iter().map(|n| (name(1, *n), commit(*n))).collect();
+    Archive { bases, wal, forks: Vec::new() }
+}
+
+fn shows(archive: &Archive, aim: Aim) -> Result<(Target, Option<Moment>), NoWay> {
+    archive.choose("db", &aim, None, false).map(|way| (way.target, way.shows))
+}
+
+#[test]
+fn latest_and_times_at_or_past_the_last_commit_have_no_target() {
+    let archive = archive(vec![base(2, 1, 15)], &[2, 3, 4]);
+    for aim in [Aim::Latest, Aim::Time(at(40)), Aim::Time(at(9999))] {
+        assert_eq!(shows(&archive, aim), Ok((Target::End, Some(at(40)))));
+    }
+    let way = archive.choose("db", &Aim::Latest, None, false).unwrap();
+    assert_eq!((way.proof, way.reach.segments, way.reach.missing), (Lsn(5 * SEGMENT - 100), 3, name(1, 5)));
+    let beyond = archive.choose("db", &Aim::Time(at(41)), None, true);
+    assert!(matches!(beyond, Err(NoWay::Beyond { .. })), "--exact refuses what is not known");
+}
+
+#[test]
+fn a_time_before_the_last_commit_is_a_target_with_its_zone() {
+    let archive = archive(vec![base(2, 1, 15)], &[2, 3, 4]);
+    let (target, moment) = shows(&archive, Aim::Time(at(35))).unwrap();
+    assert_eq!(target, Target::Setting("recovery_target_time", "2023-11-14 22:13:55.000000+00".into()));
+    assert_eq!(moment, Some(at(35)));
+    let way = archive.choose("db", &Aim::Time(at(35)), None, false).unwrap();
+    assert_eq!(way.proof, Lsn(4 * SEGMENT - 100), "segment 3 is replayed whole");
+}
+
+#[test]
+fn the_newest_base_backup_that_ended_before_is_taken() {
+    let archive = archive(vec![base(2, 1, 15), base(4, 1, 36)], &[2, 3, 4, 5]);
+    let taken = |second| archive.choose("db", &Aim::Time(at(second)), None, false).unwrap().reach.base;
+    assert_eq!(taken(35), archive.bases[0].id);
+    assert_eq!(taken(36), archive.bases[1].id);
+    assert!(matches!(shows(&archive, Aim::Time(at(14))), Err(NoWay::TooEarly { .. })));
+}
+
+#[test]
+fn a_pending_or_incomplete_base_backup_serves_nothing() {
+    let mut spans = base(4, 1, 36);
+    spans.backup.stop = Lsn(5 * SEGMENT + 4000);
+    let archive = archive(vec![base(2, 1, 15), spans.clone()], &[2, 3, 4]);
+    assert_eq!(archive.pending(&spans.backup), Some(name(1, 5)));
+    let way = archive.choose("db", &Aim::Latest, None, false).unwrap();
+    assert_eq!(way.reach.base, archive.bases[0].id);
+    let alone = Archive { bases: vec![spans], ..archive.clone() };
+    assert!(matches!(shows(&alone, Aim::Latest), Err(NoWay::Pending { .. })));
+    let mut torn = base(2, 1, 15);
+    torn.whole = false;
+    let alone = Archive { bases: vec![torn], ..archive };
+    assert!(matches!(shows(&alone, Aim::Latest), Err(NoWay::NoBase(_))));
+}
+
+#[test]
+fn behind_a_gap_nothing_is_promised() {
+    let archive = archive(vec![base(2, 1, 15), base(6, 1, 55)], &[2, 3, 6, 7]);
+    assert_eq!(shows(&archive, Aim::Time(at(25))).unwrap().1, Some(at(25)));
+    let (target, moment) = shows(&archive, Aim::Time(at(30))).unwrap();
+    assert_eq!(moment, Some(at(30)));
+    assert!(matches!(target, Target::Setting("recovery_target_lsn", _)), "the server must not run into the gap");
+    match shows(&archive, Aim::Time(at(45))) {
+        Err(NoWay::Gap { missing, before, after, .. }) => {
+            assert_eq!((missing, before, after), (name(1, 4), show(at(30)), Some(show(at(55)))));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(shows(&archive, Aim::Time(at(65))).unwrap().1, Some(at(65)));
+    assert!(matches!(shows(&archive, Aim::Lsn(Lsn(5 * SEGMENT))), Err(NoWay::Gap { .. })));
+}
+
+#[test]
+fn a_fork_is_followed_from_the_segment_where_it_begins() {
+    let mut archive = archive(vec![base(2, 1, 15)], &[2, 3, 4, 5]);
+    archive.forks = vec![Fork { timeline: Timeline(2), parent: Timeline(1), at: Lsn(4 * SEGMENT + 500) }];
+    archive.wal.extend([(name(2, 4), commit(4)), (name(2, 5), commit(5)), (name(2, 6), commit(6))]);
+    let way = archive.choose("db", &Aim::Latest, None, false).unwrap();
+    assert_eq!((way.reach.timeline, way.reach.to, way.reach.segments), (Timeline(2), at(60), 5));
+    let old = archive.choose("db", &Aim::Latest, Some(Timeline(1)), false).unwrap();
+    assert_eq!(
+        (old.reach.timeline, old.reach.to),
+        (Timeline(1), at(50)),
+        "the branch that was left, if it is asked for"
+    );
+    let late = base(5, 1, 45);
+    assert!(!archive.leads(&late.backup, Timeline(2)), "it ended behind the fork");
+    assert!(matches!(
+        archive.choose("db", &Aim::Latest, Some(Timeline(9)), false),
+        Err(NoWay::NoTimeline(_, Timeline(9)))
+    ));
+}
+
+#[test]
+fn a_circle_of_histories_ends() {
+    let mut archive = archive(vec![base(2, 1, 15)], &[2]);
+    let fork = |timeline, parent| Fork { timeline: Timeline(timeline), parent: Timeline(parent), at: Lsn(1) };
+    archive.forks = vec![fork(2, 3), fork(3, 2), fork(1, 1)];
+    assert!(shows(&archive, Aim::Latest).is_ok());
+}

@@ -1,0 +1,204 @@
+//! Streams: segments put one by one, each durable in one round trip, and read back.
+//!
+//! A segment is `age(zstd(bytes))`, one object. Invariants: nothing is overwritten; before a segment is acknowledged the store was
+//! asked for another one of its name, and the index row is on this host's disk; bytes leave only after the keyed digest of
+//! place and bytes matched. Not here: what the bytes mean, and which segments a restore needs.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{Error, Repository, SyncReport};
+use crate::catalog::ChunkTables;
+use crate::model::{CommitLine, Digest, Moment, SegmentPlace, SegmentRecord, limits};
+use crate::progress::Progress;
+use crate::seal::{ContentKey, FrameSealer, Sealer, decompress_limited};
+use crate::store::Store;
+
+/// A segment's place and the other digest that the store holds under its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conflict {
+    /// The place.
+    pub place: SegmentPlace,
+    /// The digest of what is there.
+    pub there: Digest,
+}
+
+/// Names, seals and puts segments. Cheap to clone; threads share it.
+#[derive(Clone)]
+pub struct SegmentWriter {
+    store: Store,
+    content: ContentKey,
+    data: Arc<Sealer>,
+    writer: String,
+}
+
+fn digest_of(content: &ContentKey, place: &SegmentPlace, plain: &[u8]) -> Digest {
+    let mut hasher = content.hasher();
+    hasher.update(&place.digest_prefix()).update(plain);
+    Digest::new(*hasher.finalize().as_bytes())
+}
+
+impl SegmentWriter {
+    /// The digest of a segment with these bytes.
+    pub fn digest(&self, place: &SegmentPlace, plain: &[u8]) -> Digest {
+        digest_of(&self.content, place, plain)
+    }
+
+    /// Puts a segment; when this returns, the store has it. An object of the same name is the same segment.
+    pub fn put(
+        &self,
+        place: SegmentPlace,
+        plain: &[u8],
+        facts: serde_json::Value,
+        now: Moment,
+    ) -> Result<SegmentRecord, Error> {
+        if plain.len() > limits::SEGMENT_MAX {
+            let why = format!("it has {} bytes, more than a segment may have", plain.len());
+            return Err(Error::BadObject { key: place.name().to_owned(), why });
+        }
+        let keys = |source| Error::Keys { what: "a segment".to_owned(), source };
+        let digest = self.digest(&place, plain);
+        let sealed = FrameSealer::new(&self.data).and_then(|mut sealer| sealer.seal_frame(plain)).map_err(keys)?;
+        let stored = sealed.len() as u64;
+        let key = format!("writers/{}/{}", self.writer, place.key(&digest));
+        self.store.appender().create(&key, &[Bytes::from(sealed)])?;
+        Ok(SegmentRecord { place, digest, plain: plain.len() as u64, stored, put: now, facts })
+    }
+
+    /// What the store holds under the names of these places, by name: one listing for each folder.
+    pub fn look(&self, places: &[SegmentPlace]) -> Result<HashMap<SegmentPlace, Vec<(Digest, u64)>>, Error> {
+        let mut folders: HashMap<String, &str> = HashMap::new();
+        for place in places {
+            let first = folders.entry(place.folder()).or_insert(place.name());
+            *first = (*first).min(place.name());
+        }
+        let wanted: HashSet<&SegmentPlace> = places.iter().collect();
+        let mut found: HashMap<SegmentPlace, Vec<(Digest, u64)>> = HashMap::new();
+        let own = format!("writers/{}/", self.writer);
+        for (folder, first) in folders {
+            let folder = format!("{own}{folder}");
+            for object in self.store.list(&folder, Some(&format!("{folder}/{first}-")))? {
+                let parsed = object.key.strip_prefix(&own).and_then(SegmentPlace::parse_key);
+                if let Some((place, digest)) = parsed.filter(|(place, _)| wanted.contains(place)) {
+                    found.entry(place).or_default().push((digest, object.size));
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// The segments of a stream: what the store holds, with what the index says of each.
+#[derive(Debug, Clone, Default)]
+pub struct StreamListing {
+    /// Segments that are there, by epoch and name. Those that were found by name alone have no facts.
+    pub there: Vec<SegmentRecord>,
+    /// Segments that the index names and the store does not hold.
+    pub missing: Vec<SegmentRecord>,
+}
+
+impl Repository {
+    /// What puts segments for this host.
+    pub fn segment_writer(&self) -> Result<SegmentWriter, Error> {
+        let host = self.host()?;
+        Ok(SegmentWriter {
+            store: self.store.clone(),
+            content: self.content.clone(),
+            data: Arc::clone(&host.data),
+            writer: host.name.clone(),
+        })
+    }
+
+    /// Remembers segments that the store has: on this host's disk when it returns, in a commit later.
+    pub fn note_segments(&mut self, records: &[SegmentRecord]) -> Result<(), Error> {
+        let name = self.host()?.name.clone();
+        Ok(self.catalog.add_segments(&name, records)?)
+    }
+
+    /// Segments of this host that no commit names yet, oldest first.
+    pub fn fresh_segments(&self) -> Result<Vec<SegmentRecord>, Error> {
+        Ok(self.catalog.fresh_segments(&self.host()?.name)?)
+    }
+
+    /// Commits what is known of segments and not committed yet.
+    pub fn commit_segments(&mut self, now: Moment, progress: &dyn Progress) -> Result<SyncReport, Error> {
+        if self.fresh_segments()?.is_empty() {
+            return Ok(SyncReport::default());
+        }
+        let (_, report) = self.commit(now, &ChunkTables::new(), progress, &mut |repository, _| {
+            // Asked again behind the lock: another process may have committed them meanwhile.
+            Ok(repository.fresh_segments()?.into_iter().map(CommitLine::Segment).collect())
+        })?;
+        Ok(report)
+    }
+
+    /// The streams of a writer, by the index and by the store.
+    pub fn streams(&self, writer: &str) -> Result<Vec<String>, Error> {
+        let mut names = self.store.folders(&format!("writers/{writer}/streams"))?;
+        names.extend(self.catalog.streams(writer)?);
+        names.sort();
+        names.dedup();
+        Ok(names)
+    }
+
+    /// What is there of a stream: names from the store, which need no key, facts from the index.
+    pub fn list_stream(&self, writer: &str, stream: &str) -> Result<StreamListing, Error> {
+        let own = format!("writers/{writer}/");
+        let mut there: HashMap<(SegmentPlace, Digest), (u64, Moment)> = HashMap::new();
+        for object in self.store.list(&format!("{own}streams/{stream}"), None)? {
+            match object.key.strip_prefix(&own).and_then(SegmentPlace::parse_key) {
+                Some(segment) => drop(there.insert(segment, (object.size, object.received))),
+                None => tracing::warn!(key = object.key, "an object in a stream that is no segment is left out"),
+            }
+        }
+        let mut listing = StreamListing::default();
+        for record in self.catalog.segments(writer, stream)? {
+            match there.remove(&(record.place.clone(), record.digest)) {
+                Some((size, _)) if size == record.stored => listing.there.push(record),
+                _ => listing.missing.push(record),
+            }
+        }
+        listing.there.extend(there.into_iter().map(|((place, digest), (stored, put))| SegmentRecord {
+            place,
+            digest,
+            plain: 0,
+            stored,
+            put,
+            facts: serde_json::Value::Null,
+        }));
+        listing.there.sort_by(|a, b| (&a.place, a.digest).cmp(&(&b.place, b.digest)));
+        Ok(listing)
+    }
+
+    /// What the store holds under a place: one segment, none, or several where two servers pushed there.
+    pub fn segments_in_store(&self, writer: &str, place: &SegmentPlace) -> Result<Vec<SegmentRecord>, Error> {
+        let own = format!("writers/{writer}/");
+        let folder = format!("{own}{}", place.folder());
+        let listed = self.store.list(&folder, Some(&format!("{folder}/{}-", place.name())))?;
+        let parse = |object: crate::store::Listed| {
+            let (found, digest) = object.key.strip_prefix(&own).and_then(SegmentPlace::parse_key)?;
+            let facts = serde_json::Value::Null;
+            let record =
+                SegmentRecord { place: found, digest, plain: 0, stored: object.size, put: object.received, facts };
+            (record.place == *place).then_some(record)
+        };
+        Ok(listed.into_iter().filter_map(parse).collect())
+    }
+
+    /// The plain bytes of a segment; needs an identity.
+    pub fn read_segment(&self, writer: &str, record: &SegmentRecord) -> Result<Vec<u8>, Error> {
+        let opener = self.data_opener("reading a segment")?;
+        let key = format!("writers/{writer}/{}", record.place.key(&record.digest));
+        let bad = |why: String| Error::BadObject { key: key.clone(), why };
+        let sealed = self.store.get(&key, limits::SEGMENT_MAX as u64 + limits::SEAL_OVERHEAD as u64 * 64)?;
+        let packed = opener.open(&sealed).map_err(|e| bad(e.to_string()))?;
+        let plain = decompress_limited(&packed, limits::SEGMENT_MAX).map_err(|e| bad(e.to_string()))?;
+        if digest_of(&self.content, &record.place, &plain) == record.digest {
+            Ok(plain)
+        } else {
+            Err(bad("its bytes do not match its digest".to_owned()))
+        }
+    }
+}

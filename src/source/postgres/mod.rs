@@ -1,0 +1,261 @@
+//! A PostgreSQL cluster whose data directory is at hand: a base backup through `pg_backup_start` and `pg_backup_stop`.
+//!
+//! Invariants: one session is open from start to stop; a file is read at most to the size that it had when it was listed, what
+//! comes after is replayed from WAL; `pg_control` is read last, checked, and stored so that a server which is started without
+//! its label refuses; nothing is written into the live directory. Not here: whether the WAL of the backup has arrived.
+
+mod describe;
+mod rules;
+mod server;
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use self::rules::{Fork, holds_relations, is_temporary, relation};
+pub use self::server::BaseOptions;
+use self::server::Running;
+use super::volume::VolumeSource;
+use super::{Error, Found, FoundEntry, Late, Opened, Rules, SmallRead, Source};
+use crate::format::pg_control::{self, ControlFile};
+use crate::model::base::BaseBackup;
+use crate::model::{Cutting, Entry, EntryKind, RawText, RelPath};
+
+/// Tries to read a `pg_control` that the server is writing at that moment.
+const CONTROL_TRIES: u32 = 50;
+
+/// A cluster under a base backup that has begun.
+pub struct PostgresSource {
+    data: PathBuf,
+    volume: VolumeSource,
+    /// Relations that begin empty after a crash: `directory/number`.
+    unlogged: HashSet<String>,
+    running: Mutex<Running>,
+    base: Mutex<Option<BaseBackup>>,
+}
+
+impl PostgresSource {
+    /// Connects and begins the backup. Files are read when the source is walked.
+    pub fn begin(options: &BaseOptions) -> Result<Self, Error> {
+        let running = Running::begin(options)?;
+        let data = running.data_directory().to_owned();
+        let rules = Rules { exclude: rules::left_out(), ..Rules::default() };
+        let volume = VolumeSource::new(&data, &rules)?;
+        let unlogged = unlogged(&data)?;
+        Ok(Self { data, volume, unlogged, running: Mutex::new(running), base: Mutex::default() })
+    }
+
+    fn running(&self) -> std::sync::MutexGuard<'_, Running> {
+        self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn wants(&self, path: &RelPath) -> bool {
+        let Ok(text) = std::str::from_utf8(path.as_bytes()) else { return true };
+        let Some((directory, name)) = text.rsplit_once('/') else { return true };
+        if !holds_relations(directory) {
+            return true;
+        }
+        match relation(name) {
+            Some((_, Fork::Init)) => true,
+            Some((number, Fork::Content)) => !self.unlogged.contains(&format!("{directory}/{number}")),
+            None => !is_temporary(name),
+        }
+    }
+
+    /// What a link in the directory leads to becomes a directory of the snapshot: `pg_wal`, and tablespaces.
+    fn follow(&self, path: &RelPath, each: &mut dyn FnMut(Found) -> bool) -> Result<Option<bool>, Error> {
+        let is_wal = path.as_bytes() == b"pg_wal";
+        if !is_wal && path.parent().is_none_or(|parent| parent.as_bytes() != b"pg_tblspc") {
+            return Ok(None);
+        }
+        let target = self.absolute(path);
+        let rules = match is_wal {
+            true => Rules { exclude: vec!["*".to_owned()], ..Rules::default() },
+            false => Rules { exclude: rules::left_out(), ..Rules::default() },
+        };
+        let mut go_on = true;
+        VolumeSource::new(&target, &rules)?.walk(&mut |found| {
+            go_on = self.pass(below(path, found), each);
+            go_on
+        })?;
+        Ok(Some(go_on))
+    }
+
+    fn pass(&self, found: Found, each: &mut dyn FnMut(Found) -> bool) -> bool {
+        match found {
+            // What goes between the listing and the look was dropped meanwhile; WAL replays that.
+            Found::Skipped { path, .. } if self.is_gone(&path) => true,
+            Found::Entry(found) if !self.wants(&found.entry.path) => true,
+            // Holes of a relation are zeros to PostgreSQL; a stable size matters more.
+            Found::Entry(found) => each(Found::Entry(Box::new(FoundEntry { sparse: false, ..*found }))),
+            skipped @ Found::Skipped { .. } => each(skipped),
+        }
+    }
+
+    fn absolute(&self, path: &RelPath) -> PathBuf {
+        self.data.join(std::ffi::OsStr::from_bytes(path.as_bytes()))
+    }
+
+    fn is_gone(&self, path: &RelPath) -> bool {
+        fs::symlink_metadata(self.absolute(path)).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound)
+    }
+
+    /// `pg_control`, whole and disarmed.
+    fn control(&self) -> Result<Vec<u8>, Error> {
+        let path = self.data.join("global/pg_control");
+        let fail = |source| Error::Stream { what: format!("`{}`", path.display()), source };
+        let mut flaw = None;
+        for _ in 0..CONTROL_TRIES {
+            let mut bytes = Vec::new();
+            File::open(&path).and_then(|file| file.take(64 << 10).read_to_end(&mut bytes)).map_err(fail)?;
+            match ControlFile::parse(&bytes).and_then(|_| pg_control::disarm(&mut bytes)) {
+                Ok(()) => return Ok(bytes),
+                Err(e) => flaw = Some(e),
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        Err(fail(std::io::Error::other(flaw.map_or_else(String::new, |flaw| flaw.to_string()))))
+    }
+
+    /// An entry for a file that the backup itself makes, with the owner and the mode of `pg_control`.
+    fn made(&self, path: &str) -> Result<Entry, Error> {
+        let like = self.data.join("global/pg_control");
+        let meta = fs::symlink_metadata(&like).map_err(|source| Error::Root { path: like, source })?;
+        let path = RelPath::new(path.as_bytes().to_vec()).unwrap_or_default();
+        let kind =
+            self.volume.kind_of(&self.data, &meta).map_err(|source| Error::Root { path: self.data.clone(), source })?;
+        let mut entry = self.volume.entry(path, &meta, kind);
+        // It is no file of the directory that a next run could take over unread.
+        (entry.inode, entry.ctime) = (None, None);
+        Ok(entry)
+    }
+}
+
+/// The same below another directory.
+fn below(directory: &RelPath, found: Found) -> Found {
+    let join = |path: &RelPath| match path.is_root() {
+        true => directory.clone(),
+        false => directory.join(path.as_bytes()).unwrap_or_else(|_| directory.clone()),
+    };
+    match found {
+        Found::Entry(mut found) => {
+            found.entry.path = join(&found.entry.path);
+            Found::Entry(found)
+        }
+        Found::Skipped { path, why } => Found::Skipped { path: join(&path), why },
+    }
+}
+
+/// Relations of which an `_init` fork exists, as `directory/number`.
+fn unlogged(data: &Path) -> Result<HashSet<String>, Error> {
+    let mut found = HashSet::new();
+    let mut directories = vec!["global".to_owned()];
+    let names = |directory: &str| -> Vec<String> {
+        let listing = fs::read_dir(data.join(directory)).into_iter().flatten().flatten();
+        listing.map(|entry| format!("{directory}/{}", entry.file_name().to_string_lossy())).collect()
+    };
+    directories.extend(names("base"));
+    for space in names("pg_tblspc") {
+        directories.extend(names(&space).iter().flat_map(|version| names(version)));
+    }
+    for directory in directories.iter().filter(|directory| holds_relations(directory)) {
+        for path in names(directory) {
+            if let Some((_, name)) = path.rsplit_once('/')
+                && let Some((number, Fork::Init)) = relation(name)
+            {
+                found.insert(format!("{directory}/{number}"));
+            }
+        }
+    }
+    Ok(found)
+}
+
+impl Source for PostgresSource {
+    fn kind(&self) -> &'static str {
+        "postgres"
+    }
+
+    fn root(&self) -> String {
+        self.data.display().to_string()
+    }
+
+    fn walk(&self, each: &mut dyn FnMut(Found) -> bool) -> Result<(), Error> {
+        let mut trouble = Ok(());
+        self.volume.walk(&mut |found| {
+            let link = match &found {
+                Found::Entry(found) if matches!(found.entry.kind, EntryKind::Symlink { .. }) => {
+                    Some(found.entry.path.clone())
+                }
+                _ => None,
+            };
+            match link.map(|path| self.follow(&path, each)) {
+                Some(Ok(Some(go_on))) => go_on,
+                Some(Err(e)) => {
+                    trouble = Err(e);
+                    false
+                }
+                Some(Ok(None)) | None => self.pass(found, each),
+            }
+        })?;
+        trouble
+    }
+
+    fn open(&self, found: &FoundEntry) -> Result<Opened<'_>, String> {
+        let opened = self.volume.open(found)?;
+        let file: Box<dyn Read + Send> = Box::new(opened.file.take(found.size));
+        // It may change while it is read: what changes is in the WAL.
+        Ok(Opened { file, data: None, xattrs: BTreeMap::new(), changed: Box::new(|| None), ..opened })
+    }
+
+    fn read_small(&self, found: &FoundEntry, into: &mut Vec<u8>) -> Result<SmallRead, String> {
+        let start = into.len();
+        let read = self.volume.read_small(found, into)?;
+        into.truncate(into.len().min(start + found.size as usize));
+        Ok(SmallRead { changed: None, ..read })
+    }
+
+    fn xattrs(&self, _entry: &Entry) -> BTreeMap<String, RawText> {
+        BTreeMap::new()
+    }
+
+    fn all_or_nothing(&self) -> bool {
+        false
+    }
+
+    fn forgives(&self, path: &RelPath) -> bool {
+        self.is_gone(path)
+    }
+
+    fn has_late(&self) -> bool {
+        true
+    }
+
+    fn late(&self) -> Result<Vec<Late>, Error> {
+        let mut running = self.running();
+        running.check_alive()?;
+        let control = self.control()?;
+        let stopped = running.stop()?;
+        let mut all = vec![("global/pg_control", control), ("backup_label", stopped.label.into_bytes())];
+        if !stopped.tablespace_map.is_empty() {
+            all.push(("tablespace_map", stopped.tablespace_map.into_bytes()));
+        }
+        *self.base.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(stopped.base);
+        let made = |(path, bytes): (&str, Vec<u8>)| {
+            let cutting = if path.ends_with("pg_control") { Cutting::Pages } else { Cutting::Fine };
+            Ok(Late { entry: self.made(path)?, bytes, cutting })
+        };
+        all.into_iter().map(made).collect()
+    }
+
+    fn facts(&self) -> serde_json::Value {
+        let base = self.base.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        base.as_ref().and_then(|base| serde_json::to_value(base).ok()).unwrap_or_default()
+    }
+
+    fn finish(&self) -> Result<(), Error> {
+        Ok(())
+    }
+}

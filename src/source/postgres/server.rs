@@ -1,0 +1,162 @@
+//! The server's side of a base backup: one session from `pg_backup_start` to `pg_backup_stop`.
+//!
+//! Invariants: before anything is read it is proven that the directory at hand is the server's: the same cluster, and a
+//! checkpoint in its `pg_control` that is not older than the backup's start. Not here: the directory's files.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use chrono::{TimeZone, Utc};
+
+use super::describe::describe;
+use crate::client::postgres::Session;
+use crate::format::pg_control::ControlFile;
+use crate::model::base::{BaseBackup, Tablespace};
+use crate::model::lsn::{Lsn, SegmentSize, SystemId, Timeline};
+use crate::source::Error;
+
+/// How a base backup is taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BaseOptions {
+    /// The source's name.
+    pub source: String,
+    /// How the server is reached.
+    pub connection: String,
+    /// Its data directory; absent where the server tells it.
+    pub data_directory: Option<PathBuf>,
+}
+
+/// What `pg_backup_stop` gave.
+pub(super) struct Stopped {
+    pub label: String,
+    pub tablespace_map: String,
+    pub base: BaseBackup,
+}
+
+/// A backup that has begun.
+pub(super) struct Running {
+    session: Session,
+    data: PathBuf,
+    base: BaseBackup,
+}
+
+/// The oldest and the newest major version that is known.
+const MAJORS: std::ops::RangeInclusive<u32> = 15..=18;
+
+impl Running {
+    pub fn begin(options: &BaseOptions) -> Result<Self, Error> {
+        let session = Session::connect(&options.connection)?;
+        let doing = "ask what it is";
+        let [version, system_id, segment, checksums, archiving] = session.row(
+            doing,
+            "SELECT current_setting('server_version_num'), s.system_identifier, w.setting, current_setting('data_checksums'),
+             current_setting('archive_mode') FROM pg_control_system() s, pg_settings w WHERE w.name = 'wal_segment_size'",
+        )?;
+        let number = |text: &str| text.parse::<u64>().map_err(|_| session.unfit(doing, text));
+        let server_version = number(&version)? as u32;
+        if !MAJORS.contains(&(server_version / 10_000)) {
+            return Err(Error::Version {
+                found: server_version / 10_000,
+                oldest: *MAJORS.start(),
+                newest: *MAJORS.end(),
+            });
+        }
+        if archiving == "off" {
+            return Err(Error::NoArchive(session.place().to_owned()));
+        }
+        let system_id: SystemId = system_id.parse().map_err(|_| session.unfit(doing, system_id))?;
+        let segment_size = SegmentSize::new(number(&segment)?).ok_or_else(|| session.unfit(doing, segment))?;
+        let data = match &options.data_directory {
+            Some(path) => path.clone(),
+            None => PathBuf::from(
+                &session.row::<1>("ask for its data directory", "SELECT current_setting('data_directory')")?[0],
+            ),
+        };
+        let found = read_control(&data)?;
+        if found.system_id != system_id {
+            return Err(Error::OtherCluster {
+                path: data,
+                found: found.system_id.to_string(),
+                server: system_id.to_string(),
+            });
+        }
+        let (settings, environment) = describe(&session)?;
+        let [start] = session.row("begin a backup", "SELECT pg_backup_start('lifeboat', true)")?;
+        let start: Lsn = start.parse().map_err(|_| session.unfit("begin a backup", start))?;
+        let [timeline] = session.row("ask for its timeline", "SELECT timeline_id FROM pg_control_checkpoint()")?;
+        let timeline = Timeline(timeline.parse().map_err(|_| session.unfit("ask for its timeline", timeline))?);
+        // A copy, a snapshot or a stale mount of the directory has an older checkpoint.
+        let after = read_control(&data)?;
+        if after.checkpoint < start {
+            return Err(Error::StaleDirectory { path: data, checkpoint: after.checkpoint, start });
+        }
+        let tablespaces = tablespaces(&session)?;
+        let base = BaseBackup {
+            system_id,
+            server_version,
+            timeline,
+            start,
+            stop: start,
+            stopped: crate::model::Moment::UNIX_EPOCH,
+            segment_size,
+            stream: BaseBackup::stream_name(&options.source, system_id, server_version / 10_000),
+            checksums: checksums == "on",
+            tablespaces,
+            settings,
+            environment,
+        };
+        Ok(Self { session, data, base })
+    }
+
+    pub fn data_directory(&self) -> &Path {
+        &self.data
+    }
+
+    /// A session that ended took the backup with it: found out before the end is claimed.
+    pub fn check_alive(&self) -> Result<(), Error> {
+        self.session.rows("go on with the backup", "SELECT 1").map(drop).map_err(Error::from)
+    }
+
+    pub fn stop(&mut self) -> Result<Stopped, Error> {
+        let doing = "end the backup";
+        let [stop, label, tablespace_map, now] = self.session.row(
+            doing,
+            "SELECT lsn, labelfile, spcmapfile, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+             FROM pg_backup_stop(wait_for_archive => false)",
+        )?;
+        let mut base = self.base.clone();
+        base.stop = stop.parse().map_err(|_| self.session.unfit(doing, stop))?;
+        let stopped = now.parse().ok().and_then(|micros| Utc.timestamp_micros(micros).single());
+        base.stopped = stopped.ok_or_else(|| self.session.unfit(doing, now))?;
+        Ok(Stopped { label, tablespace_map, base })
+    }
+}
+
+fn read_control(data: &Path) -> Result<ControlFile, Error> {
+    let path = data.join("global/pg_control");
+    let fail = |source| Error::Stream { what: format!("`{}`", path.display()), source };
+    let mut last = String::new();
+    for _ in 0..super::CONTROL_TRIES {
+        let mut bytes = Vec::new();
+        File::open(&path).and_then(|file| file.take(64 << 10).read_to_end(&mut bytes)).map_err(fail)?;
+        match ControlFile::parse(&bytes) {
+            Ok(found) => return Ok(found),
+            Err(flaw) => last = flaw.to_string(),
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    Err(fail(std::io::Error::other(last)))
+}
+
+fn tablespaces(session: &Session) -> Result<Vec<Tablespace>, Error> {
+    let doing = "list its tablespaces";
+    let sql = "SELECT oid, pg_tablespace_location(oid) FROM pg_tablespace
+               WHERE pg_tablespace_location(oid) LIKE '/%' ORDER BY oid";
+    let rows = session.rows(doing, sql)?;
+    let read = |row: Vec<Option<String>>| match row.as_slice() {
+        [Some(oid), Some(path)] => oid.parse().ok().map(|oid| Tablespace { oid, path: path.clone() }),
+        _ => None,
+    };
+    rows.into_iter().map(|row| read(row).ok_or_else(|| Error::from(session.unfit(doing, "a row")))).collect()
+}
