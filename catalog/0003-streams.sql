@@ -11,3 +11,8 @@ CREATE TABLE segment (
     PRIMARY KEY (writer, stream, epoch, name, digest)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX segment_fresh ON segment (writer) WHERE log_commit IS NULL;
+
+-- Chunk tables end with a sum of theirs from now on; those without are read again from the directories of the packs.
+DELETE FROM frame_chunks;
+DELETE FROM chunk;
+UPDATE pack SET chunks_known = 0;

@@ -83,7 +83,8 @@ CREATE INDEX frame_key ON frame (key);
 CREATE INDEX frame_number ON frame (writer, number);
 CREATE INDEX frame_pack ON frame (pack);
 
--- Chunk ids of a frame as its pack's directory has them: rows of length (u32, little-endian) and id (32 bytes).
+-- Chunk ids of a frame as its pack's directory has them: rows of length (u32, little-endian) and id (32 bytes), then the first
+-- 8 bytes of the BLAKE3 of these rows.
 CREATE TABLE frame_chunks (
     frame  INTEGER PRIMARY KEY REFERENCES frame(id),
     chunks BLOB NOT NULL

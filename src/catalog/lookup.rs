@@ -2,6 +2,7 @@
 
 use rusqlite::params;
 
+use super::ingest::{TABLE_SUM, table_sum};
 use super::{Catalog, Error, WriterRow};
 use crate::model::{ChunkId, FrameId, PackId};
 
@@ -127,7 +128,7 @@ impl Catalog {
         })
     }
 
-    /// The chunks of a frame, where its pack's directory was read.
+    /// The chunks of a frame, where its pack's directory was read and its table here is whole.
     pub fn chunks_of(&self, frame_row: i64) -> Result<Option<Vec<(ChunkId, u32)>>, Error> {
         let table: Option<Vec<u8>> = self.read(|db| {
             use rusqlite::OptionalExtension;
@@ -135,7 +136,12 @@ impl Catalog {
                 .query_row([frame_row], |row| row.get(0))
                 .optional()
         })?;
-        let Some(table) = table else { return Ok(None) };
+        let Some(mut table) = table else { return Ok(None) };
+        let sum = table.split_off(table.len().saturating_sub(TABLE_SUM));
+        if sum != table_sum(&table) {
+            tracing::warn!(frame_row, "the chunk table of a frame in the catalog is damaged; it is not used");
+            return Ok(None);
+        }
         let rows = table.chunks_exact(36).map(|row| {
             let length = u32::from_le_bytes([row[0], row[1], row[2], row[3]]);
             ChunkId::from_slice(&row[4..]).map(|id| (id, length))

@@ -1,3 +1,5 @@
+//! Tests of `recovery`: chosen base backups, targets, gaps and forks.
+
 use std::collections::BTreeMap;
 
 use chrono::{TimeZone, Utc};

@@ -13,6 +13,10 @@ struct Scene {
     cluster: Cluster,
 }
 
+/// The role of docs/postgres.md: what a base backup needs and no more.
+const LEAST: &str = "CREATE ROLE lifeboat LOGIN; GRANT pg_read_all_settings TO lifeboat;
+    GRANT EXECUTE ON FUNCTION pg_backup_start(text, boolean), pg_backup_stop(boolean) TO lifeboat";
+
 /// Rows that say when they were committed at the earliest and at the latest: what a restore to a time is compared with.
 const ORACLE: &str = "CREATE TABLE oracle (n serial PRIMARY KEY, pad text)";
 
@@ -31,7 +35,9 @@ impl Scene {
         let made = Self::run_in(here, &["--repo", "repo", "--state-dir", "state"], &init);
         assert!(made.status.success(), "{}", text(&made.stderr));
         let cluster = Cluster::start_with(major, &all)?;
-        let config = format!("[sources.db]\nkind = \"postgres\"\nconnection = \"{}\"\n", cluster.connection());
+        cluster.psql(LEAST);
+        let connection = cluster.connection().replace("user=postgres", "user=lifeboat");
+        let config = format!("[sources.db]\nkind = \"postgres\"\nconnection = \"{connection}\"\n");
         fs::write(here.join("lifeboat.toml"), config).unwrap();
         Some(Self { folder, cluster })
     }

@@ -156,14 +156,19 @@ fn a_wrong_length_in_the_catalog_gives_no_wrong_bytes() {
     }
     drop(repository);
     let mut flipped = 0;
-    for table in tables.iter().filter(|table| table.len() > 1) {
+    // One length alone, and two that still add up.
+    for (table, both) in tables.iter().filter(|table| table.len() > 2).flat_map(|table| [(table, false), (table, true)])
+    {
         let (id, length) = table[0];
         let host = scene.host.clone_state(copy_store(&*scene.host.objects));
         let path = host.state.path().join(&scene.file);
         let mut bytes = fs::read(&path).unwrap();
         let row = [&length.to_le_bytes()[..], id.as_bytes()].concat();
         let Some(at) = bytes.windows(row.len()).position(|window| window == row) else { continue };
-        bytes[at] ^= 1;
+        match both {
+            false => bytes[at] ^= 1,
+            true => (bytes[at], bytes[at + 36]) = (bytes[at].wrapping_add(1), bytes[at + 36].wrapping_sub(1)),
+        }
         fs::write(&path, bytes).unwrap();
         flipped += 1;
         // Everything is read again and found chunk by chunk: each behind the first lies a byte beside its place.
@@ -174,5 +179,5 @@ fn a_wrong_length_in_the_catalog_gives_no_wrong_bytes() {
         bare.restore_with(&scene.person, &Wanted::Latest, back.path(), unverified).unwrap();
         assert_eq!(tree::describe(back.path()), tree::describe(scene.source.path()));
     }
-    assert!(flipped >= 3, "only {flipped} lengths were found in the file");
+    assert!(flipped >= 4, "only {flipped} lengths were found in the file");
 }
