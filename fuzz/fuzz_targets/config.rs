@@ -41,6 +41,7 @@ fuzz_target!(|text: &str| {
                 assert!(!command.is_empty() && file_name.components().count() == 1);
             }
             Plan::Tarball(_) => {}
+            Plan::Postgres(options) => assert_eq!(&options.source, name),
             Plan::PgDump(options) => {
                 // What is shown of a connection is a connection, and the same one but for its password.
                 let said = options.connection.argument();
