@@ -18,6 +18,8 @@ use crate::repository::{Repository, SegmentWriter};
 
 /// Segments that are sent beside the one that was asked for, at most.
 pub const AHEAD: usize = 7;
+/// Plain bytes of such segments at which no further one is added: clusters may have segments of 1 GiB.
+const AHEAD_BYTES: usize = 128 << 20;
 /// Threads that compress and send.
 const SENDERS: usize = 4;
 /// Seconds after which segments that no commit names yet are committed.
@@ -234,6 +236,9 @@ pub fn push(
     }
     let mut batch = vec![first];
     for next in waiting(path, &name, ahead) {
+        if batch.iter().map(|ready| ready.bytes.len()).sum::<usize>() >= AHEAD_BYTES {
+            break;
+        }
         // What is asked for must not depend on what comes later: the first flaw ends the batch.
         let Ok(ready) = preparing.prepare(&path.with_file_name(&next), &next) else { break };
         match is_known(repository, &ready) {

@@ -16,15 +16,6 @@ use crate::progress::Progress;
 use crate::seal::{ContentKey, FrameSealer, Sealer, decompress_limited};
 use crate::store::Store;
 
-/// A segment's place and the other digest that the store holds under its name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Conflict {
-    /// The place.
-    pub place: SegmentPlace,
-    /// The digest of what is there.
-    pub there: Digest,
-}
-
 /// Names, seals and puts segments. Cheap to clone; threads share it.
 #[derive(Clone)]
 pub struct SegmentWriter {

@@ -23,7 +23,7 @@ use crate::model::noise::looks_incompressible;
 /// zstd's level for everything: 3 is where speed and size meet on two cores.
 pub const ZSTD_LEVEL: i32 = 3;
 /// Level 3's search, with matches from 6 bytes on and a small table for the short ones, which stays in a core's cache. Frames
-/// of documents, database pages and sources: 8 to 13 % faster to make, 5 to 15 % faster to open, 0.5 to 1.4 % larger
+/// of documents, database pages and sources: 8 to 13 % faster to make, 4 to 15 % faster to open, 0.5 to 1.4 % larger
 /// (docs/benchmarks.md).
 const MATCHING: [CParameter; 2] = [CParameter::MinMatch(6), CParameter::ChainLog(14)];
 

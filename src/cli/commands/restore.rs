@@ -43,7 +43,7 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome, Failure> {
         && let Some(cluster) = gather(&repository, &args.source)?
     {
         let asked = (wanted, read_as);
-        return restore_cluster::run(context, args, &mut repository, &cluster, asked, options, &*progress);
+        return restore_cluster::run(context, args, &mut repository, &cluster, asked, options, &progress);
     }
     let found = find_snapshot(&repository, &args.source, &wanted, args.exact);
     let (snapshot, choice) = found?;

@@ -8,13 +8,13 @@ use crate::cli::Outcome;
 use crate::cli::args::RestoreArgs;
 use crate::cli::context::Context;
 use crate::cli::output::{counted, duration, size};
+use crate::cli::progress::Console;
 use crate::cli::report::Failure;
 use crate::model::Timeline;
 use crate::ops::cluster::{Cluster, Recovery, make_ready};
 use crate::ops::restore::{RestoreOptions, find_snapshot, prepare, restore};
 use crate::plan::recovery::{self, Aim, Target, Way};
 use crate::plan::restore::Wanted;
-use crate::progress::Progress;
 use crate::repository::Repository;
 
 /// What is asked for, and how its time was read.
@@ -28,7 +28,7 @@ pub fn run(
     cluster: &Cluster,
     asked: Asked,
     options: RestoreOptions,
-    progress: &dyn Progress,
+    progress: &Console,
 ) -> Result<Outcome, Failure> {
     let Some(into) = &args.into else {
         return Err(Failure::usage(
@@ -44,7 +44,7 @@ pub fn run(
     let base = Wanted::Named(way.reach.base.to_string());
     let (snapshot, choice) = find_snapshot(repository, &args.source, &base, false)?;
     let prepared = prepare(repository, snapshot, &choice, Some(into), options, progress);
-    progress_clear(context);
+    progress.clear();
     let prepared = prepared?;
     let restore_command = restore_command(context, &cluster.stream, &way)?;
     let say = |line: String| {
@@ -70,8 +70,9 @@ pub fn run(
         return Ok(Outcome::Done);
     }
     let started = Instant::now();
-    let report = restore(repository, &prepared, progress)?;
-    tell(context, &report, started.elapsed().as_secs_f64())?;
+    let report = restore(repository, &prepared, progress);
+    progress.clear();
+    tell(context, &report?, started.elapsed().as_secs_f64())?;
     let recovery = Recovery {
         restore_command,
         action: args.cluster.target_action.as_str(),
@@ -85,10 +86,6 @@ pub fn run(
     ));
     context.ui.answer(format!("pg_ctl -D '{}' -w -t 86400 start", into.display()))?;
     Ok(Outcome::Done)
-}
-
-fn progress_clear(context: &Context) {
-    context.progress(false).clear();
 }
 
 fn choose(args: &RestoreArgs, cluster: &Cluster, wanted: &Wanted) -> Result<Way, recovery::NoWay> {

@@ -9,7 +9,7 @@ mod rules;
 mod server;
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -17,15 +17,12 @@ use std::sync::Mutex;
 
 use self::rules::{Fork, holds_relations, is_temporary, relation};
 pub use self::server::BaseOptions;
-use self::server::Running;
+use self::server::{Running, read_control};
 use super::volume::VolumeSource;
 use super::{Error, Found, FoundEntry, Late, Opened, Rules, SmallRead, Source};
-use crate::format::pg_control::{self, ControlFile};
+use crate::format::pg_control;
 use crate::model::base::BaseBackup;
 use crate::model::{Cutting, Entry, EntryKind, RawText, RelPath};
-
-/// Tries to read a `pg_control` that the server is writing at that moment.
-const CONTROL_TRIES: u32 = 50;
 
 /// A cluster under a base backup that has begun.
 pub struct PostgresSource {
@@ -105,19 +102,13 @@ impl PostgresSource {
 
     /// `pg_control`, whole and disarmed.
     fn control(&self) -> Result<Vec<u8>, Error> {
-        let path = self.data.join("global/pg_control");
-        let fail = |source| Error::Stream { what: format!("`{}`", path.display()), source };
-        let mut flaw = None;
-        for _ in 0..CONTROL_TRIES {
-            let mut bytes = Vec::new();
-            File::open(&path).and_then(|file| file.take(64 << 10).read_to_end(&mut bytes)).map_err(fail)?;
-            match ControlFile::parse(&bytes).and_then(|_| pg_control::disarm(&mut bytes)) {
-                Ok(()) => return Ok(bytes),
-                Err(e) => flaw = Some(e),
-            }
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
-        Err(fail(std::io::Error::other(flaw.map_or_else(String::new, |flaw| flaw.to_string()))))
+        let (_, mut bytes) = read_control(&self.data)?;
+        let fail = |flaw: pg_control::Flaw| Error::Stream {
+            what: format!("`{}`", self.data.join("global/pg_control").display()),
+            source: std::io::Error::other(flaw.to_string()),
+        };
+        pg_control::disarm(&mut bytes).map_err(fail)?;
+        Ok(bytes)
     }
 
     /// An entry for a file that the backup itself makes, with the owner and the mode of `pg_control`.

@@ -41,6 +41,8 @@ pub(super) struct Running {
     base: BaseBackup,
 }
 
+/// Tries to read a `pg_control` that the server is writing at that moment.
+const CONTROL_TRIES: u32 = 50;
 /// The oldest and the newest major version that is known.
 const MAJORS: std::ops::RangeInclusive<u32> = 15..=18;
 
@@ -73,7 +75,7 @@ impl Running {
                 &session.row::<1>("ask for its data directory", "SELECT current_setting('data_directory')")?[0],
             ),
         };
-        let found = read_control(&data)?;
+        let (found, _) = read_control(&data)?;
         if found.system_id != system_id {
             return Err(Error::OtherCluster {
                 path: data,
@@ -87,7 +89,7 @@ impl Running {
         let [timeline] = session.row("ask for its timeline", "SELECT timeline_id FROM pg_control_checkpoint()")?;
         let timeline = Timeline(timeline.parse().map_err(|_| session.unfit("ask for its timeline", timeline))?);
         // A copy, a snapshot or a stale mount of the directory has an older checkpoint.
-        let after = read_control(&data)?;
+        let (after, _) = read_control(&data)?;
         if after.checkpoint < start {
             return Err(Error::StaleDirectory { path: data, checkpoint: after.checkpoint, start });
         }
@@ -133,15 +135,16 @@ impl Running {
     }
 }
 
-fn read_control(data: &Path) -> Result<ControlFile, Error> {
+/// Reads `pg_control`, again while the server is writing it: what it says, and its bytes.
+pub(super) fn read_control(data: &Path) -> Result<(ControlFile, Vec<u8>), Error> {
     let path = data.join("global/pg_control");
     let fail = |source| Error::Stream { what: format!("`{}`", path.display()), source };
     let mut last = String::new();
-    for _ in 0..super::CONTROL_TRIES {
+    for _ in 0..CONTROL_TRIES {
         let mut bytes = Vec::new();
         File::open(&path).and_then(|file| file.take(64 << 10).read_to_end(&mut bytes)).map_err(fail)?;
         match ControlFile::parse(&bytes) {
-            Ok(found) => return Ok(found),
+            Ok(found) => return Ok((found, bytes)),
             Err(flaw) => last = flaw.to_string(),
         }
         std::thread::sleep(std::time::Duration::from_millis(20));
