@@ -53,7 +53,7 @@ def generate(size, base, spacing, changed, usage):
 
 
 def make_base(path):
-    from engine import documents
+    from data import documents
     text, lines = bytearray(), documents("scale")
     while len(text) < BASE:
         text += next(lines)
