@@ -9,6 +9,7 @@ pub mod forge;
 pub mod history;
 pub mod postgres;
 pub mod proxy;
+pub mod scene;
 pub mod servers;
 pub mod tree;
 
