@@ -28,3 +28,4 @@ mod rot;
 mod space;
 mod tarball;
 mod validate;
+mod wal;
