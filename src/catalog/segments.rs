@@ -29,6 +29,17 @@ fn parse(row: &Row<'_>) -> rusqlite::Result<SegmentRecord> {
         .map_err(|e| rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(e)))
 }
 
+/// Parts of a segment are forgotten when it is there whole, or when a later part is: that one says what they said.
+fn forget_pieces(db: &Connection, writer: &str, place: &SegmentPlace) -> rusqlite::Result<()> {
+    let whole = place.name().split(".piece").next().unwrap_or_default();
+    db.prepare_cached(
+        "DELETE FROM segment WHERE writer = ?1 AND stream = ?2 AND epoch = ?3 AND name > ?4 || '.piece' AND name < ?4 || '.piecf'
+         AND log_commit IS NULL",
+    )?
+    .execute(params![writer, place.stream(), place.epoch(), whole])
+    .map(drop)
+}
+
 impl Catalog {
     /// Remembers segments that were put, before a commit names them; they are on the disk when this returns.
     pub fn add_segments(&mut self, writer: &str, records: &[SegmentRecord]) -> Result<(), Error> {
@@ -37,7 +48,12 @@ impl Catalog {
             set.map_err(|source| Error::Sqlite { doing: "write", path: catalog.path.clone(), source })
         };
         durably(self, "FULL")?;
-        let added = self.write(|db| records.iter().try_for_each(|record| insert(db, writer, record, None)));
+        let added = self.write(|db| {
+            records.iter().try_for_each(|record| {
+                forget_pieces(db, writer, &record.place)?;
+                insert(db, writer, record, None)
+            })
+        });
         durably(self, "NORMAL")?;
         added
     }
@@ -89,6 +105,7 @@ impl Catalog {
             rows.query_map([writer], parse)?.collect()
         });
         let mut found = found?;
+        found.retain(|record| !record.place.is_passing());
         found.sort_by(|a, b| (a.put, &a.place).cmp(&(b.put, &b.place)));
         Ok(found)
     }

@@ -1,11 +1,13 @@
 //! What was typed: the types of clap, nothing resolved. Their doc comments are the help that people read.
 
+mod follow;
 mod server;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use follow::FollowArgs;
 pub use server::ServerArgs;
 
 const CODES: &str = "Exit codes: 0 done, 1 not done, 2 wrong command line or configuration, 10 no repository there, \
@@ -142,6 +144,9 @@ pub enum Command {
     /// Show to which moments a PostgreSQL cluster can be brought back
     #[command(after_help = CODES)]
     Timeline(TimelineArgs),
+    /// Store what a PostgreSQL cluster writes within seconds, over the replication protocol, until it is told to stop
+    #[command(after_help = CODES)]
+    Follow(FollowArgs),
     /// PostgreSQL's log: archive_command and restore_command
     #[command(subcommand)]
     Wal(super::wal_args::WalCommand),

@@ -116,6 +116,7 @@ fn run(cli: Cli, stop: Arc<AtomicBool>) -> Result<Outcome, Failure> {
         Command::Check(args) => commands::check::run(&context, &args),
         Command::ValidateStore(args) => commands::validate_store::run(&context, &args),
         Command::Timeline(args) => commands::timeline::run(&context, &args),
+        Command::Follow(args) => commands::follow::run(&context, &args),
         Command::Wal(WalCommand::Push(args)) => commands::wal::run_push(&context, &args),
         Command::Wal(WalCommand::Get(args)) => commands::wal::run_get(&context, &args),
         Command::Wal(WalCommand::FetchAhead(args)) => commands::wal::run_ahead(&context, &args),

@@ -170,6 +170,16 @@ impl Running {
         self.look().is_some_and(|status| !status.success())
     }
 
+    /// Its number among the processes of this host.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it has ended, however that was.
+    pub fn has_ended(&mut self) -> bool {
+        self.look().is_some()
+    }
+
     fn look(&mut self) -> Option<ExitStatus> {
         if self.ended.is_none() {
             // Under the lock: a number is struck off before the kernel may give it to somebody else's process.

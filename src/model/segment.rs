@@ -20,6 +20,9 @@ const PART_MAX: usize = 128;
 /// Characters at the end of a name that tell segments of one folder apart.
 const TAIL: usize = 8;
 
+/// What follows a segment's name in that of its parts.
+const PIECE: &str = ".piece";
+
 impl SegmentPlace {
     /// A place. `None` where a part would be an odd name of a folder or an object: letters, digits, `.`, `_` and `-` are
     /// allowed, not at the beginning the last three.
@@ -44,6 +47,15 @@ impl SegmentPlace {
     /// The segment's own name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+    /// Whether it is a part of a segment that grew when it was put: the whole segment takes its place, no commit ever names it,
+    /// and one that is gone is no loss.
+    pub fn is_passing(&self) -> bool {
+        self.name.contains(PIECE)
+    }
+    /// The place of a part of this segment that ends at a byte of it.
+    pub fn piece(&self, to: u32) -> Option<Self> {
+        Self::new(&self.stream, &self.epoch, &format!("{}{PIECE}{to:08X}", self.name))
     }
     /// The folder of its object below the writer's: segments whose names differ in their last eight characters alone share
     /// one, so that a listing is short (docs/decisions/0005-segment-folders.md).

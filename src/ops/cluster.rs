@@ -4,18 +4,19 @@
 //! Invariants: facts come from the index where it has them, else from the segments themselves; a directory is given its recovery
 //! settings after its files, and `recovery.signal` last. Not here: the choice (`plan::recovery`) and the files' restore.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 
 use super::Error;
 use super::wal::WalError;
+use super::wal::pieces::{PieceFacts, join_pieces};
 use crate::format::history;
 use crate::format::wal::{ArchiveFile, SegmentFacts, join, scan};
 use crate::model::base::BaseBackup;
 use crate::model::{Moment, SegmentName, SegmentPlace, SegmentRecord, SnapshotRecord, Timeline};
-use crate::plan::recovery::{Archive, Base, Commits, Fork, Target, Way};
+use crate::plan::recovery::{Archive, Base, Commits, Fork, Growing, Target, Way};
 use crate::repository::{self, Repository};
 
 /// A cluster as the repository knows it.
@@ -53,14 +54,30 @@ pub fn gather(repository: &Repository, source: &str) -> Result<Option<Cluster>, 
     let listing = repository.list_stream(&writer, &stream)?;
     let mut archive = Archive { bases: bases.into_iter().map(|(_, base)| base).collect(), ..Archive::default() };
     let mut facts: BTreeMap<SegmentName, Option<SegmentFacts>> = BTreeMap::new();
+    let mut grown: BTreeSet<SegmentName> = BTreeSet::new();
     for record in &listing.there {
         match ArchiveFile::parse(record.place.name()) {
             Ok(ArchiveFile::Segment(name)) => drop(facts.insert(name, facts_of(repository, &writer, record, name)?)),
+            Ok(ArchiveFile::Piece { segment, .. }) => {
+                grown.insert(segment);
+            }
             Ok(ArchiveFile::History(timeline)) => archive.forks.extend(fork_of(repository, &writer, record, timeline)?),
             _ => {}
         }
     }
+    grown.retain(|segment| !facts.contains_key(segment));
+    for segment in &grown {
+        let known = pieces_facts(repository, &writer, *segment, &listing.there)?;
+        facts.insert(*segment, known);
+    }
+    let ends: BTreeMap<_, _> =
+        grown.iter().map(|name| (*name, facts.get(name).and_then(|f| f.as_ref().map(|f| f.end)))).collect();
     archive.wal = commits(&facts);
+    for (name, end) in ends {
+        let commits = archive.wal.remove(&name).flatten();
+        // Pieces that nobody here can open tell nothing.
+        archive.growing.extend(end.map(|end| (name, Growing { commits, end })));
+    }
     let full_name = format!("{writer}/{}", source.rsplit('/').next().unwrap_or(source));
     Ok(Some(Cluster { full_name, stream, archive, missing: listing.missing }))
 }
@@ -100,6 +117,34 @@ fn facts_of(
     let bytes = repository.read_segment(writer, record)?;
     let bad = |e: crate::format::wal::Flaw| WalError::Content { name: name.to_string(), why: e.to_string() };
     Ok(Some(scan(&bytes, name).map_err(bad)?))
+}
+
+/// What the pieces of a segment that still grows say of its commits: by the index, else by themselves.
+fn pieces_facts(
+    repository: &Repository,
+    writer: &str,
+    segment: SegmentName,
+    records: &[SegmentRecord],
+) -> Result<Option<SegmentFacts>, Error> {
+    let mut pieces: Vec<(u32, &SegmentRecord)> = Vec::new();
+    for record in records {
+        if let Ok(ArchiveFile::Piece { segment: of, to }) = ArchiveFile::parse(record.place.name())
+            && of == segment
+        {
+            pieces.push((to, record));
+        }
+    }
+    pieces.sort_by_key(|(to, _)| *to);
+    if let Some((_, newest)) = pieces.last()
+        && let Ok(known) = serde_json::from_value::<PieceFacts>(newest.facts.clone())
+        && known.needs.iter().all(|needed| pieces.iter().any(|(to, _)| to == needed))
+    {
+        return Ok(Some(known.segment));
+    }
+    if !repository.can_read() {
+        return Ok(None);
+    }
+    Ok(Some(join_pieces(&repository.segment_reader(writer)?, segment, records)?.1))
 }
 
 /// What a history file says of its timeline's beginning.

@@ -337,6 +337,14 @@ fn wal_hint(error: &WalError) -> Option<String> {
         }
         WalError::Gap { .. } => "`lifeboat check` says whether it was lost; `--to` a time before it can be had.".to_owned(),
         WalError::Cluster { .. } => "Run it as `archive_command` does: in the data directory, with `pg_wal/NAME`.".to_owned(),
+        WalError::SlotLost { slot, .. } => format!(
+            "Drop it: `SELECT pg_drop_replication_slot('{slot}')`. Start `lifeboat follow` again, and take a base backup: what is \
+             behind the gap is out of reach without one. `max_slot_wal_keep_size` says how much a slot may keep."
+        ),
+        WalError::NoReplication(_) => "Let it replicate: `ALTER ROLE lifeboat REPLICATION`, and a line for `replication` in pg_hba.conf. Or \
+             have an administrator make the slot: `SELECT pg_create_physical_replication_slot('lifeboat_NAME', true)`."
+            .to_owned(),
+        WalError::SlotKind { .. } => "Give another name: `--slot NAME`; it is made.".to_owned(),
         _ => return None,
     })
 }

@@ -34,6 +34,15 @@ pub struct Commits {
     pub count: u64,
 }
 
+/// A segment that is there in part, because it still grew when that was stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Growing {
+    /// Its commits so far.
+    pub commits: Option<Commits>,
+    /// Where the log in it ends so far.
+    pub end: Lsn,
+}
+
 /// A timeline that began on another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fork {
@@ -52,6 +61,8 @@ pub struct Archive {
     pub bases: Vec<Base>,
     /// Segments that are there, with their commits where they have any.
     pub wal: BTreeMap<SegmentName, Option<Commits>>,
+    /// Segments that are there in part.
+    pub growing: BTreeMap<SegmentName, Growing>,
     /// What the history files say.
     pub forks: Vec<Fork>,
 }
@@ -253,7 +264,18 @@ impl Archive {
         }
         reach.missing = on(start);
         // On the way itself: what an abandoned branch went on to write is no part of it.
-        reach.gap = self.wal.keys().any(|there| there.start(size) > start && on(there.start(size)) == *there);
+        let mut all = self.wal.keys().chain(self.growing.keys());
+        reach.gap = all.any(|there| there.start(size) > start && on(there.start(size)) == *there);
+        // One that is there in part is the end of the log, or it is a gap: what it lacks is missing then.
+        if let Some(growing) =
+            self.growing.get(&reach.missing).filter(|growing| !reach.gap && growing.end > backup.stop)
+        {
+            reach.segments += 1;
+            if let Some(commits) = growing.commits.filter(|commits| commits.end > backup.stop) {
+                (reach.to, reach.end) = (reach.to.max(commits.last), commits.end);
+                reach.commits += commits.count;
+            }
+        }
         Some(reach)
     }
 

@@ -45,7 +45,7 @@ fn commit(number: u64) -> Option<Commits> {
 
 fn archive(bases: Vec<Base>, numbers: &[u64]) -> Archive {
     let wal = numbers.iter().map(|n| (name(1, *n), commit(*n))).collect();
-    Archive { bases, wal, forks: Vec::new() }
+    Archive { bases, wal, ..Archive::default() }
 }
 
 fn shows(archive: &Archive, aim: Aim) -> Result<(Target, Option<Moment>), NoWay> {
@@ -143,4 +143,23 @@ fn a_circle_of_histories_ends() {
     let fork = |timeline, parent| Fork { timeline: Timeline(timeline), parent: Timeline(parent), at: Lsn(1) };
     archive.forks = vec![fork(2, 3), fork(3, 2), fork(1, 1)];
     assert!(shows(&archive, Aim::Latest).is_ok());
+}
+
+#[test]
+fn a_segment_that_still_grows_is_the_end_of_the_log_and_never_a_bridge() {
+    let grown = |number: u64| Growing { commits: commit(number), end: Lsn(number * SEGMENT + SEGMENT - 64) };
+    let mut archive = archive(vec![base(2, 1, 15)], &[2, 3]);
+    archive.growing.insert(name(1, 4), grown(4));
+    assert_eq!(shows(&archive, Aim::Latest), Ok((Target::End, Some(at(40)))));
+    let (target, shown) = shows(&archive, Aim::Time(at(35))).unwrap();
+    assert!(matches!(target, Target::Setting("recovery_target_time", _)) && shown == Some(at(35)));
+    // Something behind it: what the segment lacks is missing.
+    archive.wal.insert(name(1, 5), commit(5));
+    let reach = archive.choose_from(&archive.bases[0]).unwrap();
+    assert!(reach.gap && reach.missing == name(1, 4) && reach.to == at(30), "{reach:?}");
+    assert!(matches!(shows(&archive, Aim::Time(at(45))), Err(NoWay::Gap { .. })));
+    // A base backup needs whole segments.
+    archive.wal.remove(&name(1, 2));
+    archive.growing.insert(name(1, 2), grown(2));
+    assert!(matches!(shows(&archive, Aim::Latest), Err(NoWay::Pending { .. })));
 }

@@ -153,6 +153,22 @@ impl Repository {
         }
     }
 
+    /// Whether the store still holds this repository: for who runs for days. A disk that was unmounted leaves a directory
+    /// behind, which would take what is put there.
+    pub fn check_there(&self) -> Result<(), Error> {
+        let (_, found) = read_description(&self.store)?;
+        if found == self.fingerprint {
+            return Ok(());
+        }
+        let (store, found) = (self.store.label().to_owned(), found.to_string());
+        Err(Error::Fingerprint {
+            store,
+            found,
+            pinned: self.fingerprint.to_string(),
+            by: "when it was opened".to_owned(),
+        })
+    }
+
     /// The store.
     pub fn store(&self) -> &Store {
         &self.store

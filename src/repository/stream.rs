@@ -192,6 +192,7 @@ impl Repository {
         for record in self.catalog.segments(writer, stream)? {
             match there.remove(&(record.place.clone(), record.digest)) {
                 Some((size, _)) if size == record.stored => listing.there.push(record),
+                _ if record.place.is_passing() => {}
                 _ => listing.missing.push(record),
             }
         }

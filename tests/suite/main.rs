@@ -12,6 +12,7 @@ mod faults;
 mod fixtures;
 mod floors;
 mod flows;
+mod follow;
 mod hostile;
 mod hosts;
 mod kills;

@@ -4,6 +4,7 @@ pub mod backup;
 pub mod catalog;
 pub mod check;
 pub mod demo;
+pub mod follow;
 pub mod init;
 pub mod key;
 pub mod look;

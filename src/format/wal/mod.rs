@@ -32,6 +32,14 @@ pub enum ArchiveFile {
     Partial(SegmentName),
     /// The history of a timeline, `<timeline>.history`.
     History(Timeline),
+    /// A part of a segment that still grew when it was stored, up to a byte of it: `<segment>.piece<to>`. This name is
+    /// lifeboat's own.
+    Piece {
+        /// The segment.
+        segment: SegmentName,
+        /// Bytes from the segment's start to the part's end.
+        to: u32,
+    },
     /// What a backup left in the log, `<segment>.<offset>.backup`.
     Backup {
         /// The segment that the backup began in.
@@ -60,7 +68,10 @@ impl ArchiveFile {
                 let (name, offset) = front.split_once('.').ok_or_else(bad)?;
                 Ok(Self::Backup { segment: segment(name)?, offset: number(offset)? })
             }
-            _ => Err(bad()),
+            _ => {
+                let to = kind.strip_prefix("piece").ok_or_else(bad)?;
+                Ok(Self::Piece { segment: segment(front)?, to: number(to)? })
+            }
         }
     }
 }
@@ -70,6 +81,7 @@ impl fmt::Display for ArchiveFile {
             Self::Segment(name) => write!(f, "{name}"),
             Self::Partial(name) => write!(f, "{name}.partial"),
             Self::History(timeline) => write!(f, "{:08X}.history", timeline.0),
+            Self::Piece { segment, to } => write!(f, "{segment}.piece{to:08X}"),
             Self::Backup { segment, offset } => write!(f, "{segment}.{offset:08X}.backup"),
         }
     }

@@ -6,6 +6,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use super::pieces::{as_segment, is_piece_of, join_pieces};
 use super::{WalError, place_of};
 use crate::format::wal::{ArchiveFile, check_segment};
 use crate::model::SegmentPlace;
@@ -48,7 +49,8 @@ pub fn get(repository: &Repository, stream: &str, name: &str, target: &Path) -> 
     // Where two lie under one name, the one that was acknowledged is in the index.
     let named = repository.catalog().segments_at(writer, &place).map_err(crate::repository::Error::from)?;
     let chosen = match there.as_slice() {
-        [] => return absence(repository, writer, &place, &file, !named.is_empty()),
+        [] if !named.is_empty() => return Err(WalError::Gap { name: name.to_owned() }.into()),
+        [] => return grown_or_absent(repository, writer, &place, &file, target),
         [one] => one.clone(),
         several => {
             let known = several.iter().find(|one| named.iter().any(|record| record.digest == one.digest));
@@ -67,26 +69,33 @@ pub fn get(repository: &Repository, stream: &str, name: &str, target: &Path) -> 
     Ok(Got::Placed(size))
 }
 
-/// A file that is not there: the end, or a gap?
-fn absence(
+/// A file that is not there: the end, or a gap? Where it is there in pieces, it is the end, and what is there of it is served.
+fn grown_or_absent(
     repository: &Repository,
     writer: &str,
     place: &SegmentPlace,
     file: &ArchiveFile,
-    is_named: bool,
+    target: &Path,
 ) -> Result<Got, Error> {
-    let gap = || WalError::Gap { name: place.name().to_owned() };
-    if is_named {
-        return Err(gap().into());
-    }
     // Histories and labels are asked for on the chance that they exist.
     let ArchiveFile::Segment(segment) = file else { return Ok(Got::Absent) };
     let listing = repository.list_stream(writer, place.stream())?;
     let later = listing.there.iter().chain(&listing.missing).any(|record| {
-        matches!(ArchiveFile::parse(record.place.name()), Ok(ArchiveFile::Segment(other))
-            if other.timeline == segment.timeline && other > *segment)
+        let other = match ArchiveFile::parse(record.place.name()) {
+            Ok(ArchiveFile::Segment(other) | ArchiveFile::Piece { segment: other, .. }) => other,
+            _ => return false,
+        };
+        other.timeline == segment.timeline && other > *segment
     });
-    if later { Err(gap().into()) } else { Ok(Got::Absent) }
+    if later {
+        return Err(WalError::Gap { name: place.name().to_owned() }.into());
+    }
+    if !listing.there.iter().any(|record| is_piece_of(record, *segment)) {
+        return Ok(Got::Absent);
+    }
+    let (bytes, _) = join_pieces(&repository.segment_reader(writer)?, *segment, &listing.there)?;
+    put_in_place(&as_segment(bytes, *segment)?, target)?;
+    Ok(Got::Placed(None))
 }
 
 /// Writes beside the target and renames: the server never sees half a file. Not synced: a server that loses it in a crash

@@ -7,6 +7,7 @@
 pub mod ahead;
 mod get;
 mod known;
+pub mod pieces;
 mod push;
 
 use std::fs::File;
@@ -21,7 +22,7 @@ use crate::model::lsn::SystemId;
 
 pub use get::{Got, get};
 pub use known::{Identity, Known};
-pub use push::{AHEAD, Pushed, push, push_files};
+pub use push::{AHEAD, Pushed, commit_if_due, push, push_files};
 
 /// Bytes of a history, label or other small file at most.
 const SMALL: u64 = 1 << 20;
@@ -74,6 +75,25 @@ pub enum WalError {
     Gap {
         /// The segment.
         name: String,
+    },
+    /// The server has dropped what a slot had not received yet.
+    #[error(
+        "the server has given up the slot `{slot}`: log is missing between what was received and what it still has ({why})"
+    )]
+    SlotLost {
+        /// The slot.
+        slot: String,
+        /// What was said.
+        why: String,
+    },
+    /// The role may not replicate.
+    #[error("the server does not let this role make a replication slot")]
+    NoReplication(#[source] crate::client::postgres::Error),
+    /// The slot is one of logical replication.
+    #[error("the slot `{slot}` is not one of physical replication")]
+    SlotKind {
+        /// The slot.
+        slot: String,
     },
     /// Which of several streams is meant is not clear.
     #[error("which stream `{name}` belongs to cannot be told: {why}")]

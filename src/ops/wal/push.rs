@@ -132,7 +132,8 @@ pub fn push(
     progress: &dyn Progress,
 ) -> Result<Pushed, Error> {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let file = ArchiveFile::parse(&name).map_err(|_| WalError::Name(name.clone()))?;
+    let file = ArchiveFile::parse(&name).ok().filter(|file| !matches!(file, ArchiveFile::Piece { .. }));
+    let file = file.ok_or_else(|| WalError::Name(name.clone()))?;
     let cluster = match (cluster_of(&data_directory(path), &name), file) {
         (Ok(cluster), _) => cluster,
         (Err(_), ArchiveFile::Segment(segment)) => cluster_of_segment(path, segment)?,
@@ -254,7 +255,7 @@ fn waiting(path: &Path, name: &str, limit: usize) -> Vec<String> {
 
 /// Commits what is known of segments when the oldest has waited long enough. A failure is no failure of the push: the index on this
 /// host has them, and the next call tries again.
-fn commit_if_due(repository: &mut Repository, now: Moment, progress: &dyn Progress) {
+pub fn commit_if_due(repository: &mut Repository, now: Moment, progress: &dyn Progress) {
     let due = repository
         .fresh_segments()
         .is_ok_and(|fresh| fresh.first().is_some_and(|oldest| (now - oldest.put).num_seconds() >= COMMIT_AFTER));

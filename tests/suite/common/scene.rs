@@ -141,15 +141,18 @@ impl Scene {
 
     /// The objects of a segment in the store.
     pub fn objects(&self, name: &str) -> Vec<PathBuf> {
+        self.objects_that_begin(&format!("{name}-"))
+    }
+
+    /// The objects of the store whose names begin like this.
+    pub fn objects_that_begin(&self, start: &str) -> Vec<PathBuf> {
         let mut found = Vec::new();
         let mut open = vec![self.path("repo")];
         while let Some(directory) = open.pop() {
             for entry in fs::read_dir(directory).unwrap().flatten() {
                 match entry.file_type().unwrap().is_dir() {
                     true => open.push(entry.path()),
-                    false if entry.file_name().to_string_lossy().starts_with(&format!("{name}-")) => {
-                        found.push(entry.path())
-                    }
+                    false if entry.file_name().to_string_lossy().starts_with(start) => found.push(entry.path()),
                     false => {}
                 }
             }
