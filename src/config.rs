@@ -186,6 +186,10 @@ pub struct SourceSection {
     pub file_name: Option<String>,
     /// Of a cluster: its data directory; else the server is asked.
     pub data_directory: Option<PathBuf>,
+    /// Of a cluster: where its log waits on this host while the store is away. Without it the log stays with the server.
+    pub spool: Option<PathBuf>,
+    /// Of a cluster: the most that waits there, as `20G`.
+    pub spool_max: Option<String>,
     /// Of a cluster or a `pg_dump`: the server, as a URL or as `key=value` pairs.
     pub connection: Option<String>,
     /// Of a `pg_dump`: a file with the password.
@@ -266,7 +270,7 @@ pub enum Archive {
 
 impl SourceSection {
     /// The keys that belong to some kinds alone: whether each is given, and to which it belongs.
-    fn particular(&self) -> [(&'static str, bool, &'static [SourceKind]); 23] {
+    fn particular(&self) -> [(&'static str, bool, &'static [SourceKind]); 25] {
         use SourceKind::{Command, PgDump, Postgres, Tarball, Volume};
         [
             ("path", self.path.is_some(), &[Volume, Tarball]),
@@ -280,6 +284,8 @@ impl SourceSection {
             ("file_name", self.file_name.is_some(), &[Command]),
             ("connection", self.connection.is_some(), &[PgDump, Postgres]),
             ("data_directory", self.data_directory.is_some(), &[Postgres]),
+            ("spool", self.spool.is_some(), &[Postgres]),
+            ("spool_max", self.spool_max.is_some(), &[Postgres]),
             ("password_file", self.password_file.is_some(), &[PgDump]),
             ("databases", self.databases.is_some(), &[PgDump]),
             ("instance_name", self.instance_name.is_some(), &[PgDump]),

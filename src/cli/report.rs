@@ -39,6 +39,11 @@ impl Failure {
         self.kind
     }
 
+    /// What happened, without causes and hint.
+    pub fn said(&self) -> String {
+        self.error.to_string()
+    }
+
     /// The lines: error, causes that say something new, hint.
     pub fn lines(&self) -> Vec<String> {
         let mut said = self.error.to_string();

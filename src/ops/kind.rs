@@ -51,7 +51,7 @@ impl Error {
             | Self::OneDatabase { .. }
             | Self::SameDatabase(_)
             | Self::HasTables { .. } => Kind::Usage,
-            Self::Busy(_) => Kind::Busy,
+            Self::Busy(_) | Self::Wal(WalError::Followed) => Kind::Busy,
             Self::Hurt { .. } => Kind::Damage,
             Self::Wal(WalError::Conflict { .. } | WalError::Gap { .. } | WalError::Content { .. }) => Kind::Damage,
             _ => Kind::Failed,
@@ -344,6 +344,7 @@ fn wal_hint(error: &WalError) -> Option<String> {
         WalError::NoReplication(_) => "Let it replicate: `ALTER ROLE lifeboat REPLICATION`, and a line for `replication` in pg_hba.conf. Or \
              have an administrator make the slot: `SELECT pg_create_physical_replication_slot('lifeboat_NAME', true)`."
             .to_owned(),
+        WalError::SpoolFull { .. } => "Bring the store back; what waits is sent by itself. Or give it more: `spool_max`.".to_owned(),
         WalError::SlotKind { .. } => "Give another name: `--slot NAME`; it is made.".to_owned(),
         _ => return None,
     })

@@ -27,6 +27,7 @@ mod recovery;
 mod repair;
 mod rot;
 mod space;
+mod spool;
 mod tarball;
 mod validate;
 mod wal;

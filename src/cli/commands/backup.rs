@@ -73,6 +73,13 @@ fn back_up(
     progress: &Arc<Console>,
 ) -> Result<Outcome, Failure> {
     let options = BackupOptions { force: args.force, tags: [task.tags, args.tag.clone()].concat(), wait: args.wait };
+    // What waits for the store of a cluster's log goes before its next base backup.
+    if let Some(spool) = super::wal::spool(context, &task.name)? {
+        let sent = spool.drain(repository, &task.name, context.now(), &**progress)?;
+        if sent > 0 {
+            context.ui.story(format!("spool     {} are stored", counted(sent as u64, "file", "files")));
+        }
+    }
     let source = build(context, task.plan, progress)?;
     let started = Instant::now();
     let shared: Arc<dyn Progress> = Arc::clone(progress) as _;

@@ -3,7 +3,7 @@
 use crate::cli::Outcome;
 use crate::cli::args::TimelineArgs;
 use crate::cli::context::Context;
-use crate::cli::output::{counted, duration};
+use crate::cli::output::{counted, duration, size};
 use crate::cli::report::Failure;
 use crate::ops::cluster::{Cluster, gather};
 use crate::plan::recovery::{Aim, Base, Reach, show};
@@ -42,6 +42,19 @@ pub fn run(context: &Context, args: &TimelineArgs) -> Result<Outcome, Failure> {
             show(way.reach.to),
             duration(age)
         ))?;
+    }
+    let own = args.source.rsplit('/').next().unwrap_or(&args.source);
+    let waiting = super::wal::spool(context, own)?
+        .map(|spool| spool.waiting().map(|waiting| (spool, waiting)))
+        .transpose()
+        .map_err(crate::ops::Error::from)?;
+    if let Some((spool, waiting)) = waiting.filter(|(_, waiting)| !waiting.files.is_empty()) {
+        context.ui.warning(format!(
+            "{} of the log ({}) wait in the spool `{}` of this host and are not in the repository: `lifeboat backup {own}` sends them",
+            counted(waiting.files.len() as u64, "file", "files"),
+            size(waiting.bytes),
+            spool.folder().display()
+        ));
     }
     // Something that was acknowledged is gone.
     Ok(if cluster.missing.is_empty() { Outcome::Done } else { Outcome::Damage })

@@ -5,13 +5,16 @@ use std::os::unix::process::CommandExt;
 
 use crate::cli::Outcome;
 use crate::cli::context::Context;
+use crate::cli::output::{counted, size};
 use crate::cli::report::Failure;
 use crate::cli::wal_args::{WalAheadArgs, WalGetArgs, WalPushArgs};
-use crate::config::Plan;
+use crate::config::{Plan, parse_size};
 use crate::model::SegmentName;
 use crate::model::lsn::SegmentSize;
+use crate::ops::Kind;
 use crate::ops::wal::ahead::{Shelf, Taken, serve};
-use crate::ops::wal::{Got, Known, get, push, stream_of};
+use crate::ops::wal::spool::Spool;
+use crate::ops::wal::{Got, Known, Pushed, get, push, stream_of};
 use crate::plan::restore::show;
 use crate::progress::Silent;
 
@@ -24,8 +27,16 @@ pub fn run_push(context: &Context, args: &WalPushArgs) -> Result<Outcome, Failur
         context.ui.story(format!("{name} was sent along before"));
         return Ok(Outcome::Done);
     }
-    let (mut repository, _) = context.open_unsynced(&Silent)?;
-    let pushed = push(&mut repository, &source, &args.path, args.ahead, context.now(), &Silent)?;
+    let spool = spool(context, &source)?;
+    let pushed = match push_now(context, args, &source, spool.as_ref()) {
+        Ok(pushed) => pushed,
+        // Only what a store that is back would take: a conflict, a damaged file or a wrong key is no reason to wait.
+        Err(failure) if matches!(failure.kind(), Kind::Failed | Kind::NoRepository) => match spool {
+            Some(spool) => return keep_here(context, args, &source, &spool, &failure),
+            None => return Err(failure),
+        },
+        Err(failure) => return Err(failure),
+    };
     if !pushed.along.is_empty() {
         known.write(&pushed.along, context.now());
     }
@@ -34,6 +45,50 @@ pub fn run_push(context: &Context, args: &WalPushArgs) -> Result<Outcome, Failur
     let ahead = if along > 0 { format!("; {along} more sent along") } else { String::new() };
     let done = if pushed.known { "was there already" } else { "is stored" };
     context.ui.story(format!("{name} {done}{ahead}{newest}"));
+    Ok(Outcome::Done)
+}
+
+/// What waits goes first, so that the log in the store has no gap.
+fn push_now(context: &Context, args: &WalPushArgs, source: &str, spool: Option<&Spool>) -> Result<Pushed, Failure> {
+    let (mut repository, _) = context.open_unsynced(&Silent)?;
+    if let Some(spool) = spool {
+        let sent = spool.drain(&mut repository, source, context.now(), &Silent)?;
+        if sent > 0 {
+            context.ui.story(format!("{} of the spool are stored", counted(sent as u64, "file", "files")));
+        }
+    }
+    Ok(push(&mut repository, source, &args.path, args.ahead, context.now(), &Silent)?)
+}
+
+/// The spool of a source, where its configuration names one.
+pub fn spool(context: &Context, source: &str) -> Result<Option<Spool>, Failure> {
+    let Some(section) = context.config.sources.get(source) else { return Ok(None) };
+    let Some(folder) = &section.spool else { return Ok(None) };
+    let max = section.spool_max.as_deref().unwrap_or("10G");
+    let max = parse_size(max).map_err(|e| Failure::usage(e, "As in `spool_max = \"20G\"`."))?;
+    Ok(Some(Spool::new(folder.clone(), source, max)))
+}
+
+/// The store is away and a spool is wished for: PostgreSQL may drop its file, and whoever reads the log is told what that means.
+fn keep_here(
+    context: &Context,
+    args: &WalPushArgs,
+    source: &str,
+    spool: &Spool,
+    failure: &Failure,
+) -> Result<Outcome, Failure> {
+    let waiting = spool.keep(source, &args.path).map_err(crate::ops::Error::from)?;
+    let name = args.path.file_name().unwrap_or_default().to_string_lossy();
+    let oldest = waiting.files.first().map_or("", |(_, name)| name);
+    context.ui.warning(format!(
+        "{name} is NOT in the repository ({}); it waits in `{}` with {} since {oldest} ({} of {}). Who loses this host now \
+         loses them: what can be restored elsewhere ends before {oldest}",
+        failure.said(),
+        spool.folder().display(),
+        counted(waiting.files.len() as u64, "file", "files"),
+        size(waiting.bytes),
+        size(spool.max()),
+    ));
     Ok(Outcome::Done)
 }
 

@@ -134,6 +134,9 @@ pub fn follow(
     let stream = cluster.stream(&options.source);
     let folder = options.folder.join(&stream);
     fs::create_dir_all(&folder).map_err(|source| io("make", &folder, source))?;
+    let lock = File::create(folder.join("lock")).map_err(|source| io("lock", &folder, source))?;
+    // Held until this process ends: two would end each other's `pg_receivewal`.
+    lock.try_lock().map_err(|_| WalError::Followed)?;
     let programs = Programs::new(options.bin_dir.clone());
     let mut receiver = Receiver::new(&programs, cluster.major, connection, &options.slot, &folder)?;
     hear(Heard::Following { stream: stream.clone(), slot: options.slot.clone(), made });

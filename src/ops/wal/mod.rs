@@ -9,6 +9,7 @@ mod get;
 mod known;
 pub mod pieces;
 mod push;
+pub mod spool;
 
 use std::fs::File;
 use std::io::Read;
@@ -76,6 +77,17 @@ pub enum WalError {
         /// The segment.
         name: String,
     },
+    /// The spool has reached its bound.
+    #[error("the spool `{}` is full ({max} bytes): the segment stays with PostgreSQL", folder.display())]
+    SpoolFull {
+        /// Its directory.
+        folder: PathBuf,
+        /// Its bound in bytes.
+        max: u64,
+    },
+    /// Another process follows the same stream.
+    #[error("another process follows this source already")]
+    Followed,
     /// The server has dropped what a slot had not received yet.
     #[error(
         "the server has given up the slot `{slot}`: log is missing between what was received and what it still has ({why})"
@@ -118,6 +130,12 @@ impl Cluster {
     /// Where its WAL goes, as a source of this name.
     pub fn stream(&self, source: &str) -> String {
         BaseBackup::stream_name(source, self.system_id, self.major)
+    }
+
+    /// The cluster of a stream's name, as a source of this name has it.
+    pub fn of_stream(source: &str, stream: &str) -> Option<Self> {
+        let (system_id, major) = stream.strip_prefix(source)?.strip_prefix('-')?.split_once('-')?;
+        Some(Self { system_id: system_id.parse().ok()?, major: major.parse().ok()? })
     }
 }
 
