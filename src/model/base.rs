@@ -14,6 +14,9 @@ use super::lsn::{Lsn, SegmentName, SegmentSize, SystemId, Timeline};
 pub struct Tablespace {
     /// Its number: the name of its link in `pg_tblspc`.
     pub oid: u32,
+    /// What people call it; empty in old snapshots.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
     /// Where it lay on the host that was backed up.
     pub path: String,
 }
@@ -42,6 +45,9 @@ pub struct BaseBackup {
     /// Tablespaces outside the data directory.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tablespaces: Vec<Tablespace>,
+    /// Tablespaces that were made while it was taken: they come from the WAL.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tablespaces_made: Vec<Tablespace>,
     /// What a restore needs of the settings, by name.
     #[serde(default)]
     pub settings: BTreeMap<String, String>,

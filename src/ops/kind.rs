@@ -5,6 +5,7 @@ use super::Error;
 use super::wal::WalError;
 use crate::plan::recovery::NoWay;
 use crate::plan::restore::NoPlan;
+use crate::plan::tablespaces::NoPlace;
 use crate::{catalog, client, destination, repository, seal, source, store};
 
 /// Kinds of failure, with their exit codes.
@@ -44,7 +45,8 @@ impl Error {
             | Self::NothingSelected => Kind::Usage,
             Self::NoPlan(_) | Self::NoWay(_) => Kind::NoPlan,
             Self::Source(source::Error::Client(e)) | Self::Client(e) => client_kind(e),
-            Self::NoDumps { .. }
+            Self::NoPlace(_)
+            | Self::NoDumps { .. }
             | Self::PlainDump(_)
             | Self::NoGlobals
             | Self::NoSuchDump { .. }
@@ -64,6 +66,7 @@ impl Error {
             Self::Repository(e) => repository_hint(e),
             Self::NoPlan(e) => no_plan_hint(e),
             Self::NoWay(e) => no_way_hint(e),
+            Self::NoPlace(e) => Some(no_place_hint(e)),
             Self::Wal(e) => wal_hint(e),
             Self::Source(source::Error::NoArchive(_)) => Some(
                 "Set `archive_mode = on` and `archive_command = 'lifeboat wal push %p'`, restart the server, and run this again; \
@@ -326,6 +329,18 @@ fn no_way_hint(error: &NoWay) -> Option<String> {
         NoWay::Beyond { last, .. } => format!("Leave `--exact` out, or say `--to {last}`."),
         NoWay::NoTimeline(..) => "Leave `--target-timeline` out to follow the newest one.".to_owned(),
     })
+}
+
+fn no_place_hint(error: &NoPlace) -> String {
+    match error {
+        NoPlace::MadeLater { .. } => {
+            "If the original server runs here, the restored one would write into its files: restore on another host, or take a \
+             base backup now and restore from that. If they are remains, move them away."
+                .to_owned()
+        }
+        _ => "Say it as `--tablespace-map OLD=NEW`: OLD is the path, the name or the number, NEW a directory outside of `--into`."
+            .to_owned(),
+    }
 }
 
 fn wal_hint(error: &WalError) -> Option<String> {

@@ -12,6 +12,7 @@ mod readers;
 pub mod repair;
 pub mod restore;
 mod select;
+pub mod tablespaces;
 pub mod validate;
 pub mod wal;
 
@@ -48,6 +49,9 @@ pub enum Error {
     /// Nothing leads a cluster to what was asked for.
     #[error(transparent)]
     NoWay(#[from] crate::plan::recovery::NoWay),
+    /// A tablespace cannot go there.
+    #[error(transparent)]
+    NoPlace(#[from] crate::plan::tablespaces::NoPlace),
     /// The snapshot is not of dumps.
     #[error("`{source_name}` is a source of kind `{kind}`: only dumps (`pg_dump`) are restored into a server")]
     NoDumps {

@@ -4,3 +4,4 @@
 pub mod recovery;
 pub mod restore;
 pub mod rewrite;
+pub mod tablespaces;

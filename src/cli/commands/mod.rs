@@ -12,6 +12,7 @@ pub mod repair;
 pub mod restore;
 mod restore_cluster;
 pub mod restore_server;
+mod restore_tablespaces;
 pub mod timeline;
 pub mod validate_store;
 pub mod wal;

@@ -30,6 +30,8 @@ pub struct PostgresSource {
     volume: VolumeSource,
     /// Relations that begin empty after a crash: `directory/number`.
     unlogged: HashSet<String>,
+    /// Tablespaces that were there when the backup began.
+    spaces: HashSet<u32>,
     running: Mutex<Running>,
     base: Mutex<Option<BaseBackup>>,
 }
@@ -42,7 +44,8 @@ impl PostgresSource {
         let rules = Rules { exclude: rules::left_out(), ..Rules::default() };
         let volume = VolumeSource::new(&data, &rules)?;
         let unlogged = unlogged(&data)?;
-        Ok(Self { data, volume, unlogged, running: Mutex::new(running), base: Mutex::default() })
+        let spaces = running.tablespaces();
+        Ok(Self { data, volume, unlogged, spaces, running: Mutex::new(running), base: Mutex::default() })
     }
 
     fn running(&self) -> std::sync::MutexGuard<'_, Running> {
@@ -68,7 +71,16 @@ impl PostgresSource {
         if !is_wal && path.parent().is_none_or(|parent| parent.as_bytes() != b"pg_tblspc") {
             return Ok(None);
         }
+        let number = std::str::from_utf8(path.name()).ok().and_then(|name| name.parse().ok());
+        if !is_wal && !number.is_some_and(|oid| self.spaces.contains(&oid)) {
+            // Made since the backup began: replay makes it, and stops at a directory with files.
+            return Ok(Some(true));
+        }
         let target = self.absolute(path);
+        if !is_wal && fs::metadata(&target).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) {
+            // Dropped since.
+            return Ok(Some(true));
+        }
         let rules = match is_wal {
             true => Rules { exclude: vec!["*".to_owned()], ..Rules::default() },
             false => Rules { exclude: rules::left_out(), ..Rules::default() },

@@ -3,6 +3,7 @@
 //! Invariants: before anything is read it is proven that the directory at hand is the server's: the same cluster, and a
 //! checkpoint in its `pg_control` that is not older than the backup's start. Not here: the directory's files.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use chrono::{TimeZone, Utc};
 
 use super::describe::describe;
 use crate::client::postgres::Session;
+use crate::format::backup_label::parse_tablespace_map;
 use crate::format::pg_control::ControlFile;
 use crate::model::base::{BaseBackup, Tablespace};
 use crate::model::lsn::{Lsn, SegmentSize, SystemId, Timeline};
@@ -105,6 +107,7 @@ impl Running {
             stream: BaseBackup::stream_name(&options.source, system_id, server_version / 10_000),
             checksums: checksums == "on",
             tablespaces,
+            tablespaces_made: Vec::new(),
             settings,
             environment,
         };
@@ -115,12 +118,18 @@ impl Running {
         &self.data
     }
 
+    /// The tablespaces outside of it, by number. What is made from now on comes from the WAL.
+    pub fn tablespaces(&self) -> HashSet<u32> {
+        self.base.tablespaces.iter().map(|space| space.oid).collect()
+    }
+
     /// A session that ended took the backup with it: found out before the end is claimed.
     pub fn check_alive(&self) -> Result<(), Error> {
         self.session.rows("go on with the backup", "SELECT 1").map(drop).map_err(Error::from)
     }
 
     pub fn stop(&mut self) -> Result<Stopped, Error> {
+        let now_there = tablespaces(&self.session)?;
         let doing = "end the backup";
         let [stop, label, tablespace_map, now] = self.session.row(
             doing,
@@ -131,6 +140,15 @@ impl Running {
         base.stop = stop.parse().map_err(|_| self.session.unfit(doing, stop))?;
         let stopped = now.parse().ok().and_then(|micros| Utc.timestamp_micros(micros).single());
         base.stopped = stopped.ok_or_else(|| self.session.unfit(doing, now))?;
+        // The server made the map when the backup began; one that is not in it is made by the replay.
+        let map =
+            parse_tablespace_map(tablespace_map.as_bytes()).map_err(|e| self.session.unfit(doing, e.to_string()))?;
+        let is_mapped = |space: &Tablespace| map.iter().any(|mapped| mapped.oid == space.oid);
+        base.tablespaces_made = base.tablespaces.iter().filter(|space| !is_mapped(space)).cloned().collect();
+        base.tablespaces.retain(is_mapped);
+        let known: HashSet<u32> =
+            base.tablespaces.iter().chain(&base.tablespaces_made).map(|space| space.oid).collect();
+        base.tablespaces_made.extend(now_there.into_iter().filter(|space| !known.contains(&space.oid)));
         Ok(Stopped { label, tablespace_map, base })
     }
 }
@@ -154,11 +172,13 @@ pub(super) fn read_control(data: &Path) -> Result<(ControlFile, Vec<u8>), Error>
 
 fn tablespaces(session: &Session) -> Result<Vec<Tablespace>, Error> {
     let doing = "list its tablespaces";
-    let sql = "SELECT oid, pg_tablespace_location(oid) FROM pg_tablespace
+    let sql = "SELECT oid, spcname, pg_tablespace_location(oid) FROM pg_tablespace
                WHERE pg_tablespace_location(oid) LIKE '/%' ORDER BY oid";
     let rows = session.rows(doing, sql)?;
     let read = |row: Vec<Option<String>>| match row.as_slice() {
-        [Some(oid), Some(path)] => oid.parse().ok().map(|oid| Tablespace { oid, path: path.clone() }),
+        [Some(oid), Some(name), Some(path)] => {
+            oid.parse().ok().map(|oid| Tablespace { oid, name: name.clone(), path: path.clone() })
+        }
         _ => None,
     };
     rows.into_iter().map(|row| read(row).ok_or_else(|| Error::from(session.unfit(doing, "a row")))).collect()

@@ -1,0 +1,184 @@
+//! What a base backup of a real cluster holds beside ordinary files, and how it comes back: tablespaces, a `pg_wal` elsewhere.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::common::postgres::Cluster;
+use crate::common::scene::{ORACLE, Scene, own};
+
+/// A directory of the server's user.
+fn directory(scene: &Scene, name: &str) -> PathBuf {
+    let path = scene.path(name);
+    fs::create_dir_all(&path).unwrap();
+    own(&path);
+    path
+}
+
+/// Restores, starts, and answers.
+fn restored(scene: &Scene, name: &str, args: &[&str], sql: &str) -> String {
+    let into = scene.path(name);
+    let target = into.display().to_string();
+    scene.expect(0, &[&["restore", "db", "--into", &target, "--archive-mode-off"], args].concat());
+    scene.ask_restored(&into, sql).unwrap()
+}
+
+fn tablespaces(major: u32) {
+    let Some(scene) = Scene::new(major, &[]) else { return };
+    let (fast, slow) = (directory(&scene, "fast"), directory(&scene, "slow"));
+    scene.cluster.psql(&format!("CREATE TABLESPACE fast LOCATION '{}'", fast.display()));
+    scene.cluster.psql(&format!("CREATE TABLESPACE slow LOCATION '{}'", slow.display()));
+    scene.cluster.psql(ORACLE);
+    scene.cluster.psql("CREATE TABLE f TABLESPACE fast AS SELECT n FROM generate_series(1, 20000) n");
+    scene.cluster.psql("CREATE TABLE s TABLESPACE slow AS SELECT n FROM generate_series(1, 300) n");
+    scene.expect(0, &["backup", "db"]);
+    scene.cluster.psql("INSERT INTO f SELECT 1; INSERT INTO s SELECT 1; INSERT INTO oracle (pad) VALUES ('x')");
+    scene.archive_all();
+    let counts = "SELECT (SELECT count(*) FROM f) || ' ' || (SELECT count(*) FROM s)";
+    // Unasked, everything is inside: nothing of the original is touched.
+    assert_eq!(restored(&scene, "inside", &[], counts), "20001 301");
+    for entry in fs::read_dir(scene.path("inside/pg_tblspc")).unwrap() {
+        assert!(entry.unwrap().file_type().unwrap().is_dir());
+    }
+    // One to a place of its own, by its path; the other by `all`.
+    let (new, all) = (scene.path("new"), scene.path("all"));
+    let map = format!("{}={}", fast.display(), new.display());
+    let args = ["--tablespace-map", &map, "--tablespace-map-all", &all.display().to_string()];
+    let told = scene.expect(0, &[&["restore", "db", "--into", "plan", "--dry-run"], &args[..]].concat());
+    assert!(told.contains(&format!("goes to {}", new.display())) && !new.exists(), "{told}");
+    let said = "SELECT string_agg(pg_tablespace_location(oid), ' ' ORDER BY spcname) FROM pg_tablespace
+        WHERE spcname IN ('fast', 'slow')";
+    assert_eq!(
+        restored(&scene, "mapped", &args, &format!("SELECT ({counts}) || ' ' || ({said})")),
+        format!("20001 301 {} {}", new.display(), all.join("slow").display())
+    );
+    assert!(fs::read_dir(&new).unwrap().count() == 1 && all.join("slow").is_dir());
+    // What is there already is not written over; what the backup does not have is refused with what it has.
+    let again = scene.expect(2, &[&["restore", "db", "--into", "third"], &args[..]].concat());
+    assert!(again.contains("new") && !scene.path("third").exists(), "{again}");
+    let none = scene.expect(2, &["restore", "db", "--into", "third", "--tablespace-map", "nosuch=/x"]);
+    assert!(none.contains("has no tablespace `nosuch`; it has fast"), "{none}");
+    let within = scene.expect(2, &["restore", "db", "--into", "third", "--tablespace-map", "fast=third/x"]);
+    assert!(within.contains("lie in each other"), "{within}");
+    // A second base backup stores next to nothing of what did not change.
+    let summary = summary(&scene, &["--json", "backup", "db"]);
+    assert!(summary["files_unmodified"].as_u64().unwrap() > 800, "{summary}");
+}
+
+fn summary(scene: &Scene, args: &[&str]) -> serde_json::Value {
+    let said = scene.expect(0, args);
+    let line = said.lines().find(|line| line.contains("files_unmodified")).unwrap();
+    serde_json::from_str(line).unwrap()
+}
+
+#[test]
+fn tablespaces_of_15_come_back_inside_or_where_they_are_sent() {
+    tablespaces(15);
+}
+
+#[test]
+fn tablespaces_of_18_come_back_inside_or_where_they_are_sent() {
+    tablespaces(18);
+}
+
+/// Runs `backup` and holds it while something happens that it must cope with.
+fn during_a_backup(scene: &Scene, args: &[&str], after: &str, happens: &dyn Fn()) {
+    let before = scene.cluster.log().matches(after).count();
+    let mut command = scene.command(args);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    while scene.cluster.log().matches(after).count() == before {
+        assert!(child.try_wait().unwrap().is_none());
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    kill_process(Pid::from_child(&child), Signal::STOP).unwrap();
+    happens();
+    kill_process(Pid::from_child(&child), Signal::CONT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+}
+
+#[test]
+fn a_tablespace_that_is_made_during_a_backup_comes_from_the_log() {
+    // While the server begins the backup: it may be listed and is not in the map. Behind that: it is in no list at all.
+    made_during_a_backup("SELECT pg_backup_start");
+    made_during_a_backup("SELECT oid, spcname");
+}
+
+fn made_during_a_backup(after: &str) {
+    let Some(scene) = Scene::new(15, &[]) else { return };
+    let (gone, made) = (directory(&scene, "gone"), directory(&scene, "made"));
+    scene.cluster.psql(ORACLE);
+    scene.cluster.psql(&format!("CREATE TABLESPACE gone LOCATION '{}'", gone.display()));
+    scene.cluster.psql("CREATE TABLE g TABLESPACE gone AS SELECT 1");
+    during_a_backup(&scene, &["backup", "db"], after, &|| {
+        scene.cluster.psql(&format!("CREATE TABLESPACE made LOCATION '{}'", made.display()));
+        scene.cluster.psql("CREATE TABLE m TABLESPACE made AS SELECT n FROM generate_series(1, 5000) n");
+        scene.cluster.psql("DROP TABLE g");
+        scene.cluster.psql("DROP TABLESPACE gone");
+        scene.cluster.psql("CHECKPOINT");
+    });
+    scene.insert(3);
+    scene.archive_all();
+    // The original runs here: replay would write into its files.
+    let refused = scene.expect(2, &["restore", "db", "--into", "beside"]);
+    assert!(refused.contains("`made` was made after the base backup") && !scene.path("beside").exists(), "{refused}");
+    scene.cluster.stop();
+    fs::rename(&made, scene.path("remains")).unwrap();
+    let told = scene.expect(0, &["restore", "db", "--into", "plan", "--dry-run"]);
+    assert!(told.contains(&format!("mkdir -p {}", made.display())), "{told}");
+    directory(&scene, "made");
+    assert_eq!(restored(&scene, "again", &[], "SELECT count(*) FROM m"), "5000");
+}
+
+#[test]
+fn a_log_directory_elsewhere_is_followed() {
+    let Some(scene) = Scene::new(15, &[]) else { return };
+    scene.cluster.psql(ORACLE);
+    scene.cluster.stop();
+    let (inside, outside) = (scene.cluster.data_dir().join("pg_wal"), scene.path("wal"));
+    move_tree(&inside, &outside);
+    std::os::unix::fs::symlink(&outside, &inside).unwrap();
+    scene.cluster.begin();
+    scene.insert(40);
+    scene.expect(0, &["backup", "db"]);
+    scene.insert(2);
+    scene.archive_all();
+    assert_eq!(restored(&scene, "back", &[], "SELECT count(*) FROM oracle"), "42");
+    assert!(scene.path("back/pg_wal").symlink_metadata().unwrap().is_dir(), "nothing leads to the original's log");
+}
+
+/// Moves a directory, to another file system too.
+fn move_tree(from: &Path, to: &Path) {
+    let done = std::process::Command::new("mv").args([from, to]).status().unwrap();
+    assert!(done.success());
+}
+
+#[test]
+fn a_restored_cluster_can_be_backed_up_in_its_turn() {
+    let Some(scene) = Scene::new(16, &[]) else { return };
+    let fast = directory(&scene, "fast");
+    scene.cluster.psql(&format!("CREATE TABLESPACE fast LOCATION '{}'", fast.display()));
+    scene.cluster.psql(ORACLE);
+    scene.cluster.psql("CREATE TABLE f TABLESPACE fast AS SELECT n FROM generate_series(1, 700) n");
+    scene.expect(0, &["backup", "db"]);
+    scene.archive_all();
+    scene.cluster.stop();
+    let into = scene.path("second");
+    scene.expect(0, &["restore", "db", "--into", &into.display().to_string()]);
+    let second = Cluster::adopt(16, &into).unwrap();
+    second.try_begin().unwrap();
+    for _ in 0..600 {
+        if second.psql("SELECT pg_is_in_recovery()") == "f" {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let connection = second.connection().replace("user=postgres", "user=lifeboat");
+    let config = format!("[sources.db]\nkind = \"postgres\"\nconnection = \"{connection}\"\n");
+    fs::write(scene.path("lifeboat.toml"), config).unwrap();
+    scene.expect(0, &["backup", "db"]);
+    assert_eq!(restored(&scene, "third", &[], "SELECT count(*) FROM f"), "700");
+}
