@@ -320,6 +320,7 @@ impl SourceSection {
                 source: name.to_owned(),
                 connection: self.connection.clone().unwrap_or_default(),
                 data_directory: self.data_directory.clone(),
+                fail_on_page_errors: false,
             }));
         }
         if self.kind == Volume {

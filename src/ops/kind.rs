@@ -54,7 +54,7 @@ impl Error {
             | Self::SameDatabase(_)
             | Self::HasTables { .. } => Kind::Usage,
             Self::Busy(_) => Kind::Busy,
-            Self::Hurt { .. } => Kind::Damage,
+            Self::Hurt { .. } | Self::Source(source::Error::BadPages { .. }) => Kind::Damage,
             Self::Wal(WalError::Conflict { .. } | WalError::Gap { .. } | WalError::Content { .. }) => Kind::Damage,
             _ => Kind::Failed,
         }
@@ -71,6 +71,11 @@ impl Error {
             Self::Source(source::Error::NoArchive(_)) => Some(
                 "Set `archive_mode = on` and `archive_command = 'lifeboat wal push %p'`, restart the server, and run this again; \
                  docs/postgres.md has the five minutes in full."
+                    .to_owned(),
+            ),
+            Self::Source(source::Error::BadPages { .. }) => Some(
+                "No snapshot was made. Without `--fail-on-page-errors` one is made and marked. The disk or the memory is failing: \
+                 look at the kernel's log, and restore the damaged relation from an older base backup."
                     .to_owned(),
             ),
             Self::Source(source::Error::Client(e)) => client_hint(e, true),

@@ -8,6 +8,7 @@ pub mod cluster;
 mod kind;
 pub mod look;
 mod merge;
+pub mod outside;
 mod readers;
 pub mod repair;
 pub mod restore;

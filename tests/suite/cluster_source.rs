@@ -182,3 +182,124 @@ fn a_restored_cluster_can_be_backed_up_in_its_turn() {
     scene.expect(0, &["backup", "db"]);
     assert_eq!(restored(&scene, "third", &[], "SELECT count(*) FROM f"), "700");
 }
+
+/// Moves the configuration out of the data directory, as Debian has it, with an inclusion; starts the server again.
+fn move_configuration(scene: &Scene) -> PathBuf {
+    scene.cluster.stop();
+    let (data, etc) = (scene.cluster.data_dir(), directory(scene, "etc"));
+    for name in ["postgresql.conf", "pg_hba.conf", "pg_ident.conf"] {
+        move_tree(&data.join(name), &etc.join(name));
+    }
+    let (conf, text) = (etc.join("postgresql.conf"), fs::read_to_string(etc.join("postgresql.conf")).unwrap());
+    let at = |path: &Path| path.display().to_string();
+    let more = format!(
+        "data_directory = '{}'\nhba_file = '{}'\nident_file = '{}'\nexternal_pid_file = '{}'\ninclude_dir = 'conf.d'\n\
+         include_if_exists 'none.conf'\n",
+        at(&data),
+        at(&etc.join("pg_hba.conf")),
+        at(&etc.join("pg_ident.conf")),
+        at(&scene.path("pid")),
+    );
+    fs::write(&conf, text + &more).unwrap();
+    directory(scene, "etc/conf.d");
+    fs::write(etc.join("conf.d/a.conf"), "cluster_name = 'from conf.d'\n").unwrap();
+    fs::write(etc.join("conf.d/ignored"), "no such setting\n").unwrap();
+    fs::write(etc.join("pg_hba.conf"), "# ours\nlocal all all trust\n").unwrap();
+    let started = crate::common::postgres::as_server_user(scene.cluster.bin_dir().join("pg_ctl"))
+        .current_dir("/")
+        .args(["-s", "-w", "-t", "60", "-D", &at(&data), "-l", &at(&data.with_file_name("log"))])
+        .args(["-o", &format!("-c config_file={}", at(&conf)), "start"])
+        .stdout(Stdio::null())
+        .status();
+    assert!(started.unwrap().success(), "{}", scene.cluster.log_tail());
+    etc
+}
+
+#[test]
+fn a_configuration_that_lies_elsewhere_comes_along() {
+    let Some(scene) = Scene::new(15, &[]) else { return };
+    scene.cluster.psql(ORACLE);
+    let etc = move_configuration(&scene);
+    scene.insert(7);
+    scene.expect(0, &["backup", "db"]);
+    scene.archive_all();
+    scene.cluster.stop();
+    // The host is gone, and its /etc with it.
+    fs::rename(&etc, scene.path("gone")).unwrap();
+    let asked = "SELECT count(*) || ' ' || right(current_setting('hba_file'), 17) || ' ' || current_setting('cluster_name') FROM oracle";
+    let into = scene.path("bare");
+    assert_eq!(restored(&scene, "bare", &[], asked), "7 /data/pg_hba.conf from conf.d");
+    assert!(fs::read_to_string(into.join("pg_hba.conf")).unwrap().starts_with("# ours"));
+    let made = fs::read_to_string(into.join("postgresql.conf")).unwrap();
+    assert!(made.contains("# of the old host: data_directory") && !made.contains("no such setting"), "{made}");
+    assert!(into.join(format!(".lifeboat/outside{}", etc.join("conf.d/a.conf").display())).is_file());
+}
+
+/// Changes a byte of a page on disk, behind the server's back.
+fn damage(file: &Path, block: u64) {
+    use std::os::unix::fs::FileExt;
+    let file = fs::OpenOptions::new().read(true).write(true).open(file).unwrap();
+    let at = block * 8192 + 5000;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x55], at).unwrap();
+}
+
+#[test]
+fn a_damaged_page_is_named_and_an_older_base_backup_is_preferred() {
+    let Some(scene) = Scene::made_with(15, &["-k"], &[]) else { return };
+    scene.cluster.psql(ORACLE);
+    scene.insert(10);
+    scene.cluster.psql("CREATE TABLE cold AS SELECT n, md5(n::text) FROM generate_series(1, 20000) n");
+    let file = scene.cluster.psql("SELECT pg_relation_filepath('cold')");
+    scene.cluster.psql("CHECKPOINT");
+    scene.expect(0, &["backup", "db"]);
+    let good = fs::read(scene.cluster.data_dir().join(&file)).unwrap();
+    damage(&scene.cluster.data_dir().join(&file), 3);
+    let refused = scene.expect(13, &["backup", "db", "--fail-on-page-errors"]);
+    assert!(refused.contains(&format!("block 3 of `{file}`")), "{refused}");
+    for _ in 0..2 {
+        // The second time the file did not change: what was damaged is read again all the same.
+        let told = scene.expect(3, &["backup", "db"]);
+        assert!(told.contains(&format!("`{file}` block 3")) && told.contains("1 page is DAMAGED"), "{told}");
+    }
+    scene.insert(5);
+    scene.archive_all();
+    let plan = scene.expect(0, &["restore", "db", "--into", "plan", "--dry-run"]);
+    assert!(!plan.contains("DAMAGED"), "the first base backup leads as far: {plan}");
+    assert_eq!(restored(&scene, "whole", &[], "SELECT count(*) || ' ' || sum(n) FROM cold"), "20000 200010000");
+    // By its name, the damaged one is there too.
+    let newest = scene.expect(0, &["--json", "snapshots", "db"]);
+    let newest: serde_json::Value = serde_json::from_str(newest.lines().last().unwrap()).unwrap();
+    let newest = newest
+        .pointer("/id")
+        .or(newest.pointer("/snapshots/2/id"))
+        .and_then(|id| id.as_str())
+        .unwrap_or("latest")
+        .to_owned();
+    let plan = scene.expect(0, &["restore", "db", "--snapshot", &newest, "--into", "plan", "--dry-run"]);
+    assert!(plan.contains("DAMAGED   1 page was damaged"), "{plan}");
+    fs::write(scene.cluster.data_dir().join(&file), good).unwrap();
+    scene.expect(0, &["backup", "db"]);
+}
+
+#[test]
+fn a_busy_cluster_raises_no_false_alarm() {
+    let Some(scene) = Scene::made_with(15, &["-k"], &[("shared_buffers", "1MB"), ("bgwriter_delay", "10ms")]) else {
+        return;
+    };
+    scene.cluster.psql(ORACLE);
+    scene.insert(60_000);
+    let work = "UPDATE oracle SET pad = md5(pad) WHERE n % 7 = 0; CHECKPOINT;".repeat(40);
+    std::thread::scope(|scope| {
+        let busy = scope.spawn(|| scene.cluster.psql(&work));
+        for _ in 0..3 {
+            scene.expect(0, &["backup", "db", "--force"]);
+        }
+        busy.join().unwrap();
+    });
+    scene.archive_all();
+    let rows = "SELECT count(*) || ' ' || md5(string_agg(pad, '' ORDER BY n)) FROM oracle";
+    let live = scene.cluster.psql(rows);
+    assert_eq!(restored(&scene, "back", &[], rows), live);
+}

@@ -73,7 +73,11 @@ fn back_up(
     progress: &Arc<Console>,
 ) -> Result<Outcome, Failure> {
     let options = BackupOptions { force: args.force, tags: [task.tags, args.tag.clone()].concat(), wait: args.wait };
-    let source = build(context, task.plan, progress)?;
+    let mut what = task.plan;
+    if let What::Configured(Plan::Postgres(options)) = &mut what {
+        options.fail_on_page_errors = args.fail_on_page_errors;
+    }
+    let source = build(context, what, progress)?;
     let started = Instant::now();
     let shared: Arc<dyn Progress> = Arc::clone(progress) as _;
     let report = backup(&*source, &task.name, repository, &options, &context.world()?, &shared);
@@ -88,8 +92,27 @@ fn back_up(
         context.ui.warning(format!("`{}` is empty, and its snapshot before had {before}: is it mounted?", task.name));
     }
     let has_its_log = report.record.kind != "postgres" || wait_for_log(context, args, repository, &report)?;
-    let whole = report.record.skipped == 0 && report.problems.is_empty() && has_its_log;
+    let whole =
+        report.record.skipped == 0 && report.problems.is_empty() && has_its_log && !tell_bad_pages(context, &report);
     Ok(if whole { Outcome::Done } else { Outcome::Incomplete })
+}
+
+/// Says which pages of a base backup are damaged, and whether any are.
+fn tell_bad_pages(context: &Context, report: &BackupReport) -> bool {
+    let backup = serde_json::from_value::<crate::model::base::BaseBackup>(report.record.facts.clone());
+    let bad = backup.map(|backup| backup.bad_pages).unwrap_or_default();
+    if bad.is_none() {
+        return false;
+    }
+    let pages = counted(bad.count, "page is", "pages are");
+    context.ui.warning(format!(
+        "{pages} DAMAGED on the server's disk: the checksum is wrong. The snapshot has them as they are and is marked; an older base \
+         backup may have them whole. Look at the kernel's log for the disk"
+    ));
+    for page in bad.first.iter().take(20) {
+        context.ui.warning(format!("`{}` block {}", page.path, page.block));
+    }
+    true
 }
 
 /// Waits until every segment of a base backup is in the repository, and says whether it is.

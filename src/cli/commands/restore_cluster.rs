@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::restore::{refuse_repository, tell};
-use super::restore_tablespaces;
+use super::restore_outside;
 use crate::cli::Outcome;
 use crate::cli::args::RestoreArgs;
 use crate::cli::context::Context;
@@ -45,8 +45,8 @@ pub fn run(
     let way = choose(args, cluster, &asked.0).map_err(crate::ops::Error::from)?;
     let base = Wanted::Named(way.reach.base.to_string());
     let (snapshot, choice) = find_snapshot(repository, &args.source, &base, false)?;
-    let placed = restore_tablespaces::place(args, cluster, &way.reach.base, into)?;
-    let options = restore_tablespaces::options(cluster, &way.reach.base, options, &placed)?;
+    let placed = restore_outside::place(args, cluster, &way.reach.base, into)?;
+    let options = restore_outside::options(cluster, &way.reach.base, options, &placed)?;
     let spaces = Spaces::prepare(repository, &snapshot, &choice, placed, &options, progress);
     let prepared = prepare(repository, snapshot, &choice, Some(into), options, progress);
     progress.clear();
@@ -70,7 +70,7 @@ pub fn run(
         repository.store().label()
     ))?;
     say(format!("lands in  {}", into.display()))?;
-    for line in restore_tablespaces::lines(cluster, &way.reach.base, &spaces)? {
+    for line in restore_outside::lines(cluster, &way.reach.base, &spaces)? {
         say(line)?;
     }
     if args.dry_run {
@@ -85,6 +85,7 @@ pub fn run(
     progress.clear();
     tell(context, &report?, started.elapsed().as_secs_f64())?;
     spaces.settle(into, prepared.overwrite())?;
+    restore_outside::settle_outside(context, cluster, &way.reach.base, into)?;
     let recovery = Recovery {
         restore_command,
         action: args.cluster.target_action.as_str(),
@@ -120,7 +121,10 @@ fn choose(args: &RestoreArgs, cluster: &Cluster, wanted: &Wanted) -> Result<Way,
             _ => base.id.to_string().starts_with(&wanted),
         });
     }
-    archive.choose(&cluster.full_name, &aim, timeline, args.exact)
+    let way = archive.choose(&cluster.full_name, &aim, timeline, args.exact)?;
+    Ok(restore_outside::prefer_undamaged(archive, way, |archive| {
+        archive.choose(&cluster.full_name, &aim, timeline, args.exact)
+    }))
 }
 
 fn plan_lines(args: &RestoreArgs, cluster: &Cluster, way: &Way, read_as: Option<&str>) -> Vec<String> {

@@ -3,7 +3,7 @@
 //! Invariants: before anything is read it is proven that the directory at hand is the server's: the same cluster, and a
 //! checkpoint in its `pg_control` that is not older than the backup's start. Not here: the directory's files.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 use chrono::{TimeZone, Utc};
 
 use super::describe::describe;
+use super::pages::PAGE;
 use crate::client::postgres::Session;
 use crate::format::backup_label::parse_tablespace_map;
 use crate::format::pg_control::ControlFile;
-use crate::model::base::{BaseBackup, Tablespace};
+use crate::model::base::{BadPages, BaseBackup, Tablespace};
 use crate::model::lsn::{Lsn, SegmentSize, SystemId, Timeline};
 use crate::source::Error;
 
@@ -27,6 +28,8 @@ pub struct BaseOptions {
     pub connection: String,
     /// Its data directory; absent where the server tells it.
     pub data_directory: Option<PathBuf>,
+    /// Whether a damaged page makes the backup fail, in place of marking it.
+    pub fail_on_page_errors: bool,
 }
 
 /// What `pg_backup_stop` gave.
@@ -108,6 +111,7 @@ impl Running {
             checksums: checksums == "on",
             tablespaces,
             tablespaces_made: Vec::new(),
+            bad_pages: BadPages::default(),
             settings,
             environment,
         };
@@ -116,6 +120,17 @@ impl Running {
 
     pub fn data_directory(&self) -> &Path {
         &self.data
+    }
+
+    /// Where it began, if its pages can be verified.
+    pub fn verifies_from(&self) -> Option<Lsn> {
+        let pages = self.base.settings.get("block_size").is_some_and(|size| *size == PAGE.to_string());
+        (self.base.checksums && pages).then_some(self.base.start)
+    }
+
+    /// Settings that a restore needs.
+    pub fn settings(&self) -> &BTreeMap<String, String> {
+        &self.base.settings
     }
 
     /// The tablespaces outside of it, by number. What is made from now on comes from the WAL.

@@ -21,6 +21,11 @@ pub const ORACLE: &str = "CREATE TABLE oracle (n serial PRIMARY KEY, pad text)";
 
 impl Scene {
     pub fn new(major: u32, settings: &[(&str, &str)]) -> Option<Self> {
+        Self::made_with(major, &[], settings)
+    }
+
+    /// The same with further arguments of `initdb`.
+    pub fn made_with(major: u32, made_with: &[&str], settings: &[(&str, &str)]) -> Option<Self> {
         bin_dir(major)?;
         let folder = tempfile::Builder::new().prefix("lb").tempdir().unwrap();
         let here = folder.path();
@@ -33,7 +38,7 @@ impl Scene {
         let init = ["init", "--generate-identity", "id"];
         let made = Self::run_in(here, &["--repo", "repo", "--state-dir", "state"], &init);
         assert!(made.status.success(), "{}", text(&made.stderr));
-        let cluster = Cluster::start_with(major, &all)?;
+        let cluster = Cluster::start_made_with(major, made_with, &all)?;
         cluster.psql(LEAST);
         let connection = cluster.connection().replace("user=postgres", "user=lifeboat");
         let config = format!("[sources.db]\nkind = \"postgres\"\nconnection = \"{connection}\"\n");

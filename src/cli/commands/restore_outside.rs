@@ -1,15 +1,19 @@
-//! The tablespaces of a restored cluster, as the command line says them: `--tablespace-map` and `--tablespace-map-all`.
+//! What of a cluster lies outside of its data directory, as a restore says it: tablespaces (`--tablespace-map` and
+//! `--tablespace-map-all`) and configuration.
 
 use std::path::{Path, PathBuf};
 
 use crate::cli::args::RestoreArgs;
-use crate::cli::output::size;
+use crate::cli::context::Context;
+use crate::cli::output::{counted, size};
 use crate::cli::report::Failure;
 use crate::model::SnapshotId;
 use crate::model::base::BaseBackup;
 use crate::ops::cluster::Cluster;
+use crate::ops::outside;
 use crate::ops::restore::RestoreOptions;
 use crate::ops::tablespaces::{Spaces, check_later, without};
+use crate::plan::recovery::{Archive, Base, NoWay, Way};
 use crate::plan::tablespaces::{self, Asked, Placed, made_later};
 
 /// Which tablespaces get places of their own.
@@ -33,6 +37,17 @@ pub(super) fn place(
     Ok(tablespaces::place(&backup.tablespaces, &asked, &absolute(into)?).map_err(crate::ops::Error::from)?)
 }
 
+/// The same way from an older base backup, where the chosen one holds damaged pages and the older one does not.
+pub(super) fn prefer_undamaged(mut archive: Archive, way: Way, choose: impl Fn(&Archive) -> Result<Way, NoWay>) -> Way {
+    let is_damaged = |base: &Base| !base.backup.bad_pages.is_none();
+    if !archive.bases.iter().any(|base| base.id == way.reach.base && is_damaged(base)) {
+        return way;
+    }
+    archive.bases.retain(|base| !is_damaged(base));
+    let as_far = |other: &Way| (other.reach.timeline, other.reach.to) == (way.reach.timeline, way.reach.to);
+    choose(&archive).ok().filter(as_far).unwrap_or(way)
+}
+
 /// How the data directory is restored beside them.
 pub(super) fn options(
     cluster: &Cluster,
@@ -48,6 +63,13 @@ pub(super) fn options(
 pub(super) fn lines(cluster: &Cluster, base: &SnapshotId, spaces: &Spaces) -> Result<Vec<String>, Failure> {
     let Some(backup) = backup(cluster, base) else { return Ok(Vec::new()) };
     let mut lines = Vec::new();
+    if let Some(bad) = backup.bad_pages.first.first() {
+        let pages = counted(backup.bad_pages.count, "page was", "pages were");
+        lines.push(format!(
+            "DAMAGED   {pages} damaged when it was taken, the first: `{}` block {}",
+            bad.path, bad.block
+        ));
+    }
     for space in &backup.tablespaces {
         let own = spaces.shown().find(|(placed, _)| placed.space == *space);
         lines.push(match own {
@@ -68,6 +90,20 @@ pub(super) fn lines(cluster: &Cluster, base: &SnapshotId, spaces: &Spaces) -> Re
         ));
     }
     Ok(lines)
+}
+
+/// Configuration that lay outside of the data directory, made fit to start from.
+pub(super) fn settle_outside(
+    context: &Context,
+    cluster: &Cluster,
+    base: &SnapshotId,
+    into: &Path,
+) -> Result<(), Failure> {
+    let Some(backup) = backup(cluster, base) else { return Ok(()) };
+    for made in outside::settle(into, backup)? {
+        context.ui.story(format!("made      {made}"));
+    }
+    Ok(())
 }
 
 fn backup<'a>(cluster: &'a Cluster, base: &SnapshotId) -> Option<&'a BaseBackup> {
