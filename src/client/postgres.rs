@@ -98,11 +98,19 @@ fn place_of(config: &Config) -> String {
 impl Session {
     /// Connects. `connection` is a URL or `key=value` pairs; what it leaves out comes from PGHOST and its kin.
     pub fn connect(connection: &str) -> Result<Self, Error> {
+        Self::connect_to(connection, None)
+    }
+
+    /// The same with another database than the connection names.
+    pub fn connect_to(connection: &str, database: Option<&str>) -> Result<Self, Error> {
         let mut config: Config = connection.parse().map_err(|e: tokio_postgres::Error| {
             // Its text may quote the string, and with it a password: it is not passed on.
             drop(e);
             Error::Syntax("it is neither a URL `postgresql://...` nor `key=value` pairs".into())
         })?;
+        if let Some(database) = database {
+            config.dbname(database);
+        }
         from_environment(&mut config);
         config.application_name("lifeboat").connect_timeout(Duration::from_secs(15)).keepalives(true);
         config.options("-c search_path=pg_catalog -c client_encoding=UTF8 -c statement_timeout=0 -c lock_timeout=0");

@@ -5,6 +5,7 @@
 pub mod backup;
 pub mod check;
 pub mod cluster;
+pub mod environment;
 mod kind;
 pub mod look;
 mod merge;

@@ -303,3 +303,39 @@ fn a_busy_cluster_raises_no_false_alarm() {
     let live = scene.cluster.psql(rows);
     assert_eq!(restored(&scene, "back", &[], rows), live);
 }
+
+/// A program of a few lines on a PATH of its own.
+fn put_program(directory: &Path, name: &str, script: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    fs::write(directory.join(name), format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(directory.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn what_differs_on_another_host_is_named_with_its_cure() {
+    let Some(scene) = Scene::new(15, &[("shared_preload_libraries", "auto_explain")]) else { return };
+    scene.cluster.psql(ORACLE);
+    scene.cluster.psql("CREATE DATABASE other");
+    scene.cluster.psql_in("other", "CREATE EXTENSION pg_trgm");
+    scene.expect(0, &["backup", "db"]);
+    let here = scene.expect(0, &["restore", "db", "--into", "plan", "--dry-run"]);
+    assert!(!here.contains("differs"), "{here}");
+    // A host with a server of the same version and nothing beside it.
+    let bin = directory(&scene, "bin");
+    for empty in ["lib", "share/extension"] {
+        directory(&scene, empty);
+    }
+    put_program(&bin, "postgres", "echo 'postgres (PostgreSQL) 15.1'");
+    let (lib, share) = (scene.path("lib").display().to_string(), scene.path("share").display().to_string());
+    put_program(&bin, "pg_config", &format!("case $1 in --pkglibdir) echo {lib};; *) echo {share};; esac"));
+    let mut command = scene.command(&["restore", "db", "--into", "plan", "--dry-run"]);
+    let output = command.env("PATH", format!("{}:/usr/bin:/bin", bin.display())).output().unwrap();
+    let there = String::from_utf8(output.stdout).unwrap();
+    let told: Vec<&str> = there.lines().filter(|line| line.starts_with("differs")).collect();
+    assert_eq!(told.len(), 3, "{there}");
+    assert!(
+        told[0].contains("`auto_explain` is loaded at the start") && told[0].contains("auto_explain.so"),
+        "{told:?}"
+    );
+    assert!(told.iter().any(|line| line.contains("extension `pg_trgm`")), "of a database that nobody named: {told:?}");
+}

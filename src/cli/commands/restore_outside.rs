@@ -10,9 +10,10 @@ use crate::cli::report::Failure;
 use crate::model::SnapshotId;
 use crate::model::base::BaseBackup;
 use crate::ops::cluster::Cluster;
-use crate::ops::outside;
 use crate::ops::restore::RestoreOptions;
 use crate::ops::tablespaces::{Spaces, check_later, without};
+use crate::ops::{environment, outside};
+use crate::plan::environment::compare;
 use crate::plan::recovery::{Archive, Base, NoWay, Way};
 use crate::plan::tablespaces::{self, Asked, Placed, made_later};
 
@@ -78,6 +79,9 @@ pub(super) fn lines(cluster: &Cluster, base: &SnapshotId, spaces: &Spaces) -> Re
             }
             None => format!("space     {} ({}) stays inside, as pg_tblspc/{}", space.name, space.path, space.oid),
         });
+    }
+    for found in compare(backup, &environment::look(backup.major())) {
+        lines.push(format!("differs   {}; {}", found.what, found.cure));
     }
     let later = cluster.archive.bases.iter().filter(|other| other.backup.stopped > backup.stopped);
     let later = later.map(|other| other.backup.tablespaces.as_slice());

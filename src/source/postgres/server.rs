@@ -88,7 +88,7 @@ impl Running {
                 server: system_id.to_string(),
             });
         }
-        let (settings, environment) = describe(&session)?;
+        let (settings, environment) = describe(&session, &options.connection, true)?;
         let [start] = session.row("begin a backup", "SELECT pg_backup_start('lifeboat', true)")?;
         let start: Lsn = start.parse().map_err(|_| session.unfit("begin a backup", start))?;
         let [timeline] = session.row("ask for its timeline", "SELECT timeline_id FROM pg_control_checkpoint()")?;
