@@ -11,7 +11,7 @@ use serde::Deserialize;
 use self::pg_dump::DatabasesKey;
 use crate::model::{DumpFormat, RelPath};
 use crate::repository::is_source_name;
-use crate::source::postgres::BaseOptions;
+use crate::source::postgres::{BaseOptions, Via};
 use crate::source::{Globals, PgDumpOptions, Rules};
 use crate::store::Credentials;
 
@@ -208,9 +208,12 @@ pub struct SourceSection {
     pub schemas: Vec<String>,
     /// Of a `pg_dump`: tables at a time.
     pub jobs: Option<u32>,
-    /// Of a `pg_dump`: where PostgreSQL's programs lie.
+    /// Of a cluster: `local` or `replication`.
+    pub via: Option<Via>,
+    /// Of a `pg_dump` and a cluster: where PostgreSQL's programs lie.
     pub bin_dir: Option<PathBuf>,
-    /// Of a `pg_dump`: where a dump in the directory format is written before it is stored.
+    /// Of a `pg_dump`: where a dump in the directory format is written before it is stored; of a cluster, archives of one with
+    /// tablespaces.
     pub work_dir: Option<PathBuf>,
     /// Of a `pg_dump`: further arguments of the program.
     #[serde(default)]
@@ -266,7 +269,7 @@ pub enum Archive {
 
 impl SourceSection {
     /// The keys that belong to some kinds alone: whether each is given, and to which it belongs.
-    fn particular(&self) -> [(&'static str, bool, &'static [SourceKind]); 23] {
+    fn particular(&self) -> [(&'static str, bool, &'static [SourceKind]); 24] {
         use SourceKind::{Command, PgDump, Postgres, Tarball, Volume};
         [
             ("path", self.path.is_some(), &[Volume, Tarball]),
@@ -289,8 +292,9 @@ impl SourceSection {
             ("exclude_tables", !self.exclude_tables.is_empty(), &[PgDump]),
             ("schemas", !self.schemas.is_empty(), &[PgDump]),
             ("jobs", self.jobs.is_some(), &[PgDump]),
-            ("bin_dir", self.bin_dir.is_some(), &[PgDump]),
-            ("work_dir", self.work_dir.is_some(), &[PgDump]),
+            ("bin_dir", self.bin_dir.is_some(), &[PgDump, Postgres]),
+            ("work_dir", self.work_dir.is_some(), &[PgDump, Postgres]),
+            ("via", self.via.is_some(), &[Postgres]),
             ("extra_args", !self.extra_args.is_empty(), &[PgDump]),
         ]
     }
@@ -321,6 +325,9 @@ impl SourceSection {
                 connection: self.connection.clone().unwrap_or_default(),
                 data_directory: self.data_directory.clone(),
                 fail_on_page_errors: false,
+                via: self.via,
+                bin_dir: self.bin_dir.clone(),
+                work_dir: self.work_dir.clone(),
             }));
         }
         if self.kind == Volume {

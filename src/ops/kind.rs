@@ -178,6 +178,12 @@ fn client_hint(error: &client::Error, of_backup: bool) -> Option<String> {
             format!("`psql --list --dbname {}` lists what there is. {done}", quoted(&format!("{server} dbname=postgres")))
         }
         E::NoDatabase { .. } => "Add `--create` to make it. Nothing was changed.".to_owned(),
+        E::Unreachable { source, .. } if source.0.iter().any(|line| line.contains("alsender") || line.contains("WAL sender")) => {
+            format!("As a superuser: `ALTER ROLE lifeboat REPLICATION` (the role of `connection`). {done}")
+        }
+        E::Unreachable { source, .. } if source.0.iter().any(|line| line.contains("entry for replication connection")) => {
+            format!("pg_hba.conf needs a line for it: `host replication lifeboat ADDRESS scram-sha-256`. {done}")
+        }
         E::Unreachable { server, .. } => format!("`pg_isready --dbname {}` says whether it answers. {done}", quoted(server)),
         E::Denied { program, .. } if program == "pg_dumpall" => format!(
             "The passwords of roles are for superusers and members of pg_read_all_data. Leave them out: \

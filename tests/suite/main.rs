@@ -4,6 +4,7 @@
 
 mod attacker;
 mod cli;
+mod cluster_remote;
 mod cluster_source;
 mod common;
 mod contract;

@@ -19,9 +19,9 @@ use crate::ops::backup::{BackupOptions, BackupReport, backup};
 use crate::plan::restore::show;
 use crate::progress::Progress;
 use crate::repository::{Repository, is_source_name};
-use crate::source::postgres::PostgresSource;
 use crate::source::{
     CommandSource, FileSource, PgDumpOptions, PgDumpSource, Rules, Source, StdinSource, TarballSource, VolumeSource,
+    postgres,
 };
 
 /// A source to back up now.
@@ -242,7 +242,7 @@ fn build(context: &Context, what: What, progress: &Arc<Console>) -> Result<Box<d
         What::Configured(Plan::Command { command, file_name }) => {
             Box::new(CommandSource::new(file_name, context.now(), command))
         }
-        What::Configured(Plan::Postgres(options)) => Box::new(PostgresSource::begin(&options)?),
+        What::Configured(Plan::Postgres(options)) => postgres::begin(&options)?,
         What::Configured(Plan::Tarball(archive)) => Box::new(TarballSource::new(open_archive(context, archive)?)),
         What::Configured(Plan::PgDump(options)) => {
             Box::new(PgDumpSource::new(*options, context.now(), Arc::clone(progress) as _)?)

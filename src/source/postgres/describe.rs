@@ -9,7 +9,7 @@ use crate::source::Error;
 
 /// Settings that hot standby compares with those of the primary, and others that decide whether a server starts.
 const SETTINGS: &str = "'max_connections', 'max_worker_processes', 'max_wal_senders', 'max_prepared_transactions',
-    'max_locks_per_transaction', 'wal_level', 'shared_preload_libraries', 'config_file', 'hba_file', 'ident_file', 'data_directory', 'huge_pages', 'dynamic_shared_memory_type',
+    'max_locks_per_transaction', 'wal_level', 'shared_preload_libraries', 'config_file', 'hba_file', 'ident_file', 'data_directory', 'data_directory_mode', 'huge_pages', 'dynamic_shared_memory_type',
     'lc_messages', 'lc_monetary', 'lc_numeric', 'lc_time', 'timezone', 'server_encoding', 'ssl', 'block_size'";
 
 type Facts = BTreeMap<String, String>;

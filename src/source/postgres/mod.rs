@@ -1,4 +1,5 @@
-//! A PostgreSQL cluster whose data directory is at hand: a base backup through `pg_backup_start` and `pg_backup_stop`.
+//! A PostgreSQL cluster: a base backup through `pg_backup_start` and `pg_backup_stop` where its data directory is at hand; else, in
+//! `remote`, over the replication protocol.
 //!
 //! Invariants: one session is open from start to stop; a file is read at most to the size that it had when it was listed, what
 //! comes after is replayed from WAL; `pg_control` is read last, checked, and stored so that a server which is started without
@@ -7,6 +8,7 @@
 mod describe;
 mod outside;
 mod pages;
+mod remote;
 mod rules;
 mod server;
 
@@ -19,11 +21,13 @@ use std::sync::Mutex;
 
 pub use self::outside::conf_files_of;
 use self::pages::{Checker, Verdicts, Verified};
+pub use self::remote::RemoteSource;
 use self::rules::{Fork, holds_relations, is_temporary, relation};
-pub use self::server::BaseOptions;
+pub use self::server::{BaseOptions, Via};
 use self::server::{Running, read_control};
 use super::volume::VolumeSource;
 use super::{Body, Error, Found, FoundEntry, Late, Opened, Rules, SmallRead, Source};
+use crate::client::postgres::Session;
 use crate::format::pg_control;
 use crate::model::base::BaseBackup;
 use crate::model::lsn::Lsn;
@@ -50,10 +54,36 @@ pub struct PostgresSource {
     base: Mutex<Option<BaseBackup>>,
 }
 
+/// Connects, and chooses the way: what is asked for, else the data directory where it is at hand, else the replication protocol
+/// where this role may use it.
+pub fn begin(options: &BaseOptions) -> Result<Box<dyn Source>, Error> {
+    let session = Session::connect(&options.connection)?;
+    let via = match options.via {
+        Some(via) => via,
+        None => choose(options, &session)?,
+    };
+    Ok(match via {
+        Via::Local => Box::new(PostgresSource::begin(options, session)?),
+        Via::Replication => Box::new(RemoteSource::new(options, session)?),
+    })
+}
+
+fn choose(options: &BaseOptions, session: &Session) -> Result<Via, Error> {
+    let [directory, system_id, may] = session.row(
+        "ask where it lies",
+        "SELECT current_setting('data_directory'), s.system_identifier, r.rolreplication OR r.rolsuper
+         FROM pg_control_system() s, pg_roles r WHERE r.rolname = current_user",
+    )?;
+    let data = options.data_directory.clone().unwrap_or_else(|| PathBuf::from(directory));
+    let is_here = read_control(&data).is_ok_and(|(control, _)| control.system_id.to_string() == system_id);
+    // Where neither way is open, the local one says what is missing.
+    Ok(if is_here || may != "t" { Via::Local } else { Via::Replication })
+}
+
 impl PostgresSource {
-    /// Connects and begins the backup. Files are read when the source is walked.
-    pub fn begin(options: &BaseOptions) -> Result<Self, Error> {
-        let running = Running::begin(options)?;
+    /// Begins the backup. Files are read when the source is walked.
+    pub fn begin(options: &BaseOptions, session: Session) -> Result<Self, Error> {
+        let running = Running::begin(options, session)?;
         let data = running.data_directory().to_owned();
         let rules = Rules { exclude: rules::left_out(), ..Rules::default() };
         let volume = VolumeSource::new(&data, &rules)?;

@@ -30,6 +30,22 @@ pub struct BaseOptions {
     pub data_directory: Option<PathBuf>,
     /// Whether a damaged page makes the backup fail, in place of marking it.
     pub fail_on_page_errors: bool,
+    /// How; absent where that is chosen by what is at hand.
+    pub via: Option<Via>,
+    /// Where PostgreSQL's programs lie.
+    pub bin_dir: Option<PathBuf>,
+    /// Where archives lie before they are stored, where a cluster with tablespaces is taken over the replication protocol.
+    pub work_dir: Option<PathBuf>,
+}
+
+/// How a base backup is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Via {
+    /// The data directory is read here.
+    Local,
+    /// The server sends it, by the replication protocol.
+    Replication,
 }
 
 /// What `pg_backup_stop` gave.
@@ -52,28 +68,8 @@ const CONTROL_TRIES: u32 = 50;
 const MAJORS: std::ops::RangeInclusive<u32> = 15..=18;
 
 impl Running {
-    pub fn begin(options: &BaseOptions) -> Result<Self, Error> {
-        let session = Session::connect(&options.connection)?;
-        let doing = "ask what it is";
-        let [version, system_id, segment, checksums, archiving] = session.row(
-            doing,
-            "SELECT current_setting('server_version_num'), s.system_identifier, w.setting, current_setting('data_checksums'),
-             current_setting('archive_mode') FROM pg_control_system() s, pg_settings w WHERE w.name = 'wal_segment_size'",
-        )?;
-        let number = |text: &str| text.parse::<u64>().map_err(|_| session.unfit(doing, text));
-        let server_version = number(&version)? as u32;
-        if !MAJORS.contains(&(server_version / 10_000)) {
-            return Err(Error::Version {
-                found: server_version / 10_000,
-                oldest: *MAJORS.start(),
-                newest: *MAJORS.end(),
-            });
-        }
-        if archiving == "off" {
-            return Err(Error::NoArchive(session.place().to_owned()));
-        }
-        let system_id: SystemId = system_id.parse().map_err(|_| session.unfit(doing, system_id))?;
-        let segment_size = SegmentSize::new(number(&segment)?).ok_or_else(|| session.unfit(doing, segment))?;
+    pub fn begin(options: &BaseOptions, session: Session) -> Result<Self, Error> {
+        let mut base = ask(&session, options, true)?;
         let data = match &options.data_directory {
             Some(path) => path.clone(),
             None => PathBuf::from(
@@ -81,14 +77,13 @@ impl Running {
             ),
         };
         let (found, _) = read_control(&data)?;
-        if found.system_id != system_id {
+        if found.system_id != base.system_id {
             return Err(Error::OtherCluster {
                 path: data,
                 found: found.system_id.to_string(),
-                server: system_id.to_string(),
+                server: base.system_id.to_string(),
             });
         }
-        let (settings, environment) = describe(&session, &options.connection, true)?;
         let [start] = session.row("begin a backup", "SELECT pg_backup_start('lifeboat', true)")?;
         let start: Lsn = start.parse().map_err(|_| session.unfit("begin a backup", start))?;
         let [timeline] = session.row("ask for its timeline", "SELECT timeline_id FROM pg_control_checkpoint()")?;
@@ -98,23 +93,8 @@ impl Running {
         if after.checkpoint < start {
             return Err(Error::StaleDirectory { path: data, checkpoint: after.checkpoint, start });
         }
-        let tablespaces = tablespaces(&session)?;
-        let base = BaseBackup {
-            system_id,
-            server_version,
-            timeline,
-            start,
-            stop: start,
-            stopped: crate::model::Moment::UNIX_EPOCH,
-            segment_size,
-            stream: BaseBackup::stream_name(&options.source, system_id, server_version / 10_000),
-            checksums: checksums == "on",
-            tablespaces,
-            tablespaces_made: Vec::new(),
-            bad_pages: BadPages::default(),
-            settings,
-            environment,
-        };
+        base.tablespaces = tablespaces(&session)?;
+        (base.start, base.timeline) = (start, timeline);
         Ok(Self { session, data, base })
     }
 
@@ -168,6 +148,43 @@ impl Running {
     }
 }
 
+/// What a server says of itself, before a backup begins: all but where that begins and stops. `here` says that it runs on this host.
+pub(super) fn ask(session: &Session, options: &BaseOptions, here: bool) -> Result<BaseBackup, Error> {
+    let doing = "ask what it is";
+    let [version, system_id, segment, checksums, archiving] = session.row(
+        doing,
+        "SELECT current_setting('server_version_num'), s.system_identifier, w.setting, current_setting('data_checksums'),
+         current_setting('archive_mode') FROM pg_control_system() s, pg_settings w WHERE w.name = 'wal_segment_size'",
+    )?;
+    let number = |text: &str| text.parse::<u64>().map_err(|_| session.unfit(doing, text));
+    let server_version = number(&version)? as u32;
+    if !MAJORS.contains(&(server_version / 10_000)) {
+        return Err(Error::Version { found: server_version / 10_000, oldest: *MAJORS.start(), newest: *MAJORS.end() });
+    }
+    if archiving == "off" {
+        return Err(Error::NoArchive(session.place().to_owned()));
+    }
+    let system_id: SystemId = system_id.parse().map_err(|_| session.unfit(doing, system_id))?;
+    let segment_size = SegmentSize::new(number(&segment)?).ok_or_else(|| session.unfit(doing, segment))?;
+    let (settings, environment) = describe(session, &options.connection, here)?;
+    Ok(BaseBackup {
+        system_id,
+        server_version,
+        timeline: Timeline(0),
+        start: Lsn(0),
+        stop: Lsn(0),
+        stopped: crate::model::Moment::UNIX_EPOCH,
+        segment_size,
+        stream: BaseBackup::stream_name(&options.source, system_id, server_version / 10_000),
+        checksums: checksums == "on",
+        tablespaces: tablespaces(session)?,
+        tablespaces_made: Vec::new(),
+        bad_pages: BadPages::default(),
+        settings,
+        environment,
+    })
+}
+
 /// Reads `pg_control`, again while the server is writing it: what it says, and its bytes.
 pub(super) fn read_control(data: &Path) -> Result<(ControlFile, Vec<u8>), Error> {
     let path = data.join("global/pg_control");
@@ -185,7 +202,7 @@ pub(super) fn read_control(data: &Path) -> Result<(ControlFile, Vec<u8>), Error>
     Err(fail(std::io::Error::other(last)))
 }
 
-fn tablespaces(session: &Session) -> Result<Vec<Tablespace>, Error> {
+pub(super) fn tablespaces(session: &Session) -> Result<Vec<Tablespace>, Error> {
     let doing = "list its tablespaces";
     let sql = "SELECT oid, spcname, pg_tablespace_location(oid) FROM pg_tablespace
                WHERE pg_tablespace_location(oid) LIKE '/%' ORDER BY oid";
