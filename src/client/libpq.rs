@@ -84,6 +84,22 @@ impl Connection {
         self.password.is_some()
     }
 
+    /// Takes a key out.
+    pub(super) fn take(&mut self, key: &str) -> Option<String> {
+        let at = self.pairs.iter().position(|(known, _)| known == key)?;
+        Some(self.pairs.remove(at).1).filter(|value| !value.is_empty())
+    }
+
+    /// The password that it brings along.
+    pub(super) fn password(&self) -> Option<&str> {
+        self.password.as_deref()
+    }
+
+    /// All but the password, as `key=value`; empty where nothing is said.
+    pub(super) fn pairs(&self) -> String {
+        join(&self.pairs)
+    }
+
     /// The same server, another database.
     pub fn with_database(&self, name: &str) -> Self {
         let mut other = self.clone();
