@@ -107,7 +107,6 @@ fn a_tablespace_that_is_made_during_a_backup_comes_from_the_log() {
     // Behind the server's own list of tablespaces; lifeboat's may have it or not.
     assert!((0..10).any(|_| made_during_a_backup("SELECT timeline_id")), "it was never held in time");
 }
-}
 
 fn made_during_a_backup(after: &str) -> bool {
     let Some(scene) = Scene::new(15, &[]) else { return true };
