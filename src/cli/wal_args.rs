@@ -119,4 +119,7 @@ pub struct ClusterArgs {
     /// Restore all other tablespaces into directories of this one, by their names
     #[arg(long, value_name = "DIR")]
     pub tablespace_map_all: Option<PathBuf>,
+    /// Restore also where replay would make a later tablespace on files that lie there: the original must not run on this host
+    #[arg(long)]
+    pub allow_later_tablespaces: bool,
 }

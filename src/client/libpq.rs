@@ -84,6 +84,13 @@ impl Connection {
         self.password.is_some()
     }
 
+    /// All of it, the password too: for our own sessions, never for arguments or messages.
+    pub fn with_secrets(&self) -> String {
+        let mut pairs = self.pairs.clone();
+        pairs.extend(self.password.clone().map(|password| ("password".to_owned(), password)));
+        join(&pairs)
+    }
+
     /// Takes a key out.
     pub(super) fn take(&mut self, key: &str) -> Option<String> {
         let at = self.pairs.iter().position(|(known, _)| known == key)?;

@@ -346,7 +346,8 @@ fn no_place_hint(error: &NoPlace) -> String {
     match error {
         NoPlace::MadeLater { .. } => {
             "If the original server runs here, the restored one would write into its files: restore on another host, or take a \
-             base backup now and restore from that. If they are remains, move them away."
+             base backup now and restore from that. If they are remains, move them away. If the moment lies before it was made, or \
+             no other server uses them: `--allow-later-tablespaces`."
                 .to_owned()
         }
         _ => "Say it as `--tablespace-map OLD=NEW`: OLD is the path, the name or the number, NEW a directory outside of `--into`."

@@ -115,6 +115,20 @@ fn damage_that_the_server_finds_is_named() {
 }
 
 #[test]
+fn a_password_comes_from_its_file_and_is_shown_nowhere() {
+    let keys = "via = \"replication\"\npassword_file = \"password\"\n";
+    let Some(scene) = scene(15, &[], keys) else { return };
+    scene.cluster.psql("SET password_encryption = 'scram-sha-256'; ALTER ROLE lifeboat PASSWORD 'open sesame'");
+    scene.cluster.set_hba("local all postgres trust\nlocal all,replication lifeboat scram-sha-256\n");
+    fs::write(scene.path("password"), "open sesame\n").unwrap();
+    let said = scene.expect(0, &["backup", "db"]);
+    assert!(!said.contains("sesame"), "{said}");
+    fs::write(scene.path("password"), "shut sesame\n").unwrap();
+    let said = scene.expect(1, &["backup", "db"]);
+    assert!(said.contains("password") && !said.contains("sesame"), "{said}");
+}
+
+#[test]
 fn a_role_that_may_not_replicate_is_told_so() {
     let Some(scene) = scene(15, &[], "via = \"replication\"\n") else { return };
     scene.cluster.psql("ALTER ROLE lifeboat NOREPLICATION");

@@ -55,6 +55,11 @@ fn tablespaces(major: u32) {
         format!("20001 301 {} {}", new.display(), all.join("slow").display())
     );
     assert!(fs::read_dir(&new).unwrap().count() == 1 && all.join("slow").is_dir());
+    // Once more over what is there: links and places stay, what the restored server wrote goes.
+    fs::write(new.join("stray"), "x").unwrap();
+    let over = [&args[..], &["--delta", "--delete"]].concat();
+    assert_eq!(restored(&scene, "mapped", &over, counts), "20001 301");
+    assert!(!new.join("stray").exists() && all.join("slow").is_dir());
     // What is there already is not written over; what the backup does not have is refused with what it has.
     let again = scene.expect(2, &[&["restore", "db", "--into", "third"], &args[..]].concat());
     assert!(again.contains("new") && !scene.path("third").exists(), "{again}");
@@ -129,6 +134,7 @@ fn made_during_a_backup(after: &str) -> bool {
     // The original runs here: replay would write into its files.
     let refused = scene.expect(2, &["restore", "db", "--into", "beside"]);
     assert!(refused.contains("`made` was made after the base backup") && !scene.path("beside").exists(), "{refused}");
+    scene.expect(0, &["restore", "db", "--into", "beside", "--allow-later-tablespaces", "--dry-run"]);
     scene.cluster.stop();
     fs::rename(&made, scene.path("remains")).unwrap();
     let told = scene.expect(0, &["restore", "db", "--into", "plan", "--dry-run"]);

@@ -70,7 +70,7 @@ pub fn run(
         repository.store().label()
     ))?;
     say(format!("lands in  {}", into.display()))?;
-    for line in restore_outside::lines(cluster, &way.reach.base, &spaces)? {
+    for line in restore_outside::lines(args, cluster, &way.reach.base, &spaces)? {
         say(line)?;
     }
     if args.dry_run {

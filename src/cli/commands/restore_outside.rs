@@ -61,7 +61,12 @@ pub(super) fn options(
 }
 
 /// What a person should know of them. Refuses where replay would write into somebody's files.
-pub(super) fn lines(cluster: &Cluster, base: &SnapshotId, spaces: &Spaces) -> Result<Vec<String>, Failure> {
+pub(super) fn lines(
+    args: &RestoreArgs,
+    cluster: &Cluster,
+    base: &SnapshotId,
+    spaces: &Spaces,
+) -> Result<Vec<String>, Failure> {
     let Some(backup) = backup(cluster, base) else { return Ok(Vec::new()) };
     let mut lines = Vec::new();
     if let Some(bad) = backup.bad_pages.first.first() {
@@ -86,7 +91,9 @@ pub(super) fn lines(cluster: &Cluster, base: &SnapshotId, spaces: &Spaces) -> Re
     let later = cluster.archive.bases.iter().filter(|other| other.backup.stopped > backup.stopped);
     let later = later.map(|other| other.backup.tablespaces.as_slice());
     let later = made_later(&backup.tablespaces, &backup.tablespaces_made, later);
-    for space in check_later(&later).map_err(crate::ops::Error::from)? {
+    let allowed = args.cluster.allow_later_tablespaces;
+    let absent = if allowed { later } else { check_later(&later).map_err(crate::ops::Error::from)? };
+    for space in absent {
         lines.push(format!(
             "space     {} was made after the base backup: replay makes it at {path}; `mkdir -p {path}` before the start",
             space.name,

@@ -26,6 +26,8 @@ pub struct BaseOptions {
     pub source: String,
     /// How the server is reached.
     pub connection: String,
+    /// A file with nothing but the password.
+    pub password_file: Option<PathBuf>,
     /// Its data directory; absent where the server tells it.
     pub data_directory: Option<PathBuf>,
     /// Whether a damaged page makes the backup fail, in place of marking it.

@@ -31,7 +31,10 @@ impl Scene {
         let here = folder.path();
         own(here);
         // The server's user may not reach the place where the program was built.
-        fs::copy(env!("CARGO_BIN_EXE_lifeboat"), here.join("lifeboat")).unwrap();
+        // Copied by another process: a file that is open for writing here, and so in whatever another test starts at that
+        // moment, cannot be run.
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_lifeboat")).arg(here.join("lifeboat")).status();
+        assert!(copied.unwrap().success());
         let archive = format!("{} wal push %p --source db", Self::base_command(here).join(" "));
         let mut all = vec![("archive_mode", "on"), ("archive_command", archive.as_str()), ("wal_level", "replica")];
         all.extend(settings);
