@@ -79,8 +79,8 @@ pub fn begin(options: &BaseOptions) -> Result<Box<dyn Source>, Error> {
 fn choose(options: &BaseOptions, session: &Session) -> Result<Via, Error> {
     let [directory, system_id, may] = session.row(
         "ask where it lies",
-        "SELECT current_setting('data_directory'), s.system_identifier, r.rolreplication OR r.rolsuper
-         FROM pg_control_system() s, pg_roles r WHERE r.rolname = current_user",
+        "SELECT coalesce((SELECT setting FROM pg_settings WHERE name = 'data_directory'), ''), s.system_identifier,
+         r.rolreplication OR r.rolsuper FROM pg_control_system() s, pg_roles r WHERE r.rolname = current_user",
     )?;
     let data = options.data_directory.clone().unwrap_or_else(|| PathBuf::from(directory));
     let is_here = read_control(&data).is_ok_and(|(control, _)| control.system_id.to_string() == system_id);
