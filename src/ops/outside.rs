@@ -63,7 +63,7 @@ impl Files for Stored<'_> {
 /// Makes a restored directory whole, where its configuration lay elsewhere. Returns what was made, in words.
 pub fn settle(data: &Path, backup: &BaseBackup) -> Result<Vec<String>, Error> {
     if !data.join(OUTSIDE).is_dir() {
-        return Ok(Vec::new());
+        return least(data, backup);
     }
     let setting = |name: &str| backup.settings.get(name).map(String::as_str).filter(|path| path.starts_with('/'));
     let stored = Stored { data, old: setting("data_directory") };
@@ -91,6 +91,37 @@ pub fn settle(data: &Path, backup: &BaseBackup) -> Result<Vec<String>, Error> {
     let head = format!("# Made by lifeboat of {path} and what it includes, as they were backed up ({OUTSIDE}).\n");
     if write(data, "postgresql.conf", &(head + &whole))? {
         made.push(format!("`postgresql.conf` from {path} and what it includes"));
+    }
+    Ok(made)
+}
+
+/// Settings that replay compares with those of the server that wrote the log: with smaller ones it stops.
+const COMPARED: [&str; 6] = [
+    "max_connections",
+    "max_worker_processes",
+    "max_wal_senders",
+    "max_prepared_transactions",
+    "max_locks_per_transaction",
+    "wal_level",
+];
+
+/// The least that a server starts with, where the configuration was not within reach of the backup.
+fn least(data: &Path, backup: &BaseBackup) -> Result<Vec<String>, Error> {
+    let mut made = Vec::new();
+    if !data.join("postgresql.conf").exists() {
+        let from = backup.settings.get("config_file").map_or("elsewhere", String::as_str);
+        let mut text = format!("# Made by lifeboat: the original lay at {from}, which the backup could not read.\n");
+        for name in COMPARED {
+            if let Some(value) = backup.settings.get(name) {
+                text.push_str(&format!("{name} = '{}'\n", value.replace('\'', "''")));
+            }
+        }
+        write(data, "postgresql.conf", &text)?;
+        made.push(format!("`postgresql.conf` with the least that replay needs: the original, {from}, was not stored"));
+    }
+    if !data.join("pg_hba.conf").exists() {
+        write(data, "pg_hba.conf", "# Made by lifeboat: the original was not stored.\nlocal all all peer\n")?;
+        made.push("`pg_hba.conf` that lets the server's own user in: the original was not stored".to_owned());
     }
     Ok(made)
 }

@@ -115,6 +115,29 @@ fn damage_that_the_server_finds_is_named() {
 }
 
 #[test]
+fn without_its_configuration_a_cluster_starts_with_the_least() {
+    let Some(scene) = scene(15, &[], "via = \"replication\"\n") else { return };
+    scene.insert(4);
+    // The running server goes on without them; the backup does not find them, as on Debian.
+    let data = scene.cluster.data_dir();
+    for name in ["postgresql.conf", "pg_hba.conf", "pg_ident.conf"] {
+        fs::rename(data.join(name), scene.path(name)).unwrap();
+    }
+    scene.expect(0, &["backup", "db"]);
+    scene.archive_all();
+    let into = scene.path("least");
+    let told = scene.expect(0, &["restore", "db", "--into", &into.display().to_string(), "--archive-mode-off"]);
+    assert!(told.contains("with the least that replay needs"), "{told}");
+    assert!(fs::read_to_string(into.join("postgresql.conf")).unwrap().contains("max_connections = '40'"));
+    // Whoever runs the tests is not the server's own user.
+    fs::write(into.join("pg_hba.conf"), "local all all trust\n").unwrap();
+    assert_eq!(scene.ask_restored(&into, "SELECT count(*) FROM oracle").unwrap(), "4");
+    for name in ["postgresql.conf", "pg_hba.conf", "pg_ident.conf"] {
+        fs::rename(scene.path(name), data.join(name)).unwrap();
+    }
+}
+
+#[test]
 fn a_password_comes_from_its_file_and_is_shown_nowhere() {
     let keys = "via = \"replication\"\npassword_file = \"password\"\n";
     let Some(scene) = scene(15, &[], keys) else { return };
