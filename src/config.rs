@@ -11,7 +11,7 @@ use serde::Deserialize;
 use self::pg_dump::DatabasesKey;
 use crate::model::{DumpFormat, RelPath};
 use crate::repository::is_source_name;
-use crate::source::postgres::BaseOptions;
+use crate::source::postgres::{BaseOptions, Via};
 use crate::source::{Globals, PgDumpOptions, Rules};
 use crate::store::Credentials;
 
@@ -212,9 +212,12 @@ pub struct SourceSection {
     pub schemas: Vec<String>,
     /// Of a `pg_dump`: tables at a time.
     pub jobs: Option<u32>,
-    /// Of a `pg_dump`: where PostgreSQL's programs lie.
+    /// Of a cluster: `local` or `replication`.
+    pub via: Option<Via>,
+    /// Of a `pg_dump` and a cluster: where PostgreSQL's programs lie.
     pub bin_dir: Option<PathBuf>,
-    /// Of a `pg_dump`: where a dump in the directory format is written before it is stored.
+    /// Of a `pg_dump`: where a dump in the directory format is written before it is stored; of a cluster, archives of one with
+    /// tablespaces.
     pub work_dir: Option<PathBuf>,
     /// Of a `pg_dump`: further arguments of the program.
     #[serde(default)]
@@ -270,7 +273,7 @@ pub enum Archive {
 
 impl SourceSection {
     /// The keys that belong to some kinds alone: whether each is given, and to which it belongs.
-    fn particular(&self) -> [(&'static str, bool, &'static [SourceKind]); 25] {
+    fn particular(&self) -> [(&'static str, bool, &'static [SourceKind]); 26] {
         use SourceKind::{Command, PgDump, Postgres, Tarball, Volume};
         [
             ("path", self.path.is_some(), &[Volume, Tarball]),
@@ -286,7 +289,7 @@ impl SourceSection {
             ("data_directory", self.data_directory.is_some(), &[Postgres]),
             ("spool", self.spool.is_some(), &[Postgres]),
             ("spool_max", self.spool_max.is_some(), &[Postgres]),
-            ("password_file", self.password_file.is_some(), &[PgDump]),
+            ("password_file", self.password_file.is_some(), &[PgDump, Postgres]),
             ("databases", self.databases.is_some(), &[PgDump]),
             ("instance_name", self.instance_name.is_some(), &[PgDump]),
             ("format", self.format.is_some(), &[PgDump]),
@@ -295,8 +298,9 @@ impl SourceSection {
             ("exclude_tables", !self.exclude_tables.is_empty(), &[PgDump]),
             ("schemas", !self.schemas.is_empty(), &[PgDump]),
             ("jobs", self.jobs.is_some(), &[PgDump]),
-            ("bin_dir", self.bin_dir.is_some(), &[PgDump]),
-            ("work_dir", self.work_dir.is_some(), &[PgDump]),
+            ("bin_dir", self.bin_dir.is_some(), &[PgDump, Postgres]),
+            ("work_dir", self.work_dir.is_some(), &[PgDump, Postgres]),
+            ("via", self.via.is_some(), &[Postgres]),
             ("extra_args", !self.extra_args.is_empty(), &[PgDump]),
         ]
     }
@@ -326,6 +330,11 @@ impl SourceSection {
                 source: name.to_owned(),
                 connection: self.connection.clone().unwrap_or_default(),
                 data_directory: self.data_directory.clone(),
+                fail_on_page_errors: false,
+                password_file: self.password_file.clone(),
+                via: self.via,
+                bin_dir: self.bin_dir.clone(),
+                work_dir: self.work_dir.clone(),
             }));
         }
         if self.kind == Volume {

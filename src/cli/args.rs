@@ -268,6 +268,9 @@ pub struct BackupArgs {
     /// How long to wait until the log of a PostgreSQL base backup has arrived
     #[arg(long, value_name = "TIME", default_value = "5m")]
     pub wal_timeout: String,
+    /// Make no PostgreSQL base backup where a page's checksum is wrong, in place of one that is marked
+    #[arg(long)]
+    pub fail_on_page_errors: bool,
     /// A command whose output is stored
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,

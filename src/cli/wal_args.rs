@@ -139,4 +139,13 @@ pub struct ClusterArgs {
     /// The restored server stays a standby that follows the archive
     #[arg(long)]
     pub standby: bool,
+    /// Restore a tablespace to a place of its own: OLD is its path, name or number [default: inside of --into]
+    #[arg(long, value_name = "OLD=NEW")]
+    pub tablespace_map: Vec<String>,
+    /// Restore all other tablespaces into directories of this one, by their names
+    #[arg(long, value_name = "DIR")]
+    pub tablespace_map_all: Option<PathBuf>,
+    /// Restore also where replay would make a later tablespace on files that lie there: the original must not run on this host
+    #[arg(long)]
+    pub allow_later_tablespaces: bool,
 }

@@ -84,6 +84,29 @@ impl Connection {
         self.password.is_some()
     }
 
+    /// All of it, the password too: for our own sessions, never for arguments or messages.
+    pub fn with_secrets(&self) -> String {
+        let mut pairs = self.pairs.clone();
+        pairs.extend(self.password.clone().map(|password| ("password".to_owned(), password)));
+        join(&pairs)
+    }
+
+    /// Takes a key out.
+    pub(super) fn take(&mut self, key: &str) -> Option<String> {
+        let at = self.pairs.iter().position(|(known, _)| known == key)?;
+        Some(self.pairs.remove(at).1).filter(|value| !value.is_empty())
+    }
+
+    /// The password that it brings along.
+    pub(super) fn password(&self) -> Option<&str> {
+        self.password.as_deref()
+    }
+
+    /// All but the password, as `key=value`; empty where nothing is said.
+    pub(super) fn pairs(&self) -> String {
+        join(&self.pairs)
+    }
+
     /// The same server, another database.
     pub fn with_database(&self, name: &str) -> Self {
         let mut other = self.clone();

@@ -11,6 +11,7 @@ pub mod programs;
 pub mod run;
 pub mod session;
 pub mod tables;
+mod tls;
 
 use std::path::PathBuf;
 

@@ -6,8 +6,11 @@
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
-use tokio_postgres::config::Host;
+use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
+
+use super::Connection;
+use super::tls::{Mode, Tls};
 
 /// What went wrong between us and the server.
 #[derive(Debug, thiserror::Error)]
@@ -95,14 +98,74 @@ fn place_of(config: &Config) -> String {
     format!("at {}:{port} as `{}`", host.unwrap_or_default(), config.get_user().unwrap_or_default())
 }
 
+/// A connection string as libpq reads it, with what it says of TLS apart.
+fn read(connection: &str) -> Result<(Config, Mode, Option<String>), Error> {
+    // Errors of parsers may quote the string, and with it a password: they are not passed on.
+    let syntax = || Error::Syntax("it is neither a URL `postgresql://...` nor `key=value` pairs".into());
+    let mut parsed = Connection::parse(connection).map_err(|_| syntax())?;
+    let var = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
+    let mode = parsed.take("sslmode").or_else(|| var("PGSSLMODE")).unwrap_or_else(|| "prefer".to_owned());
+    let unknown = || Error::Syntax(format!("`sslmode={mode}` is none of libpq's").into());
+    let mode = Mode::parse(&mode).ok_or_else(unknown)?;
+    let roots = parsed.take("sslrootcert").or_else(|| var("PGSSLROOTCERT"));
+    // What concerns libpq alone.
+    drop((parsed.take("gssencmode"), parsed.take("sslcompression"), parsed.take("sslsni")));
+    let mut config: Config = parsed.pairs().parse().map_err(|_: tokio_postgres::Error| syntax())?;
+    if let Some(password) = parsed.password() {
+        config.password(password);
+    }
+    Ok((config, mode, roots))
+}
+
+/// Opens a connection, encrypted as it is asked for; sockets of this host never are.
+fn open(
+    runtime: &Runtime,
+    config: &mut Config,
+    mode: Mode,
+    roots: Option<&str>,
+) -> Result<Client, Box<dyn std::error::Error + Send + Sync>> {
+    let addresses = config.get_hostaddrs().to_vec();
+    if config.get_hosts().is_empty() {
+        // TLS wants a name, and an address is one.
+        for address in addresses {
+            config.host(address.to_string());
+        }
+    }
+    let is_local = config.get_hosts().iter().all(|host| matches!(host, Host::Unix(_)));
+    let plain = |config: &mut Config| {
+        config.ssl_mode(SslMode::Disable);
+        let (client, connection) = runtime.block_on(config.connect(NoTls)).map_err(spoken)?;
+        // The connection lives as long as the runtime does; when it breaks, the next question says so.
+        drop(runtime.spawn(connection));
+        Ok(client)
+    };
+    if is_local || mode == Mode::Disable {
+        return plain(config);
+    }
+    config.ssl_mode(if mode == Mode::Prefer { SslMode::Prefer } else { SslMode::Require });
+    match runtime.block_on(config.connect(Tls::new(mode, roots)?)) {
+        Ok((client, connection)) => {
+            drop(runtime.spawn(connection));
+            Ok(client)
+        }
+        // As libpq does: what cannot be had encrypted is had plain, unless the server has judged the password.
+        Err(e) if mode == Mode::Prefer && e.code().is_none_or(|code| code.code() == "28000") => plain(config),
+        Err(e) => Err(spoken(e)),
+    }
+}
+
 impl Session {
     /// Connects. `connection` is a URL or `key=value` pairs; what it leaves out comes from PGHOST and its kin.
     pub fn connect(connection: &str) -> Result<Self, Error> {
-        let mut config: Config = connection.parse().map_err(|e: tokio_postgres::Error| {
-            // Its text may quote the string, and with it a password: it is not passed on.
-            drop(e);
-            Error::Syntax("it is neither a URL `postgresql://...` nor `key=value` pairs".into())
-        })?;
+        Self::connect_to(connection, None)
+    }
+
+    /// The same with another database than the connection names.
+    pub fn connect_to(connection: &str, database: Option<&str>) -> Result<Self, Error> {
+        let (mut config, mode, roots) = read(connection)?;
+        if let Some(database) = database {
+            config.dbname(database);
+        }
         from_environment(&mut config);
         config.application_name("lifeboat").connect_timeout(Duration::from_secs(15)).keepalives(true);
         config.options("-c search_path=pg_catalog -c client_encoding=UTF8 -c statement_timeout=0 -c lock_timeout=0");
@@ -110,9 +173,7 @@ impl Session {
         let fail = |source| Error::Connect { place: place.clone(), source };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.map_err(|e| fail(Box::new(e)))?;
-        let (client, connection) = runtime.block_on(config.connect(NoTls)).map_err(|e| fail(spoken(e)))?;
-        // The connection lives as long as the runtime does; when it breaks, the next question says so.
-        drop(runtime.spawn(connection));
+        let client = open(&runtime, &mut config, mode, roots.as_deref()).map_err(fail)?;
         let session = Self { runtime, client, place };
         session.rows(
             "turn its timeouts off",

@@ -53,6 +53,11 @@ impl Programs {
         }
     }
 
+    /// All of them that tell their version, in the order of the search.
+    pub fn all(&self, name: &str) -> Vec<Program> {
+        self.places(name).into_iter().filter_map(|path| read_version(path).ok()).collect()
+    }
+
     /// The first one that is not older than `major`, the version of `what`.
     pub fn not_older(&self, name: &str, major: u32, what: &'static str) -> Result<Program, Error> {
         self.best(name, major, what, |_| 0)
@@ -107,6 +112,13 @@ impl Programs {
         all.extend(versions.into_iter().map(|(_, path)| path).filter(runs));
         all
     }
+}
+
+/// The version of the GNU C library, as `2.36`; `None` where there is another one, or nobody tells.
+pub fn glibc() -> Option<String> {
+    let output = Command::new("getconf").arg("GNU_LIBC_VERSION").stdin(Stdio::null()).stderr(Stdio::null()).output();
+    let text = String::from_utf8(output.ok()?.stdout).ok()?;
+    text.trim().strip_prefix("glibc ").map(str::to_owned)
 }
 
 /// Debian's `pg_wrapper`, under the name of a program.

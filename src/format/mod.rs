@@ -8,6 +8,7 @@
 pub mod backup_label;
 pub mod history;
 pub mod page;
+pub mod pg_conf;
 pub mod pg_control;
 pub mod wal;
 

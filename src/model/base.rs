@@ -9,13 +9,44 @@ use serde::{Deserialize, Serialize};
 use super::Moment;
 use super::lsn::{Lsn, SegmentName, SegmentSize, SystemId, Timeline};
 
+/// Where a base backup keeps configuration that lay outside of the data directory: below this, by its whole path.
+pub const OUTSIDE: &str = ".lifeboat/outside";
+
 /// A tablespace outside the data directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tablespace {
     /// Its number: the name of its link in `pg_tblspc`.
     pub oid: u32,
+    /// What people call it; empty in old snapshots.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
     /// Where it lay on the host that was backed up.
     pub path: String,
+}
+
+/// A page whose checksum was wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BadPage {
+    /// The file, below the data directory.
+    pub path: String,
+    /// Its number in the relation, from 0.
+    pub block: u64,
+}
+
+/// Damaged pages.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BadPages {
+    /// How many.
+    pub count: u64,
+    /// The first of them.
+    pub first: Vec<BadPage>,
+}
+
+impl BadPages {
+    /// Whether there are none.
+    pub fn is_none(&self) -> bool {
+        self.count == 0
+    }
 }
 
 /// A base backup. It is complete when every segment from its start to its stop is in the repository; until then it is pending.
@@ -39,9 +70,15 @@ pub struct BaseBackup {
     pub stream: String,
     /// Whether pages have checksums.
     pub checksums: bool,
+    /// Pages that were damaged when they were read. They are in the snapshot as they were.
+    #[serde(default, skip_serializing_if = "BadPages::is_none")]
+    pub bad_pages: BadPages,
     /// Tablespaces outside the data directory.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tablespaces: Vec<Tablespace>,
+    /// Tablespaces that were made while it was taken: they come from the WAL.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tablespaces_made: Vec<Tablespace>,
     /// What a restore needs of the settings, by name.
     #[serde(default)]
     pub settings: BTreeMap<String, String>,

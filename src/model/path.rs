@@ -116,6 +116,14 @@ impl RelPath {
     pub fn name(&self) -> &[u8] {
         self.0.rsplit(|b| *b == b'/').next().unwrap_or_default()
     }
+    /// The same seen from a directory that it lies in, or is; `None` where it lies elsewhere.
+    pub fn strip(&self, directory: &Self) -> Option<Self> {
+        if !self.is_within(directory) {
+            return None;
+        }
+        let rest = self.0.get(directory.0.len()..).unwrap_or_default();
+        Some(Self(rest.strip_prefix(b"/").unwrap_or(rest).to_vec()))
+    }
     /// Whether this is `directory` or lies below it.
     pub fn is_within(&self, directory: &Self) -> bool {
         directory.is_root()

@@ -410,6 +410,9 @@ impl Taking<'_, '_> {
         if let Some(why) = &end.changed {
             self.tally.skip(&entry.path, why, self.progress);
         }
+        if self.reading.source.distrusts(&entry.path) {
+            (entry.inode, entry.ctime) = (None, None);
+        }
         entry.xattrs = end.xattrs;
         entry.kind = EntryKind::File(FileContent { size: end.size, digest: end.digest, extents: Vec::new() });
         match known {

@@ -5,6 +5,7 @@ use super::Error;
 use super::wal::WalError;
 use crate::plan::recovery::NoWay;
 use crate::plan::restore::NoPlan;
+use crate::plan::tablespaces::NoPlace;
 use crate::{catalog, client, destination, repository, seal, source, store};
 
 /// Kinds of failure, with their exit codes.
@@ -44,7 +45,8 @@ impl Error {
             | Self::NothingSelected => Kind::Usage,
             Self::NoPlan(_) | Self::NoWay(_) => Kind::NoPlan,
             Self::Source(source::Error::Client(e)) | Self::Client(e) => client_kind(e),
-            Self::NoDumps { .. }
+            Self::NoPlace(_)
+            | Self::NoDumps { .. }
             | Self::PlainDump(_)
             | Self::NoGlobals
             | Self::NoSuchDump { .. }
@@ -52,7 +54,7 @@ impl Error {
             | Self::SameDatabase(_)
             | Self::HasTables { .. } => Kind::Usage,
             Self::Busy(_) | Self::Wal(WalError::Followed) => Kind::Busy,
-            Self::Hurt { .. } => Kind::Damage,
+            Self::Hurt { .. } | Self::Source(source::Error::BadPages { .. }) => Kind::Damage,
             Self::Wal(WalError::Conflict { .. } | WalError::Gap { .. } | WalError::Content { .. }) => Kind::Damage,
             _ => Kind::Failed,
         }
@@ -64,10 +66,16 @@ impl Error {
             Self::Repository(e) => repository_hint(e),
             Self::NoPlan(e) => no_plan_hint(e),
             Self::NoWay(e) => no_way_hint(e),
+            Self::NoPlace(e) => Some(no_place_hint(e)),
             Self::Wal(e) => wal_hint(e),
             Self::Source(source::Error::NoArchive(_)) => Some(
                 "Set `archive_mode = on` and `archive_command = 'lifeboat wal push %p'`, restart the server, and run this again; \
                  docs/postgres.md has the five minutes in full."
+                    .to_owned(),
+            ),
+            Self::Source(source::Error::BadPages { .. }) => Some(
+                "No snapshot was made. Without `--fail-on-page-errors` one is made and marked. The disk or the memory is failing: \
+                 look at the kernel's log, and restore the damaged relation from an older base backup."
                     .to_owned(),
             ),
             Self::Source(source::Error::Client(e)) => client_hint(e, true),
@@ -170,6 +178,12 @@ fn client_hint(error: &client::Error, of_backup: bool) -> Option<String> {
             format!("`psql --list --dbname {}` lists what there is. {done}", quoted(&format!("{server} dbname=postgres")))
         }
         E::NoDatabase { .. } => "Add `--create` to make it. Nothing was changed.".to_owned(),
+        E::Unreachable { source, .. } if source.0.iter().any(|line| line.contains("alsender") || line.contains("WAL sender")) => {
+            format!("As a superuser: `ALTER ROLE lifeboat REPLICATION` (the role of `connection`). {done}")
+        }
+        E::Unreachable { source, .. } if source.0.iter().any(|line| line.contains("entry for replication connection")) => {
+            format!("pg_hba.conf needs a line for it: `host replication lifeboat ADDRESS scram-sha-256`. {done}")
+        }
         E::Unreachable { server, .. } => format!("`pg_isready --dbname {}` says whether it answers. {done}", quoted(server)),
         E::Denied { program, .. } if program == "pg_dumpall" => format!(
             "The passwords of roles are for superusers and members of pg_read_all_data. Leave them out: \
@@ -326,6 +340,19 @@ fn no_way_hint(error: &NoWay) -> Option<String> {
         NoWay::Beyond { last, .. } => format!("Leave `--exact` out, or say `--to {last}`."),
         NoWay::NoTimeline(..) => "Leave `--target-timeline` out to follow the newest one.".to_owned(),
     })
+}
+
+fn no_place_hint(error: &NoPlace) -> String {
+    match error {
+        NoPlace::MadeLater { .. } => {
+            "If the original server runs here, the restored one would write into its files: restore on another host, or take a \
+             base backup now and restore from that. If they are remains, move them away. If the moment lies before it was made, or \
+             no other server uses them: `--allow-later-tablespaces`."
+                .to_owned()
+        }
+        _ => "Say it as `--tablespace-map OLD=NEW`: OLD is the path, the name or the number, NEW a directory outside of `--into`."
+            .to_owned(),
+    }
 }
 
 fn wal_hint(error: &WalError) -> Option<String> {

@@ -5,14 +5,17 @@
 pub mod backup;
 pub mod check;
 pub mod cluster;
+pub mod environment;
 pub mod follow;
 mod kind;
 pub mod look;
 mod merge;
+pub mod outside;
 mod readers;
 pub mod repair;
 pub mod restore;
 mod select;
+pub mod tablespaces;
 pub mod validate;
 pub mod wal;
 
@@ -49,6 +52,9 @@ pub enum Error {
     /// Nothing leads a cluster to what was asked for.
     #[error(transparent)]
     NoWay(#[from] crate::plan::recovery::NoWay),
+    /// A tablespace cannot go there.
+    #[error(transparent)]
+    NoPlace(#[from] crate::plan::tablespaces::NoPlace),
     /// The snapshot is not of dumps.
     #[error("`{source_name}` is a source of kind `{kind}`: only dumps (`pg_dump`) are restored into a server")]
     NoDumps {

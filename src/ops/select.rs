@@ -1,5 +1,6 @@
 //! Which entries of a snapshot are meant: `--include` and `--exclude`, with the meaning of `.gitignore` lines at the root
-//! of the snapshot. A directory is wanted when something in it is.
+//! of the snapshot. A directory is wanted when something in it is. A selection may also mean one directory of the snapshot,
+//! taken for the root of all, or leave such directories to other restores.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -8,13 +9,17 @@ use std::path::Path;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
 use super::Error;
-use crate::model::{Entry, RelPath};
+use crate::model::{Entry, EntryKind, RelPath};
 
 /// A selection of entries.
 #[derive(Debug, Clone)]
 pub struct Selection {
     include: Option<Gitignore>,
     exclude: Gitignore,
+    /// The directory that is taken for the root; paths are below it.
+    root: RelPath,
+    /// Directories that somebody else places.
+    apart: Vec<RelPath>,
 }
 
 fn build(patterns: &[String]) -> Result<Gitignore, Error> {
@@ -30,18 +35,49 @@ impl Selection {
     /// Without patterns everything is meant.
     pub fn new(include: &[String], exclude: &[String]) -> Result<Self, Error> {
         let wanted = if include.is_empty() { None } else { Some(build(include)?) };
-        Ok(Self { include: wanted, exclude: build(exclude)? })
+        Ok(Self { include: wanted, exclude: build(exclude)?, root: RelPath::root(), apart: Vec::new() })
+    }
+
+    /// One directory of the snapshot, whole, taken for the root.
+    pub fn below(root: RelPath) -> Self {
+        Self { include: None, exclude: Gitignore::empty(), root, apart: Vec::new() }
+    }
+
+    /// The same without some directories.
+    pub fn without(mut self, directories: impl IntoIterator<Item = RelPath>) -> Self {
+        self.apart.extend(directories);
+        self
+    }
+
+    /// The same of a snapshot's own root where patterns leave nothing out: what `--delete` compares with.
+    pub(super) fn everything_of(&self) -> Self {
+        Self::below(self.root.clone())
+    }
+
+    /// The entry as it is called below the root; `None` where it lies elsewhere. Targets of hard links go with it.
+    pub(super) fn rebase(&self, mut entry: Entry) -> Option<Entry> {
+        if self.root.is_root() {
+            return Some(entry);
+        }
+        if let EntryKind::Hardlink { target } = &mut entry.kind {
+            *target = target.strip(&self.root)?;
+        }
+        entry.path = entry.path.strip(&self.root)?;
+        Some(entry)
     }
 
     /// Whether everything is meant.
     pub fn is_all(&self) -> bool {
-        self.include.is_none() && self.exclude.is_empty()
+        self.include.is_none() && self.exclude.is_empty() && self.apart.is_empty()
     }
 
     /// Whether an entry is meant by itself.
     pub fn wants(&self, path: &RelPath, is_dir: bool) -> bool {
         if path.is_root() {
             return self.include.is_none();
+        }
+        if self.apart.iter().any(|directory| path.is_within(directory)) {
+            return false;
         }
         let path = Path::new(OsStr::from_bytes(path.as_bytes()));
         let out = self.exclude.matched_path_or_any_parents(path, is_dir).is_ignore();

@@ -31,6 +31,8 @@ fn base(number: u64, timeline: u32, stopped: i64) -> Base {
         stream: "db-7-15".into(),
         checksums: true,
         tablespaces: Vec::new(),
+        bad_pages: crate::model::base::BadPages::default(),
+        tablespaces_made: Vec::new(),
         settings: BTreeMap::new(),
         environment: BTreeMap::new(),
     };

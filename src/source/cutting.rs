@@ -18,12 +18,14 @@ pub(super) fn choose_cutting(path: &RelPath, size: u64, head: &[u8]) -> Cutting 
     }
 }
 
-/// A PostgreSQL relation file: `base/<oid>/<number>` or `global/<number>`, whole pages of 8 KiB.
+/// A PostgreSQL relation file: `base/<oid>/<number>`, `global/<number>` or `pg_tblspc/<oid>/PG_<version>/<oid>/<number>`,
+/// whole pages of 8 KiB.
 fn is_relation_file(path: &RelPath, size: u64) -> bool {
     let parts: Vec<&[u8]> = path.components().collect();
     let number = |part: &[u8]| part.first().is_some_and(u8::is_ascii_digit);
     let placed = match parts.as_slice() {
         [.., base, oid, file] if *base == b"base" => number(oid) && number(file),
+        [.., space, version, oid, file] if version.starts_with(b"PG_") => number(space) && number(oid) && number(file),
         [.., global, file] if *global == b"global" => number(file),
         _ => false,
     };
@@ -43,6 +45,7 @@ mod tests {
         assert_eq!(choose_cutting(&path("db.sqlite3"), 9000, b"SQLite format 3\0rest"), Cutting::Pages);
         assert_eq!(choose_cutting(&path("pg/base/5/16384.1"), 16384, b""), Cutting::Pages);
         assert_eq!(choose_cutting(&path("global/1262"), 8192, b""), Cutting::Pages);
+        assert_eq!(choose_cutting(&path("pg_tblspc/16400/PG_15_202209061/5/16411"), 8192, b""), Cutting::Pages);
         assert_eq!(choose_cutting(&path("base/5/pg_filenode.map"), 8192, b""), Cutting::Fine);
         assert_eq!(choose_cutting(&path("base/5/16384"), 8191, b""), Cutting::Fine);
     }

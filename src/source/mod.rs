@@ -82,6 +82,16 @@ pub enum Error {
     /// A base backup without its WAL restores nothing.
     #[error("PostgreSQL {0} does not archive its WAL (`archive_mode` is off): a base backup would restore nothing")]
     NoArchive(String),
+    /// Pages are damaged, and that was not to be stored.
+    #[error("{count} pages are damaged, the first: block {block} of `{path}`: its checksum is wrong")]
+    BadPages {
+        /// How many.
+        count: u64,
+        /// The file of the first one.
+        path: String,
+        /// Its number in the relation.
+        block: u64,
+    },
     /// The directory is another cluster's.
     #[error("`{}` holds cluster {found}, and the server is cluster {server}", path.display())]
     OtherCluster {
@@ -235,6 +245,10 @@ pub trait Source: Sync {
     }
     /// Whether a file that could not be read is no loss: it was dropped meanwhile, and the source's log says so.
     fn forgives(&self, _path: &RelPath) -> bool {
+        false
+    }
+    /// Whether a file whose bytes were read is to be read again by the next run, changed or not: it is damaged.
+    fn distrusts(&self, _path: &RelPath) -> bool {
         false
     }
     /// Whether there are files that come last, whatever their paths.

@@ -34,37 +34,60 @@ impl TarballSource {
     pub fn new(archive: Box<dyn Source>) -> Self {
         Self { archive }
     }
+}
 
-    fn read(&self, stream: Box<dyn Read + Send + '_>, each: &mut dyn FnMut(Found) -> bool) -> Result<(), Error> {
-        let broken = |why: String| Error::Archive { what: self.archive.root(), why };
-        let io = |e: std::io::Error| broken(e.to_string());
-        let marker = Marker::default();
-        let watched = Watched { inner: decompress(stream).map_err(io)?, marker: marker.clone() };
-        let mut archive = Archive::new(watched);
-        for member in archive.entries().map_err(io)? {
-            let mut member = member.map_err(io)?;
-            marker.stop_behind(&member);
-            match describe(&mut member).map_err(io)? {
-                Described::Nothing => {}
-                Described::Skip(path, why) => {
-                    if !each(Found::Skipped { path, why }) {
-                        return Ok(());
-                    }
+/// Reads an archive, called `what`, and yields its members in its own order.
+pub(super) fn read_members(
+    what: &str,
+    stream: Box<dyn Read + Send + '_>,
+    each: &mut dyn FnMut(Found) -> bool,
+) -> Result<(), Error> {
+    let broken = |why: String| Error::Archive { what: what.to_owned(), why };
+    let io = |e: std::io::Error| broken(e.to_string());
+    let marker = Marker::default();
+    let watched = Watched { inner: decompress(stream).map_err(io)?, marker: marker.clone() };
+    let mut archive = Archive::new(watched);
+    for member in archive.entries().map_err(io)? {
+        let mut member = member.map_err(io)?;
+        marker.stop_behind(&member);
+        match describe(&mut member).map_err(io)? {
+            Described::Nothing => {}
+            Described::Skip(path, why) => {
+                if !each(Found::Skipped { path, why }) {
+                    return Ok(());
                 }
-                Described::Entry(entry, runs) => {
-                    if !deliver(*entry, runs, &mut member, each).map_err(io)? {
-                        return Ok(());
-                    }
+            }
+            Described::Entry(entry, runs) => {
+                if !deliver(*entry, runs, &mut member, each).map_err(io)? {
+                    return Ok(());
                 }
             }
         }
-        if !marker.was_zeros() {
-            return Err(broken("it ends before its end marker: whoever wrote it was interrupted".to_owned()));
-        }
-        marker.never_stop();
-        // Padding behind the end marker is read, so that the producer is not cut off while it still writes.
-        std::io::copy(&mut archive.into_inner(), &mut std::io::sink()).map(drop).map_err(io)
     }
+    if !marker.was_zeros() {
+        return Err(broken("it ends before its end marker: whoever wrote it was interrupted".to_owned()));
+    }
+    marker.never_stop();
+    // Padding behind the end marker is read, so that the producer is not cut off while it still writes.
+    std::io::copy(&mut archive.into_inner(), &mut std::io::sink()).map(drop).map_err(io)
+}
+
+/// Opens a member that [`read_members`] yielded, once.
+pub(super) fn open_member(found: &FoundEntry) -> Result<Opened<'static>, String> {
+    let body = found.body.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+    let Body { mut bytes, data } = body.ok_or("it was read already")?;
+    let size = found.size;
+    let mut head = Vec::with_capacity(SAMPLE);
+    (&mut bytes).take(SAMPLE as u64).read_to_end(&mut head).map_err(|e| e.to_string())?;
+    let cutting = choose_cutting(&found.entry.path, size, &head);
+    Ok(Opened {
+        file: Box::new(Cursor::new(head).chain(bytes)),
+        data,
+        cutting,
+        xattrs: found.entry.xattrs.clone(),
+        size,
+        changed: Box::new(|| None),
+    })
 }
 
 impl Source for TarballSource {
@@ -79,7 +102,7 @@ impl Source for TarballSource {
         self.archive.walk(&mut |found| {
             let Found::Entry(found) = found else { return true };
             result = match self.archive.open(&found) {
-                Ok(opened) => self.read(opened.file, each),
+                Ok(opened) => read_members(&self.archive.root(), opened.file, each),
                 Err(why) => Err(Error::Archive { what: self.archive.root(), why }),
             };
             false
@@ -87,20 +110,7 @@ impl Source for TarballSource {
         result
     }
     fn open(&self, found: &FoundEntry) -> Result<Opened<'_>, String> {
-        let body = found.body.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-        let Body { mut bytes, data } = body.ok_or("it was read already")?;
-        let size = found.size;
-        let mut head = Vec::with_capacity(SAMPLE);
-        (&mut bytes).take(SAMPLE as u64).read_to_end(&mut head).map_err(|e| e.to_string())?;
-        let cutting = choose_cutting(&found.entry.path, size, &head);
-        Ok(Opened {
-            file: Box::new(Cursor::new(head).chain(bytes)),
-            data,
-            cutting,
-            xattrs: found.entry.xattrs.clone(),
-            size,
-            changed: Box::new(|| None),
-        })
+        open_member(found)
     }
     fn xattrs(&self, entry: &Entry) -> BTreeMap<String, RawText> {
         entry.xattrs.clone()

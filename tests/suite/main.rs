@@ -4,6 +4,9 @@
 
 mod attacker;
 mod cli;
+mod cluster_remote;
+mod cluster_source;
+mod cluster_tls;
 mod common;
 mod contract;
 mod crash;

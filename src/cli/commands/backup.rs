@@ -19,9 +19,9 @@ use crate::ops::backup::{BackupOptions, BackupReport, backup};
 use crate::plan::restore::show;
 use crate::progress::Progress;
 use crate::repository::{Repository, is_source_name};
-use crate::source::postgres::PostgresSource;
 use crate::source::{
     CommandSource, FileSource, PgDumpOptions, PgDumpSource, Rules, Source, StdinSource, TarballSource, VolumeSource,
+    postgres,
 };
 
 /// A source to back up now.
@@ -80,7 +80,11 @@ fn back_up(
             context.ui.story(format!("spool     {} are stored", counted(sent as u64, "file", "files")));
         }
     }
-    let source = build(context, task.plan, progress)?;
+    let mut what = task.plan;
+    if let What::Configured(Plan::Postgres(options)) = &mut what {
+        options.fail_on_page_errors = args.fail_on_page_errors;
+    }
+    let source = build(context, what, progress)?;
     let started = Instant::now();
     let shared: Arc<dyn Progress> = Arc::clone(progress) as _;
     let report = backup(&*source, &task.name, repository, &options, &context.world()?, &shared);
@@ -95,8 +99,27 @@ fn back_up(
         context.ui.warning(format!("`{}` is empty, and its snapshot before had {before}: is it mounted?", task.name));
     }
     let has_its_log = report.record.kind != "postgres" || wait_for_log(context, args, repository, &report)?;
-    let whole = report.record.skipped == 0 && report.problems.is_empty() && has_its_log;
+    let whole =
+        report.record.skipped == 0 && report.problems.is_empty() && has_its_log && !tell_bad_pages(context, &report);
     Ok(if whole { Outcome::Done } else { Outcome::Incomplete })
+}
+
+/// Says which pages of a base backup are damaged, and whether any are.
+fn tell_bad_pages(context: &Context, report: &BackupReport) -> bool {
+    let backup = serde_json::from_value::<crate::model::base::BaseBackup>(report.record.facts.clone());
+    let bad = backup.map(|backup| backup.bad_pages).unwrap_or_default();
+    if bad.is_none() {
+        return false;
+    }
+    let pages = counted(bad.count, "page is", "pages are");
+    context.ui.warning(format!(
+        "{pages} DAMAGED on the server's disk: the checksum is wrong. The snapshot has them as they are and is marked; an older base \
+         backup may have them whole. Look at the kernel's log for the disk"
+    ));
+    for page in bad.first.iter().take(20) {
+        context.ui.warning(format!("`{}` block {}", page.path, page.block));
+    }
+    true
 }
 
 /// Waits until every segment of a base backup is in the repository, and says whether it is.
@@ -226,7 +249,7 @@ fn build(context: &Context, what: What, progress: &Arc<Console>) -> Result<Box<d
         What::Configured(Plan::Command { command, file_name }) => {
             Box::new(CommandSource::new(file_name, context.now(), command))
         }
-        What::Configured(Plan::Postgres(options)) => Box::new(PostgresSource::begin(&options)?),
+        What::Configured(Plan::Postgres(options)) => postgres::begin(&options)?,
         What::Configured(Plan::Tarball(archive)) => Box::new(TarballSource::new(open_archive(context, archive)?)),
         What::Configured(Plan::PgDump(options)) => {
             Box::new(PgDumpSource::new(*options, context.now(), Arc::clone(progress) as _)?)

@@ -12,6 +12,7 @@ pub mod man;
 pub mod repair;
 pub mod restore;
 mod restore_cluster;
+mod restore_outside;
 pub mod restore_server;
 pub mod timeline;
 pub mod validate_store;

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::restore::{refuse_repository, tell};
+use super::restore_outside;
 use crate::cli::Outcome;
 use crate::cli::args::RestoreArgs;
 use crate::cli::context::Context;
@@ -13,6 +14,7 @@ use crate::cli::report::Failure;
 use crate::model::Timeline;
 use crate::ops::cluster::{Cluster, Recovery, make_ready};
 use crate::ops::restore::{RestoreOptions, find_snapshot, prepare, restore};
+use crate::ops::tablespaces::Spaces;
 use crate::plan::recovery::{self, Aim, Target, Way};
 use crate::plan::restore::Wanted;
 use crate::repository::Repository;
@@ -43,9 +45,12 @@ pub fn run(
     let way = choose(args, cluster, &asked.0).map_err(crate::ops::Error::from)?;
     let base = Wanted::Named(way.reach.base.to_string());
     let (snapshot, choice) = find_snapshot(repository, &args.source, &base, false)?;
+    let placed = restore_outside::place(args, cluster, &way.reach.base, into)?;
+    let options = restore_outside::options(cluster, &way.reach.base, options, &placed)?;
+    let spaces = Spaces::prepare(repository, &snapshot, &choice, placed, &options, progress);
     let prepared = prepare(repository, snapshot, &choice, Some(into), options, progress);
     progress.clear();
-    let prepared = prepared?;
+    let (prepared, spaces) = (prepared?, spaces?);
     let restore_command = restore_command(context, &cluster.stream, &way)?;
     let say = |line: String| {
         if args.dry_run {
@@ -60,19 +65,27 @@ pub fn run(
     }
     say(format!(
         "fetch     {} for the base backup, {} of WAL, of {}",
-        size(prepared.plan.fetch_bytes),
+        size(prepared.plan.fetch_bytes + spaces.fetch_bytes()),
         counted(way.reach.segments, "segment", "segments"),
         repository.store().label()
     ))?;
     say(format!("lands in  {}", into.display()))?;
+    for line in restore_outside::lines(args, cluster, &way.reach.base, &spaces)? {
+        say(line)?;
+    }
     if args.dry_run {
         context.ui.story("Nothing was written (--dry-run).");
         return Ok(Outcome::Done);
     }
     let started = Instant::now();
-    let report = restore(repository, &prepared, progress);
+    let report = restore(repository, &prepared, progress).and_then(|mut report| {
+        spaces.restore(repository, &mut report, progress)?;
+        Ok(report)
+    });
     progress.clear();
     tell(context, &report?, started.elapsed().as_secs_f64())?;
+    spaces.settle(into, prepared.overwrite())?;
+    restore_outside::settle_outside(context, cluster, &way.reach.base, into)?;
     let recovery = Recovery {
         restore_command,
         action: args.cluster.target_action.as_str(),
@@ -108,7 +121,10 @@ fn choose(args: &RestoreArgs, cluster: &Cluster, wanted: &Wanted) -> Result<Way,
             _ => base.id.to_string().starts_with(&wanted),
         });
     }
-    archive.choose(&cluster.full_name, &aim, timeline, args.exact)
+    let way = archive.choose(&cluster.full_name, &aim, timeline, args.exact)?;
+    Ok(restore_outside::prefer_undamaged(archive, way, |archive| {
+        archive.choose(&cluster.full_name, &aim, timeline, args.exact)
+    }))
 }
 
 fn plan_lines(args: &RestoreArgs, cluster: &Cluster, way: &Way, read_as: Option<&str>) -> Vec<String> {

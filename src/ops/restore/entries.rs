@@ -20,7 +20,8 @@ pub(in crate::ops) fn each_selected(
 ) -> Result<(), Error> {
     let mut filter = Filter::new(selection);
     let mut stand_ins = StandIns::default();
-    each_entry(repository, snapshot, progress, &mut |mut entry| {
+    each_entry(repository, snapshot, progress, &mut |entry| {
+        let Some(mut entry) = selection.rebase(entry) else { return Ok(()) };
         if stands_in(&entry, selection).is_some() {
             if stand_ins.files.is_none() {
                 stand_ins.files = Some(first_files(repository, snapshot, selection, progress)?);

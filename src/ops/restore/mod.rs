@@ -149,6 +149,13 @@ pub struct Prepared {
     pub(super) began_empty: bool,
 }
 
+impl Prepared {
+    /// What happens to files that are there.
+    pub fn overwrite(&self) -> Overwrite {
+        self.options.overwrite
+    }
+}
+
 /// Finds the snapshot that serves a wish.
 pub fn find_snapshot(
     repository: &Repository,
@@ -357,7 +364,7 @@ fn find_deletes(
 ) -> Result<Vec<RelPath>, Error> {
     let mut there = directory.list()?.into_iter().peekable();
     let mut extra: Vec<(RelPath, bool)> = Vec::new();
-    let everything = Selection::new(&[], &[])?;
+    let everything = prepared.options.selection.everything_of();
     each_selected(repository, &prepared.snapshot, &everything, progress, &mut |entry| {
         while let Some(found) = there.next_if(|(path, _)| *path < entry.path) {
             extra.push(found);

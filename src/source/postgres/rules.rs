@@ -22,6 +22,8 @@ pub(super) fn left_out() -> Vec<String> {
         "/standby.signal",
         "pgsql_tmp*",
         "/global/pg_control",
+        // What an earlier restore laid down of another host's configuration.
+        "/.lifeboat",
     ];
     contents.chain(names.iter().map(|name| (*name).to_owned())).collect()
 }

@@ -64,6 +64,11 @@ impl Cluster {
 
     /// The same, with settings.
     pub fn start_with(major: u32, settings: &[(&str, &str)]) -> Option<Self> {
+        Self::start_made_with(major, &[], settings)
+    }
+
+    /// The same, made with further arguments of `initdb`.
+    pub fn start_made_with(major: u32, made_with: &[&str], settings: &[(&str, &str)]) -> Option<Self> {
         let bin = bin_dir(major)?;
         let folder = tempfile::Builder::new().prefix("pg").tempdir().unwrap();
         // The server's user owns it, everybody may pass: the socket lies in it.
@@ -73,7 +78,8 @@ impl Cluster {
         }
         let cluster = Self { major, bin, folder };
         let data = cluster.data_dir().display().to_string();
-        cluster.must("initdb", &["-D", &data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"]);
+        let usual = ["-D", &data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"];
+        cluster.must("initdb", &[&usual[..], made_with].concat());
         let socket = cluster.folder.path().display().to_string();
         let defaults = [
             ("listen_addresses", ""),

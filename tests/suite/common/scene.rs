@@ -21,19 +21,27 @@ pub const ORACLE: &str = "CREATE TABLE oracle (n serial PRIMARY KEY, pad text)";
 
 impl Scene {
     pub fn new(major: u32, settings: &[(&str, &str)]) -> Option<Self> {
+        Self::made_with(major, &[], settings)
+    }
+
+    /// The same with further arguments of `initdb`.
+    pub fn made_with(major: u32, made_with: &[&str], settings: &[(&str, &str)]) -> Option<Self> {
         bin_dir(major)?;
         let folder = tempfile::Builder::new().prefix("lb").tempdir().unwrap();
         let here = folder.path();
         own(here);
         // The server's user may not reach the place where the program was built.
-        fs::copy(env!("CARGO_BIN_EXE_lifeboat"), here.join("lifeboat")).unwrap();
+        // Copied by another process: a file that is open for writing here, and so in whatever another test starts at that
+        // moment, cannot be run.
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_lifeboat")).arg(here.join("lifeboat")).status();
+        assert!(copied.unwrap().success());
         let archive = format!("{} wal push %p --source db", Self::base_command(here).join(" "));
         let mut all = vec![("archive_mode", "on"), ("archive_command", archive.as_str()), ("wal_level", "replica")];
         all.extend(settings);
         let init = ["init", "--generate-identity", "id"];
         let made = Self::run_in(here, &["--repo", "repo", "--state-dir", "state"], &init);
         assert!(made.status.success(), "{}", text(&made.stderr));
-        let cluster = Cluster::start_with(major, &all)?;
+        let cluster = Cluster::start_made_with(major, made_with, &all)?;
         cluster.psql(LEAST);
         let connection = cluster.connection().replace("user=postgres", "user=lifeboat");
         let config = format!("[sources.db]\nkind = \"postgres\"\nconnection = \"{connection}\"\n");
