@@ -1,12 +1,14 @@
 //! What was typed: the types of clap, nothing resolved. Their doc comments are the help that people read.
 
 mod server;
+mod spelled;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use server::ServerArgs;
+pub use spelled::SpelledArgs;
 
 const CODES: &str = "Exit codes: 0 done, 1 not done, 2 wrong command line or configuration, 10 no repository there, \
                      12 no key opens it, 13 stored bytes are damaged, 130 interrupted.";
@@ -30,12 +32,14 @@ Examples:
   lifeboat restore data --into /srv/data --delta --delete             make DIR equal, write only what differs
   lifeboat restore data --include etc/app --into DIR                  a part
   lifeboat restore data --tar - | ssh host tar -x -C /srv/data        as tar
+  lifeboat restore app-db --to '2h ago' --into DIR --start           a cluster, started and proven
+  lifeboat restore app-db --delta --into /var/lib/postgresql/15/main  in its place: writes only what differs
   lifeboat restore app-dump --into postgresql://postgres@db2 --create     dumps, into a server
   lifeboat restore app-dump --into postgresql://postgres@db2 --database app=app_restored --jobs 4
   lifeboat restore app-dump --into postgresql://postgres@db2/app --clean --table users
 
 A destination that is not empty is refused unless --overwrite, --delta or --delete is given; only --delete removes \
-anything. An interrupted restore continues when the same command is run again.
+anything. (A cluster's --delta removes too: its directory becomes the cluster that was asked for.) An interrupted restore continues when the same command is run again.
 
 Exit codes: 0 done, 1 not done, 2 wrong command line, 4 that moment cannot be reached, 10 no repository there, \
 12 no key opens it, 13 something was damaged and is not restored, or rows differ from those that were \
@@ -405,6 +409,8 @@ pub struct RestoreArgs {
     pub dry_run: bool,
     #[command(flatten)]
     pub cluster: super::wal_args::ClusterArgs,
+    #[command(flatten)]
+    pub spelled: SpelledArgs,
     #[command(flatten)]
     pub server: ServerArgs,
 }

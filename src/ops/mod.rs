@@ -9,6 +9,7 @@ mod kind;
 pub mod look;
 mod merge;
 mod readers;
+pub mod recover;
 pub mod repair;
 pub mod restore;
 mod select;
@@ -48,6 +49,12 @@ pub enum Error {
     /// Nothing leads a cluster to what was asked for.
     #[error(transparent)]
     NoWay(#[from] crate::plan::recovery::NoWay),
+    /// A directory that no cluster is restored onto.
+    #[error(transparent)]
+    Onto(#[from] restore::OntoError),
+    /// A server on a restored directory.
+    #[error(transparent)]
+    Recover(#[from] recover::RecoverError),
     /// The snapshot is not of dumps.
     #[error("`{source_name}` is a source of kind `{kind}`: only dumps (`pg_dump`) are restored into a server")]
     NoDumps {

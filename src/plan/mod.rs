@@ -1,6 +1,8 @@
 //! Pure decisions. Facts go in, a value comes out that can be printed, compared and tested without I/O. Nothing here
 //! knows the catalog, a store or a clock.
 
+pub mod coverage;
+pub mod needed_wal;
 pub mod recovery;
 pub mod restore;
 pub mod rewrite;

@@ -21,6 +21,7 @@ mod matrix;
 mod metadata;
 mod pg_dump;
 mod postgres;
+mod postgres_start;
 mod random;
 mod recovery;
 mod repair;

@@ -25,6 +25,7 @@ pub(super) fn describe(session: &Session) -> Result<(Facts, Facts), Error> {
     environment.extend(pairs(session.rows(
         "ask for its version",
         "SELECT 'version', version() UNION ALL
+         SELECT 'superuser', rolname FROM pg_roles WHERE oid = 10 UNION ALL
          SELECT 'extension ' || extname, extversion FROM pg_extension",
     )?));
     environment.insert("architecture".to_owned(), std::env::consts::ARCH.to_owned());
