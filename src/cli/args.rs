@@ -51,8 +51,9 @@ Examples:
   lifeboat check --read-data-subset 3/7      the third of seven parts: one a night
   lifeboat check --read-data-subset 5%       by chance; also 10G
   lifeboat check --max-age 30d --max-duration 45m    nightly: everything is read within a month, or you hear of it
+  lifeboat check --live app-db               the source: ends a segment of its log, and sees it arrive
 
-Exit codes: 0 all in order, 1 not done, 3 in order as far as there was time, 10 no repository there, 12 no key opens it, 13 damage found, 130 interrupted.";
+Exit codes: 0 all in order, 1 not done, or (--live) the source cannot be backed up or restored as it is, 3 in order as far as there was time, 10 no repository there, 12 no key opens it, 13 damage found, 130 interrupted.";
 const REPAIR_HELP: &str = "\
 Examples:
   lifeboat repair --dry-run          what could be done about what `check` found
@@ -436,6 +437,12 @@ pub struct CheckArgs {
     /// Begin no further pack after so long, as 45m; the next check goes on
     #[arg(long, value_name = "TIME")]
     pub max_duration: Option<String>,
+    /// Whether a source of the configuration can be backed up now: connection, rights, archiving. Reads no stored bytes
+    #[arg(long, value_name = "SOURCE", conflicts_with_all = ["read_data", "read_data_subset", "max_age", "max_duration"])]
+    pub live: Option<String>,
+    /// With --live: how long a segment of the log may take to arrive
+    #[arg(long, value_name = "TIME", default_value = "60s")]
+    pub wal_timeout: String,
 }
 
 #[derive(Debug, Args)]

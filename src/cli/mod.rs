@@ -114,7 +114,10 @@ fn run(cli: Cli, stop: Arc<AtomicBool>) -> Result<Outcome, Failure> {
         Command::Stats => commands::look::stats(&context),
         Command::Restore(mut args) => args.settle().and_then(|()| commands::restore::run(&context, &args)),
         Command::Repair(args) => commands::repair::run(&context, &args),
-        Command::Check(args) => commands::check::run(&context, &args),
+        Command::Check(args) => match &args.live {
+            Some(source) => commands::live::run(&context, source, &args.wal_timeout),
+            None => commands::check::run(&context, &args),
+        },
         Command::ValidateStore(args) => commands::validate_store::run(&context, &args),
         Command::Timeline(args) => commands::timeline::run(&context, &args),
         Command::Wal(WalCommand::Push(args)) => commands::wal::run_push(&context, &args),

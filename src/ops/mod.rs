@@ -6,6 +6,7 @@ pub mod backup;
 pub mod check;
 pub mod cluster;
 mod kind;
+pub mod live;
 pub mod look;
 mod merge;
 mod readers;

@@ -3,52 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use crate::common::postgres::{Cluster, as_server_user};
-use crate::common::scene::{ORACLE, Scene, text};
-
-/// A restored server that was started by lifeboat; stopped with the value.
-struct Started<'s> {
-    scene: &'s Scene,
-    directory: std::path::PathBuf,
-}
-
-impl<'s> Started<'s> {
-    fn new(scene: &'s Scene, name: &str) -> Self {
-        Self { scene, directory: scene.path(name) }
-    }
-
-    /// Restores and starts it, apart from the original.
-    fn restore(&self, code: i32, args: &[&str]) -> String {
-        let into = self.directory.display().to_string();
-        let bin = self.scene.cluster.bin_dir().display().to_string();
-        let all = ["restore", "db", "--into", &into, "--start", "--isolated", "--bin-dir", &bin];
-        self.scene.expect(code, &[&all, args].concat())
-    }
-
-    fn psql(&self, sql: &str) -> String {
-        let mut command = as_server_user(self.scene.cluster.bin_dir().join("psql"));
-        command
-            .args(["-X", "-q", "-A", "-t", "-U", "postgres", "-d", "postgres", "-c", sql, "-h"])
-            .arg(&self.directory);
-        let output = command.current_dir("/").output().unwrap();
-        assert!(output.status.success(), "{sql}\n{}", text(&output.stderr));
-        text(&output.stdout).trim().to_owned()
-    }
-
-    fn is_running(&self) -> bool {
-        self.directory.join("postmaster.pid").exists()
-    }
-}
-
-impl Drop for Started<'_> {
-    fn drop(&mut self) {
-        if self.is_running() {
-            let mut stop = as_server_user(self.scene.cluster.bin_dir().join("pg_ctl"));
-            stop.current_dir("/").args(["-s", "-w", "-m", "immediate", "-D"]).arg(&self.directory).arg("stop");
-            let _ = stop.status();
-        }
-    }
-}
+use crate::common::postgres::Cluster;
+use crate::common::scene::{ORACLE, Scene};
+use crate::common::started::Started;
 
 fn log_of(directory: &Path) -> String {
     fs::read_to_string(directory.join("log/lifeboat-recovery.log")).unwrap()

@@ -6,6 +6,7 @@ pub mod check;
 pub mod demo;
 pub mod init;
 pub mod key;
+pub mod live;
 pub mod look;
 pub mod man;
 pub mod repair;
