@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::common::postgres::Cluster;
-use crate::common::scene::{ORACLE, Scene};
+use crate::common::scene::{ORACLE, Scene, text};
 use crate::common::started::Started;
 
 fn log_of(directory: &Path) -> String {
@@ -127,4 +127,53 @@ fn ctrl_c_stops_the_server_that_was_started() {
     // What was laid down goes on where it was.
     let again = Cluster::adopt(15, &server.directory).unwrap();
     again.try_begin().unwrap();
+}
+
+#[test]
+fn without_isolation_the_server_is_what_its_configuration_says() {
+    let Some(scene) = Scene::new(15, &[]) else { return };
+    scene.cluster.psql(ORACLE);
+    scene.insert(10);
+    scene.expect(0, &["backup", "db"]);
+    scene.insert(10);
+    scene.archive_all();
+    // In the place of the original: same socket, same archive.
+    scene.cluster.stop();
+    let server = Started::new(&scene, "instead");
+    let into = server.directory.display().to_string();
+    let bin = scene.cluster.bin_dir().display().to_string();
+    let said = scene.expect(0, &["restore", "db", "--into", &into, "--start", "--bin-dir", &bin]);
+    assert!(said.contains(&format!("psql -h '{}' -p 5432", scene.cluster.socket_dir().display())), "{said}");
+    assert_eq!(scene.cluster.psql("SELECT count(*) FROM oracle"), "20");
+    assert_eq!(scene.cluster.psql("SHOW archive_mode"), "on");
+    scene.insert(1);
+    scene.archive_all();
+    server.stop("fast");
+    assert!(scene.expect(0, &["timeline", "db"]).contains("timeline  2 left 1 at"), "it archives on");
+}
+
+#[test]
+fn a_restore_by_root_runs_the_server_as_its_owner() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let Some(scene) = Scene::new(15, &[]) else { return };
+    scene.cluster.psql(ORACLE);
+    scene.insert(10);
+    scene.expect(0, &["backup", "db"]);
+    scene.archive_all();
+    let server = Started::new(&scene, "by-root");
+    let words = Scene::base_command(scene.folder.path());
+    let mut command = std::process::Command::new(&words[0]);
+    command.args(&words[1..]).args(["restore", "db", "--start", "--isolated", "--to", "latest", "--into"]);
+    command.arg(&server.directory).arg("--bin-dir").arg(scene.cluster.bin_dir()).env("HOME", scene.folder.path());
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}\n{}", text(&output.stderr), scene.cluster.log_tail());
+    assert_eq!(server.psql("SELECT count(*) FROM oracle"), "10");
+    // What belongs to root is refused, with the way out.
+    let said = scene.expect(0, &["restore", "db", "--into", &scene.path("roots").display().to_string()]);
+    assert!(said.contains("pg_ctl -D"), "{said}");
+    std::os::unix::fs::chown(scene.path("roots"), Some(0), Some(0)).unwrap();
+    let refused = lifeboat::ops::recover::owner_beside_root(&scene.path("roots")).unwrap_err();
+    assert!(refused.to_string().contains("PostgreSQL does not run as root"), "{refused}");
 }

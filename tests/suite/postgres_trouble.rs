@@ -222,12 +222,11 @@ fn killed_at_any_moment(seed: u64) {
         killed(&scene, &["backup", "db"], moment(900));
         scene.insert(1);
         // A push of ours beside the server's own, killed; the server's comes to its end.
-        let name = scene.cluster.psql("SELECT pg_walfile_name(pg_current_wal_insert_lsn())");
+        let name = scene.cluster.psql("SELECT pg_walfile_name(pg_switch_wal())");
         let path = scene.cluster.data_dir().join("pg_wal").join(&name).display().to_string();
-        std::thread::scope(|scope| {
-            scope.spawn(|| scene.archive_all());
-            killed(&scene, &["wal", "push", "--source", "db", &path], moment(120));
-        });
+        killed(&scene, &["wal", "push", "--source", "db", &path], moment(120));
+        scene.insert(1);
+        scene.archive_all();
         assert_eq!(scene.objects(&name).len(), 1, "{name}");
         let got = scene.path("got");
         killed(&scene, &["wal", "get", "--stream", &stream(&scene), &name, "got"], moment(80));

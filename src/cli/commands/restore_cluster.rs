@@ -66,24 +66,7 @@ pub fn run(
         // Before anything is laid down: what is missing then is found out now.
         launch.check()?;
     }
-    let say = |line: String| {
-        if args.dry_run {
-            context.ui.answer(line)
-        } else {
-            context.ui.story(line);
-            Ok(())
-        }
-    };
-    for line in plan_lines(args, cluster, &way, asked.1.as_deref()) {
-        say(line)?;
-    }
-    say(format!(
-        "fetch     {} for the base backup, {} of WAL, of {}",
-        size(prepared.plan.fetch_bytes),
-        counted(way.reach.segments, "segment", "segments"),
-        repository.store().label()
-    ))?;
-    say(format!("lands in  {}{}", into.display(), landing(&prepared.plan)))?;
+    show_plan(context, args, cluster, &way, &prepared.plan, asked.1.as_deref(), repository.store().label())?;
     if let Some(pid) = onto.stale_pid {
         context.ui.warning(format!(
             "postmaster.pid there names process {pid}, which is gone: its server did not stop cleanly"
@@ -106,17 +89,73 @@ pub fn run(
     };
     make_ready(into, &way, &recovery)?;
     let fetched = started.elapsed().as_secs_f64();
-    if !args.cluster.start {
-        context.ui.story(format!("ready     in {}; start it, and it replays its log:", duration(fetched)));
-        context.ui.answer(format!("pg_ctl -D '{}' -w -t 86400 start", into.display()))?;
-        return Ok(Outcome::Done);
+    if args.cluster.start {
+        return bring_up(context, args, &launch, &way, fetched, progress);
+    }
+    context.ui.story(format!("ready     in {}; start it, and it replays its log:", duration(fetched)));
+    context.ui.answer(format!("pg_ctl -D '{}' -w -t 86400 start", into.display()))?;
+    Ok(Outcome::Done)
+}
+
+/// Starts a server on what was laid down, and waits until it is proven to be where it should be.
+fn bring_up(
+    context: &Context,
+    args: &RestoreArgs,
+    launch: &Launch<'_>,
+    way: &Way,
+    fetched: f64,
+    progress: &Console,
+) -> Result<Outcome, Failure> {
+    if way.target == Target::End && args.cluster.target_action != Action::Promote && !args.cluster.standby {
+        context.ui.warning(
+            "without a target there is nothing to stop at: the server is promoted at the end of what is there",
+        );
     }
     let mut server = launch.start()?;
     context.ui.story(format!("starting  a server; its log is {}", server.log().display()));
-    let proof = prove(&mut server, expected(args, &way), progress);
+    let proof = prove(&mut server, expected(args, way), progress);
     progress.clear();
-    tell_proof(context, into, &proof?, fetched)?;
+    tell_proof(context, launch.directory, &proof?, fetched)?;
     Ok(Outcome::Done)
+}
+
+/// The plan, before anything is written.
+fn show_plan(
+    context: &Context,
+    args: &RestoreArgs,
+    cluster: &Cluster,
+    way: &Way,
+    plan: &RestorePlan,
+    read_as: Option<&str>,
+    store: &str,
+) -> Result<(), Failure> {
+    let (ui, reach) = (context.ui, &way.reach);
+    if ui.json {
+        let target = match &way.target {
+            Target::End => None,
+            Target::Setting(name, value) => Some(serde_json::json!({"setting": name, "value": value})),
+        };
+        return ui.json(&serde_json::json!({
+            "message_type": "plan", "source": cluster.full_name, "base": reach.base, "timeline": reach.timeline,
+            "from": reach.from, "to": reach.to, "end": reach.end, "commits": reach.commits, "segments": reach.segments,
+            "gap": reach.gap.then_some(reach.missing), "target": target, "shows": way.shows, "proof": way.proof, "plan": plan,
+        }));
+    }
+    let mut lines = plan_lines(args, cluster, way, read_as);
+    lines.push(format!(
+        "fetch     {} for the base backup, {} of WAL, of {}",
+        size(plan.fetch_bytes),
+        counted(reach.segments, "segment", "segments"),
+        store
+    ));
+    lines.push(format!("lands in  {}{}", args.into.as_deref().unwrap_or(Path::new(".")).display(), landing(plan)));
+    for line in lines {
+        match args.dry_run {
+            true => ui.answer(line)?,
+            false => ui.story(line),
+        }
+    }
+    Ok(())
 }
 
 /// A data directory holds one cluster: what another left in it would be replayed, or read, as this one's.
