@@ -120,7 +120,7 @@ mod tests {
         assert_eq!(
             draw(&coverage, 40, ASCII),
             [
-                "window    B====B=====XXXXB=====Y====o====",
+                "window    B====B=====XXXXB====Y====o====",
                 "          2023-11-14 22:13:20Z",
                 "          B base backup   = any moment   o pending   X GAP   Y fork",
             ]

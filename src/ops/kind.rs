@@ -345,6 +345,9 @@ fn wal_hint(error: &WalError) -> Option<String> {
                 .to_owned()
         }
         WalError::Gap { .. } => "`lifeboat check` says whether it was lost; `--to` a time before it can be had.".to_owned(),
+        WalError::Unfinished { .. } => {
+            "`SELECT pg_switch_wal()` ends it; the server's archive_command pushes it then. Nothing was stored.".to_owned()
+        }
         WalError::Cluster { .. } => "Run it as `archive_command` does: in the data directory, with `pg_wal/NAME`.".to_owned(),
         _ => return None,
     })

@@ -60,6 +60,12 @@ pub enum WalError {
         /// Why.
         why: String,
     },
+    /// The server is still writing it.
+    #[error("`{name}` is still being written: PostgreSQL has not marked it as ready to be archived")]
+    Unfinished {
+        /// The segment.
+        name: String,
+    },
     /// The store holds other bytes under that name.
     #[error(
         "`{name}` is in the repository already, with other bytes: two servers push to one place, or one was rolled back"
@@ -230,6 +236,7 @@ pub fn push(
     let cluster = cluster_of(&data_directory(path), &name).ok();
     let preparing = Preparing { writer: &writer, source, cluster };
     let first = preparing.prepare(path, &name)?;
+    refuse_unfinished(path, &name)?;
     if is_known(repository, &first)? {
         commit_if_due(repository, now, progress);
         return Ok(Pushed { known: true, ahead: 0, newest: first.newest });
@@ -255,6 +262,18 @@ pub fn push(
     commit_if_due(repository, now, progress);
     let newest = batch.iter().filter_map(|ready| ready.newest).max();
     Ok(Pushed { known: sent.known, ahead: sent.records.len().saturating_sub(1), newest })
+}
+
+/// A segment that is pushed by hand while the server writes it would stand under its name for ever, and its whole would be refused.
+/// PostgreSQL marks what it wants archived, and what was; where nothing is ever marked, nothing is known.
+fn refuse_unfinished(path: &Path, name: &str) -> Result<(), WalError> {
+    let status = path.with_file_name("archive_status");
+    let is_segment = matches!(ArchiveFile::parse(name), Ok(ArchiveFile::Segment(_)));
+    let marked = ["ready", "done"].iter().any(|mark| status.join(format!("{name}.{mark}")).exists());
+    match is_segment && status.is_dir() && !marked {
+        true => Err(WalError::Unfinished { name: name.to_owned() }),
+        false => Ok(()),
+    }
 }
 
 /// Whether the index has a file already. Another digest under its name is a conflict.

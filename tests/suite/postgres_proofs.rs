@@ -231,3 +231,63 @@ fn tables_that_come_and_go_during_a_base_backup_of_15_do_it_no_harm() {
 fn tables_that_come_and_go_during_a_base_backup_of_18_do_it_no_harm() {
     tables_come_and_go(18);
 }
+
+#[test]
+fn with_a_gap_what_lies_before_it_and_what_a_later_base_reaches_comes_back() {
+    let Some(scene) = Scene::new(18, &oracle::SETTINGS) else { return };
+    let start = scene.cluster.psql("SELECT pg_current_wal_lsn()");
+    scene.cluster.psql(oracle::TABLE);
+    scene.expect(0, &["backup", "db"]);
+    load_during(&scene.cluster, 1, || ());
+    scene.archive_all();
+    load_during(&scene.cluster, 2, || ());
+    let lost = scene.cluster.psql("SELECT pg_walfile_name(pg_current_wal_insert_lsn())");
+    scene.archive_all();
+    load_during(&scene.cluster, 3, || ());
+    scene.archive_all();
+    scene.expect(0, &["backup", "db"]);
+    load_during(&scene.cluster, 4, || ());
+    scene.archive_all();
+    let all = oracle::commits(&scene.cluster, 1, &start);
+    std::fs::remove_file(scene.objects(&lost).pop().unwrap()).unwrap();
+    let said = scene.expect(13, &["timeline", "db"]);
+    assert!(said.contains(" GAP") && said.contains(&lost), "{said}");
+    let gaps = scene.expect(13, &["--json", "timeline", "db"]);
+    let line = gaps.lines().find(|line| line.contains("\"timeline\"")).unwrap();
+    let gap = serde_json::from_str::<serde_json::Value>(line).unwrap()["coverage"]["gaps"][0].clone();
+    assert_eq!(gap["missing"], lost.as_str());
+    let micros =
+        |what: &str| chrono::DateTime::parse_from_rfc3339(gap[what].as_str().unwrap()).unwrap().timestamp_micros();
+    let (after, until) = (micros("after"), micros("until"));
+    compare(&scene, "last-before", after, &all, &[]);
+    let within: Vec<i64> = all.iter().map(|(time, _)| *time).filter(|time| (after + 1..until).contains(time)).collect();
+    assert!(within.len() > 100, "{}", within.len());
+    for moment in [within[0], within[within.len() / 2], within[within.len() - 1]] {
+        let said = scene.expect(4, &["restore", "db", "--to", &oracle::time(moment), "--into", "none"]);
+        assert!(said.contains(&lost), "{said}");
+    }
+    compare(&scene, "first-behind", until, &all, &[]);
+    compare(&scene, "latest", all[all.len() - 1].0 + 1_000_000, &all, &[]);
+}
+
+#[test]
+fn while_the_store_is_away_and_back_no_commit_is_lost() {
+    let Some(scene) = Scene::new(15, &oracle::SETTINGS) else { return };
+    let start = scene.cluster.psql("SELECT pg_current_wal_lsn()");
+    scene.cluster.psql(oracle::TABLE);
+    scene.expect(0, &["backup", "db"]);
+    load_during(&scene.cluster, 1, || {
+        std::fs::rename(scene.path("repo"), scene.path("aside")).unwrap();
+        for _ in 0..3 {
+            scene.cluster.psql("SELECT pg_switch_wal(), pg_sleep(0.4)");
+        }
+        std::fs::rename(scene.path("aside"), scene.path("repo")).unwrap();
+    });
+    assert_ne!(scene.cluster.psql("SELECT failed_count FROM pg_stat_archiver"), "0", "it was away");
+    scene.archive_all();
+    let all = oracle::commits(&scene.cluster, 1, &start);
+    for (n, at) in [all.len() / 3, all.len() / 2, all.len() - 1].into_iter().enumerate() {
+        let from = ends(&scene)[0];
+        compare(&scene, &format!("r{n}"), all[at].0.max(from), &all, &[]);
+    }
+}

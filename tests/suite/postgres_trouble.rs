@@ -315,3 +315,18 @@ fn of_two_servers_that_push_to_one_place_the_second_is_refused() {
     let latest = (rows.parse::<u32>().unwrap() + 5).to_string();
     assert_eq!(server.rows(&[]), latest, "the first goes on unharmed");
 }
+
+#[test]
+fn a_segment_that_is_still_being_written_is_not_pushed() {
+    let Some(scene) = Scene::new(15, &[]) else { return };
+    scene.cluster.psql(ORACLE);
+    scene.insert(10);
+    let name = scene.cluster.psql("SELECT pg_walfile_name(pg_current_wal_insert_lsn())");
+    let path = scene.cluster.data_dir().join("pg_wal").join(&name).display().to_string();
+    let said = scene.expect(1, &["wal", "push", "--source", "db", &path]);
+    assert!(said.contains("is still being written") && said.contains("pg_switch_wal"), "{said}");
+    assert!(scene.objects(&name).is_empty());
+    scene.archive_all();
+    assert_eq!(scene.objects(&name).len(), 1);
+    scene.expect(0, &["wal", "push", "--source", "db", &path]);
+}
