@@ -392,7 +392,7 @@ fn onto_hint(error: &OntoError) -> String {
             path.display()
         ),
         OntoError::OtherCluster { .. } | OntoError::NoCluster { .. } => {
-            "Choose another directory. If all that lies there may go: `--replace-other-cluster`. Nothing was changed."
+            "Choose another directory. If all that lies there may go: `--delta --replace-other-cluster`. Nothing was changed."
                 .to_owned()
         }
     }

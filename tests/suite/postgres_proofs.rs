@@ -277,6 +277,8 @@ fn while_the_store_is_away_and_back_no_commit_is_lost() {
     scene.cluster.psql(oracle::TABLE);
     scene.expect(0, &["backup", "db"]);
     load_during(&scene.cluster, 1, || {
+        // A push that is under way would make its directories anew.
+        scene.archive_all();
         std::fs::rename(scene.path("repo"), scene.path("aside")).unwrap();
         for _ in 0..3 {
             scene.cluster.psql("SELECT pg_switch_wal(), pg_sleep(0.4)");

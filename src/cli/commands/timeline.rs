@@ -27,6 +27,8 @@ pub fn run(context: &Context, args: &TimelineArgs) -> Result<Outcome, Failure> {
         bases.into_iter().map(|base| (base, archive.choose_from(base))).collect();
     let newest = archive.choose(&cluster.full_name, &Aim::Latest, None, false).ok();
     let coverage = Coverage::of(archive);
+    // Something that was acknowledged is gone.
+    let outcome = if cluster.missing.is_empty() { Outcome::Done } else { Outcome::Damage };
     if context.ui.json {
         let age = newest.as_ref().map(|way| age_of(context, way));
         let rows: Vec<_> = reaches.iter().map(|(base, reach)| json(&cluster, base, reach.as_ref())).collect();
@@ -38,7 +40,7 @@ pub fn run(context: &Context, args: &TimelineArgs) -> Result<Outcome, Failure> {
                 "missing": cluster.missing.len(),
                 "lost": cluster.missing.iter().map(|record| record.place.name()).collect::<Vec<_>>(),
             }))
-            .map(|()| Outcome::Done);
+            .map(|()| outcome);
     }
     for line in draw(&coverage, width(), signs()) {
         context.ui.answer(line)?;
@@ -52,8 +54,7 @@ pub fn run(context: &Context, args: &TimelineArgs) -> Result<Outcome, Failure> {
             duration(age)
         ))?;
     }
-    // Something that was acknowledged is gone.
-    Ok(if cluster.missing.is_empty() { Outcome::Done } else { Outcome::Damage })
+    Ok(outcome)
 }
 
 /// Seconds since the last commit that is known.
