@@ -71,6 +71,17 @@ impl Catalog {
         })
     }
 
+    /// A writer that has segments of a stream, the first by name.
+    pub fn writer_of_stream(&self, stream: &str) -> Result<Option<String>, Error> {
+        self.read(|db| {
+            let mut rows = db.prepare_cached(
+                "SELECT min(name) FROM writer
+                 WHERE EXISTS (SELECT 1 FROM segment WHERE segment.writer = name AND segment.stream = ?1)",
+            )?;
+            rows.query_row([stream], |row| row.get(0))
+        })
+    }
+
     /// Segments that no commit names yet, oldest first.
     pub fn fresh_segments(&self, writer: &str) -> Result<Vec<SegmentRecord>, Error> {
         let found: Result<Vec<SegmentRecord>, Error> = self.read(|db| {

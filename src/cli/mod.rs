@@ -122,6 +122,7 @@ fn run(cli: Cli, stop: Arc<AtomicBool>) -> Result<Outcome, Failure> {
         Command::Timeline(args) => commands::timeline::run(&context, &args),
         Command::Wal(WalCommand::Push(args)) => commands::wal::run_push(&context, &args),
         Command::Wal(WalCommand::Get(args)) => commands::wal::run_get(&context, &args),
+        Command::Wal(WalCommand::FetchAhead(args)) => commands::wal::run_ahead(&context, &args),
         Command::Catalog(CatalogCommand::Rebuild) => commands::catalog::rebuild(&context),
         Command::Key(KeyCommand::Generate { output }) => commands::key::generate(&context, &output),
         Command::Key(KeyCommand::List) => commands::key::list(&context),

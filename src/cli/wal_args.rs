@@ -27,6 +27,29 @@ pub enum WalCommand {
     /// Bring a file of the log back: for restore_command
     #[command(after_help = GET_HELP)]
     Get(WalGetArgs),
+    /// What `wal get` starts to have the next segments ready; it ends by itself
+    #[command(hide = true)]
+    FetchAhead(WalAheadArgs),
+}
+
+/// `wal fetch-ahead`.
+#[derive(Debug, Args)]
+pub struct WalAheadArgs {
+    /// The stream
+    #[arg(long)]
+    pub stream: String,
+    /// The segment that was brought already
+    #[arg(long)]
+    pub after: SegmentName,
+    /// Bytes of a segment
+    #[arg(long)]
+    pub segment_size: u64,
+    /// The folder that is kept filled; made, and removed at the end
+    #[arg(long)]
+    pub folder: PathBuf,
+    /// Nothing from this segment on
+    #[arg(long)]
+    pub ends_at: Option<SegmentName>,
 }
 
 /// `wal push`.
@@ -58,6 +81,9 @@ pub struct WalGetArgs {
     /// A restore to a moment before a gap: from this segment on, absence is the answer. The server reads ahead of its target
     #[arg(long, value_name = "SEGMENT")]
     pub ends_at: Option<SegmentName>,
+    /// Whether the next segments are fetched before they are asked for, by a process that ends by itself
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub ahead: bool,
     /// For a standby, which asks again: whatever cannot be had is exit 1
     #[arg(long)]
     pub standby: bool,

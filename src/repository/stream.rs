@@ -13,7 +13,7 @@ use super::{Error, Repository, SyncReport};
 use crate::catalog::ChunkTables;
 use crate::model::{CommitLine, Digest, Moment, SegmentPlace, SegmentRecord, limits};
 use crate::progress::Progress;
-use crate::seal::{ContentKey, FrameSealer, Sealer, decompress_limited};
+use crate::seal::{ContentKey, FrameSealer, Opener, Sealer, decompress_limited};
 use crate::store::Store;
 
 /// Names, seals and puts segments. Cheap to clone; threads share it.
@@ -51,7 +51,8 @@ impl SegmentWriter {
         }
         let keys = |source| Error::Keys { what: "a segment".to_owned(), source };
         let digest = self.digest(&place, plain);
-        let sealed = FrameSealer::new(&self.data).and_then(|mut sealer| sealer.seal_frame(plain)).map_err(keys)?;
+        let sealed =
+            FrameSealer::of_segments(&self.data).and_then(|mut sealer| sealer.seal_frame(plain)).map_err(keys)?;
         let stored = sealed.len() as u64;
         let key = format!("writers/{}/{}", self.writer, place.key(&digest));
         self.store.appender().create(&key, &[Bytes::from(sealed)])?;
@@ -79,6 +80,49 @@ impl SegmentWriter {
         }
         Ok(found)
     }
+}
+
+/// Lists and opens the segments of one writer. Cheap to clone; threads share it. Needs an identity.
+#[derive(Clone)]
+pub struct SegmentReader {
+    store: Store,
+    content: ContentKey,
+    opener: Arc<Opener>,
+    writer: String,
+}
+
+impl SegmentReader {
+    /// What the store holds in the folder of a place, from its name on. Facts are the index's, not the store's: there are none.
+    pub fn list_from(&self, place: &SegmentPlace) -> Result<Vec<SegmentRecord>, Error> {
+        list_folder(&self.store, &self.writer, place)
+    }
+
+    /// The plain bytes of a segment.
+    pub fn read(&self, record: &SegmentRecord) -> Result<Vec<u8>, Error> {
+        let key = format!("writers/{}/{}", self.writer, record.place.key(&record.digest));
+        let bad = |why: String| Error::BadObject { key: key.clone(), why };
+        let sealed = self.store.get(&key, limits::SEGMENT_MAX as u64 + limits::SEAL_OVERHEAD as u64 * 64)?;
+        let packed = self.opener.open(&sealed).map_err(|e| bad(e.to_string()))?;
+        let plain = decompress_limited(&packed, limits::SEGMENT_MAX).map_err(|e| bad(e.to_string()))?;
+        if digest_of(&self.content, &record.place, &plain) == record.digest {
+            Ok(plain)
+        } else {
+            Err(bad("its bytes do not match its digest".to_owned()))
+        }
+    }
+}
+
+/// The segments in the folder of a place, from its name on.
+fn list_folder(store: &Store, writer: &str, place: &SegmentPlace) -> Result<Vec<SegmentRecord>, Error> {
+    let own = format!("writers/{writer}/");
+    let folder = format!("{own}{}", place.folder());
+    let listed = store.list(&folder, Some(&format!("{folder}/{}-", place.name())))?;
+    let parse = |object: crate::store::Listed| {
+        let (found, digest) = object.key.strip_prefix(&own).and_then(SegmentPlace::parse_key)?;
+        let facts = serde_json::Value::Null;
+        Some(SegmentRecord { place: found, digest, plain: 0, stored: object.size, put: object.received, facts })
+    };
+    Ok(listed.into_iter().filter_map(parse).collect())
 }
 
 /// The segments of a stream: what the store holds, with what the index says of each.
@@ -165,31 +209,22 @@ impl Repository {
 
     /// What the store holds under a place: one segment, none, or several where two servers pushed there.
     pub fn segments_in_store(&self, writer: &str, place: &SegmentPlace) -> Result<Vec<SegmentRecord>, Error> {
-        let own = format!("writers/{writer}/");
-        let folder = format!("{own}{}", place.folder());
-        let listed = self.store.list(&folder, Some(&format!("{folder}/{}-", place.name())))?;
-        let parse = |object: crate::store::Listed| {
-            let (found, digest) = object.key.strip_prefix(&own).and_then(SegmentPlace::parse_key)?;
-            let facts = serde_json::Value::Null;
-            let record =
-                SegmentRecord { place: found, digest, plain: 0, stored: object.size, put: object.received, facts };
-            (record.place == *place).then_some(record)
-        };
-        Ok(listed.into_iter().filter_map(parse).collect())
+        let all = list_folder(&self.store, writer, place)?;
+        Ok(all.into_iter().filter(|record| record.place == *place).collect())
+    }
+
+    /// What opens the segments of a writer; needs an identity.
+    pub fn segment_reader(&self, writer: &str) -> Result<SegmentReader, Error> {
+        Ok(SegmentReader {
+            store: self.store.clone(),
+            content: self.content.clone(),
+            opener: Arc::clone(self.data_opener("reading a segment")?),
+            writer: writer.to_owned(),
+        })
     }
 
     /// The plain bytes of a segment; needs an identity.
     pub fn read_segment(&self, writer: &str, record: &SegmentRecord) -> Result<Vec<u8>, Error> {
-        let opener = self.data_opener("reading a segment")?;
-        let key = format!("writers/{writer}/{}", record.place.key(&record.digest));
-        let bad = |why: String| Error::BadObject { key: key.clone(), why };
-        let sealed = self.store.get(&key, limits::SEGMENT_MAX as u64 + limits::SEAL_OVERHEAD as u64 * 64)?;
-        let packed = opener.open(&sealed).map_err(|e| bad(e.to_string()))?;
-        let plain = decompress_limited(&packed, limits::SEGMENT_MAX).map_err(|e| bad(e.to_string()))?;
-        if digest_of(&self.content, &record.place, &plain) == record.digest {
-            Ok(plain)
-        } else {
-            Err(bad("its bytes do not match its digest".to_owned()))
-        }
+        self.segment_reader(writer)?.read(record)
     }
 }

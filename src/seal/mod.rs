@@ -22,6 +22,9 @@ use crate::model::noise::looks_incompressible;
 
 /// zstd's level for everything: 3 is where speed and size meet on two cores.
 pub const ZSTD_LEVEL: i32 = 3;
+/// zstd's level for segments of a log, which a server waits for: half the time of level 3, and WAL gets no larger
+/// (docs/benchmarks.md).
+pub const ZSTD_LEVEL_OF_SEGMENTS: i32 = 1;
 /// Level 3's search, with matches from 6 bytes on and a small table for the short ones, which stays in a core's cache. Frames
 /// of documents, database pages and sources: 8 to 13 % faster to make, 4 to 15 % faster to open, 0.5 to 1.4 % larger
 /// (docs/benchmarks.md).
@@ -118,6 +121,12 @@ impl<'s> FrameSealer<'s> {
         Ok(Self { sealer, zstd, packed: Vec::new() })
     }
 
+    /// The same for segments of a log.
+    pub fn of_segments(sealer: &'s Sealer) -> Result<Self, Error> {
+        let zstd = zstd::bulk::Compressor::new(ZSTD_LEVEL_OF_SEGMENTS).map_err(|e| Error::Seal(Box::new(e)))?;
+        Ok(Self { sealer, zstd, packed: Vec::new() })
+    }
+
     /// `age(zstd(plain))`. Bytes that look incompressible are stored in zstd's raw blocks.
     pub fn seal_frame(&mut self, plain: &[u8]) -> Result<Vec<u8>, Error> {
         if looks_incompressible(plain) {
@@ -198,6 +207,13 @@ impl<'o> FrameOpener<'o> {
 /// Decompresses at most `limit` bytes; more is an error, not memory.
 pub fn decompress_limited(packed: &[u8], limit: usize) -> Result<Vec<u8>, Error> {
     let bad = |_| Error::Compressed { limit };
+    // A frame that says its length is opened at once, into exactly that much.
+    if let Ok(Some(length)) = zstd::zstd_safe::get_frame_content_size(packed)
+        && length <= limit as u64
+    {
+        let plain = zstd::bulk::decompress(packed, length as usize).map_err(bad)?;
+        return if plain.len() as u64 == length { Ok(plain) } else { Err(Error::Compressed { limit }) };
+    }
     let mut decoder = zstd::stream::read::Decoder::new(packed).map_err(bad)?;
     decoder.window_log_max(27).map_err(bad)?;
     let mut plain = Vec::new();

@@ -33,3 +33,4 @@ mod rot;
 mod space;
 mod tarball;
 mod validate;
+mod wal;

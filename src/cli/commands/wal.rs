@@ -1,23 +1,37 @@
 //! `wal push` and `wal get`. Their exit codes decide whether PostgreSQL keeps, recycles or loses data.
 
+use std::ffi::OsStr;
+use std::os::unix::process::CommandExt;
+
 use crate::cli::Outcome;
 use crate::cli::context::Context;
 use crate::cli::report::Failure;
-use crate::cli::wal_args::{WalGetArgs, WalPushArgs};
+use crate::cli::wal_args::{WalAheadArgs, WalGetArgs, WalPushArgs};
 use crate::config::Plan;
 use crate::model::SegmentName;
-use crate::ops::wal::{Got, get, push, stream_of};
+use crate::model::lsn::SegmentSize;
+use crate::ops::wal::ahead::{Shelf, Taken, serve};
+use crate::ops::wal::{Got, Known, get, push, stream_of};
 use crate::plan::restore::show;
 use crate::progress::Silent;
 
 /// Runs `wal push`.
 pub fn run_push(context: &Context, args: &WalPushArgs) -> Result<Outcome, Failure> {
     let source = source(context, args.source.as_deref())?;
+    let name = args.path.file_name().unwrap_or_default().to_string_lossy();
+    let known = Known::new(&context.state_dir()?, &format!("{}\n{source}", context.url()?));
+    if known.has(&args.path, context.now()) {
+        context.ui.story(format!("{name} was sent along before"));
+        return Ok(Outcome::Done);
+    }
     let (mut repository, _) = context.open_unsynced(&Silent)?;
     let pushed = push(&mut repository, &source, &args.path, args.ahead, context.now(), &Silent)?;
-    let name = args.path.file_name().unwrap_or_default().to_string_lossy();
+    if !pushed.along.is_empty() {
+        known.write(&pushed.along, context.now());
+    }
     let newest = pushed.newest.map_or(String::new(), |newest| format!("; last commit {}", show(newest)));
-    let ahead = if pushed.ahead > 0 { format!("; {} more sent along", pushed.ahead) } else { String::new() };
+    let along = pushed.along.len();
+    let ahead = if along > 0 { format!("; {along} more sent along") } else { String::new() };
     let done = if pushed.known { "was there already" } else { "is stored" };
     context.ui.story(format!("{name} {done}{ahead}{newest}"));
     Ok(Outcome::Done)
@@ -26,7 +40,7 @@ pub fn run_push(context: &Context, args: &WalPushArgs) -> Result<Outcome, Failur
 /// Runs `wal get`.
 pub fn run_get(context: &Context, args: &WalGetArgs) -> Result<Outcome, Failure> {
     match try_get(context, args) {
-        Ok(Got::Placed) => Ok(Outcome::Done),
+        Ok(Got::Placed(_)) => Ok(Outcome::Done),
         Ok(Got::Absent) => Ok(Outcome::Absent),
         Err(failure) => {
             failure.print(&mut std::io::stderr().lock(), context.ui.json);
@@ -46,8 +60,70 @@ fn try_get(context: &Context, args: &WalGetArgs) -> Result<Got, Failure> {
         None => stream_of(&source(context, args.source.as_deref())?, &args.target, &args.name)
             .map_err(crate::ops::Error::from)?,
     };
+    let (name, of) = (args.name.parse::<SegmentName>().ok(), format!("{}\n{stream}", context.url()?));
+    let shelf = Shelf::beside(&args.target, &of);
+    let ahead = name.filter(|_| args.ahead).map(|name| shelf.take(name, &args.target));
+    if ahead == Some(Taken::Placed) {
+        return Ok(Got::Placed(None));
+    }
     let (repository, _) = context.open_unsynced(&Silent)?;
-    Ok(get(&repository, &stream, &args.name, &args.target)?)
+    let got = get(&repository, &stream, &args.name, &args.target)?;
+    if let (Some(name), Some(Taken::Nobody), Got::Placed(Some(size))) = (name, ahead, got) {
+        start_ahead(context, args, &stream, name, size, &shelf);
+    }
+    Ok(got)
+}
+
+/// Starts the process that fetches what will be asked for next. Where it cannot be started, each call fetches for itself.
+fn start_ahead(
+    context: &Context,
+    args: &WalGetArgs,
+    stream: &str,
+    after: SegmentName,
+    size: SegmentSize,
+    shelf: &Shelf,
+) {
+    let Ok(exe) = std::env::current_exe() else { return };
+    let mut command = std::process::Command::new(exe);
+    let global = &context.global;
+    let mut flag = |name: &str, value: &OsStr| {
+        command.arg(name).arg(value);
+    };
+    let paths = [("--config", &global.config), ("--state-dir", &global.state_dir), ("--catalog", &global.catalog)];
+    for (name, path) in paths {
+        if let Some(path) = path {
+            flag(name, path.as_os_str());
+        }
+    }
+    for file in &global.identity {
+        flag("--identity", file.as_os_str());
+    }
+    if let Some(repo) = &global.repo {
+        flag("--repo", repo.as_ref());
+    }
+    if let Some(rate) = &global.limit_download {
+        flag("--limit-download", rate.as_ref());
+    }
+    command.args(["wal", "fetch-ahead", "--stream", stream, "--after", &after.to_string()]);
+    command.args(["--segment-size", &size.bytes().to_string(), "--folder"]).arg(shelf.folder());
+    if let Some(end) = &args.ends_at {
+        command.args(["--ends-at", &end.to_string()]);
+    }
+    let null = std::process::Stdio::null;
+    // A group of its own: a signal to the server's group is none to it, and it ends by itself.
+    command.stdin(null()).stdout(null()).stderr(null()).process_group(0);
+    if let Err(e) = command.spawn() {
+        tracing::warn!("nothing is fetched ahead: {e}");
+    }
+}
+
+/// Runs `wal fetch-ahead`.
+pub fn run_ahead(context: &Context, args: &WalAheadArgs) -> Result<Outcome, Failure> {
+    let size = SegmentSize::new(args.segment_size)
+        .ok_or_else(|| Failure::usage("no cluster has segments of that size", "`wal get` starts this by itself."))?;
+    let (repository, _) = context.open_unsynced(&Silent)?;
+    serve(&repository, &args.stream, args.after, size, args.ends_at, Shelf::at(args.folder.clone()))?;
+    Ok(Outcome::Done)
 }
 
 /// The source that is meant: the one that was named, or the only one of its kind.

@@ -85,6 +85,11 @@ impl Scene {
         command
     }
 
+    /// Runs a line of shell as the server's user.
+    pub fn sh(&self, line: &str) -> Output {
+        as_server_user("/bin/sh").current_dir(self.folder.path()).args(["-c", line]).output().unwrap()
+    }
+
     /// Runs lifeboat as the server's user; the exit code must be `code`.
     pub fn expect(&self, code: i32, args: &[&str]) -> String {
         let output = self.command(args).output().unwrap();
