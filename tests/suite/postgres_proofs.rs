@@ -38,7 +38,8 @@ fn compare(scene: &Scene, name: &str, moment: i64, all: &[Commit], more: &[&str]
     let extra: Vec<_> = shown.difference(&expected).take(5).collect();
     assert!(missing.is_empty() && extra.is_empty(), "at {moment}: missing {missing:?}, beyond {extra:?}\n{said}");
     server.stop("fast");
-    std::fs::remove_dir_all(&server.directory).unwrap();
+    // What fetched the log ahead may still be at its folder there: the room is given back as far as it goes.
+    let _ = std::fs::remove_dir_all(&server.directory);
 }
 
 fn rows_are_those_that_were_committed(major: u32, seed: u64) {
