@@ -2,6 +2,7 @@
 
 mod follow;
 mod server;
+mod spelled;
 
 use std::path::PathBuf;
 
@@ -9,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use follow::FollowArgs;
 pub use server::ServerArgs;
+pub use spelled::SpelledArgs;
 
 const CODES: &str = "Exit codes: 0 done, 1 not done, 2 wrong command line or configuration, 10 no repository there, \
                      12 no key opens it, 13 stored bytes are damaged, 130 interrupted.";
@@ -32,12 +34,14 @@ Examples:
   lifeboat restore data --into /srv/data --delta --delete             make DIR equal, write only what differs
   lifeboat restore data --include etc/app --into DIR                  a part
   lifeboat restore data --tar - | ssh host tar -x -C /srv/data        as tar
+  lifeboat restore app-db --to '2h ago' --into DIR --start           a cluster, started and proven
+  lifeboat restore app-db --delta --into /var/lib/postgresql/15/main  in its place: writes only what differs
   lifeboat restore app-dump --into postgresql://postgres@db2 --create     dumps, into a server
   lifeboat restore app-dump --into postgresql://postgres@db2 --database app=app_restored --jobs 4
   lifeboat restore app-dump --into postgresql://postgres@db2/app --clean --table users
 
 A destination that is not empty is refused unless --overwrite, --delta or --delete is given; only --delete removes \
-anything. An interrupted restore continues when the same command is run again.
+anything. (A cluster's --delta removes too: its directory becomes the cluster that was asked for.) An interrupted restore continues when the same command is run again.
 
 Exit codes: 0 done, 1 not done, 2 wrong command line, 4 that moment cannot be reached, 10 no repository there, \
 12 no key opens it, 13 something was damaged and is not restored, or rows differ from those that were \
@@ -49,8 +53,9 @@ Examples:
   lifeboat check --read-data-subset 3/7      the third of seven parts: one a night
   lifeboat check --read-data-subset 5%       by chance; also 10G
   lifeboat check --max-age 30d --max-duration 45m    nightly: everything is read within a month, or you hear of it
+  lifeboat check --live app-db               the source: ends a segment of its log, and sees it arrive
 
-Exit codes: 0 all in order, 1 not done, 3 in order as far as there was time, 10 no repository there, 12 no key opens it, 13 damage found, 130 interrupted.";
+Exit codes: 0 all in order, 1 not done, or (--live) the source cannot be backed up or restored as it is, 3 in order as far as there was time, 10 no repository there, 12 no key opens it, 13 damage found, 130 interrupted.";
 const REPAIR_HELP: &str = "\
 Examples:
   lifeboat repair --dry-run          what could be done about what `check` found
@@ -414,6 +419,8 @@ pub struct RestoreArgs {
     #[command(flatten)]
     pub cluster: super::wal_args::ClusterArgs,
     #[command(flatten)]
+    pub spelled: SpelledArgs,
+    #[command(flatten)]
     pub server: ServerArgs,
 }
 
@@ -438,6 +445,12 @@ pub struct CheckArgs {
     /// Begin no further pack after so long, as 45m; the next check goes on
     #[arg(long, value_name = "TIME")]
     pub max_duration: Option<String>,
+    /// Whether a source of the configuration can be backed up now: connection, rights, archiving. Reads no stored bytes
+    #[arg(long, value_name = "SOURCE", conflicts_with_all = ["read_data", "read_data_subset", "max_age", "max_duration"])]
+    pub live: Option<String>,
+    /// With --live: how long a segment of the log may take to arrive
+    #[arg(long, value_name = "TIME", default_value = "60s")]
+    pub wal_timeout: String,
 }
 
 #[derive(Debug, Args)]

@@ -3,6 +3,7 @@
 mod args;
 mod commands;
 mod context;
+mod line;
 mod output;
 mod progress;
 mod report;
@@ -111,9 +112,12 @@ fn run(cli: Cli, stop: Arc<AtomicBool>) -> Result<Outcome, Failure> {
         Command::Diff(args) => commands::look::diff(&context, &args),
         Command::Dump(args) => commands::look::dump(&context, &args),
         Command::Stats => commands::look::stats(&context),
-        Command::Restore(args) => commands::restore::run(&context, &args),
+        Command::Restore(mut args) => args.settle().and_then(|()| commands::restore::run(&context, &args)),
         Command::Repair(args) => commands::repair::run(&context, &args),
-        Command::Check(args) => commands::check::run(&context, &args),
+        Command::Check(args) => match &args.live {
+            Some(source) => commands::live::run(&context, source, &args.wal_timeout),
+            None => commands::check::run(&context, &args),
+        },
         Command::ValidateStore(args) => commands::validate_store::run(&context, &args),
         Command::Timeline(args) => commands::timeline::run(&context, &args),
         Command::Follow(args) => commands::follow::run(&context, &args),

@@ -111,6 +111,33 @@ impl Action {
     }
 }
 
+/// Which of several timelines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimelineArg {
+    /// The newest.
+    Latest,
+    /// That of the base backup.
+    Current,
+    /// This one.
+    Number(u32),
+}
+
+impl std::str::FromStr for TimelineArg {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = match text.strip_prefix("0x") {
+            Some(digits) => u32::from_str_radix(digits, 16),
+            None => text.parse(),
+        };
+        match (text, number) {
+            ("latest", _) => Ok(Self::Latest),
+            ("current", _) => Ok(Self::Current),
+            (_, Ok(number)) if number > 0 => Ok(Self::Number(number)),
+            _ => Err("a timeline is a number, as 2 or 0x2, or `latest` or `current`".to_owned()),
+        }
+    }
+}
+
 /// Flags of `restore` that belong to PostgreSQL clusters.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "PostgreSQL clusters")]
@@ -127,9 +154,9 @@ pub struct ClusterArgs {
     /// Replay until the base backup is consistent, and no further
     #[arg(long, conflicts_with_all = ["to", "snapshot", "lsn", "xid", "point"])]
     pub immediate: bool,
-    /// The timeline to follow [default: the newest that the base backup leads to]
-    #[arg(long, value_name = "N")]
-    pub target_timeline: Option<u32>,
+    /// The timeline to follow: a number, `current` for the base backup's own, or `latest` [default: latest]
+    #[arg(long, value_name = "TIMELINE")]
+    pub target_timeline: Option<TimelineArg>,
     /// What the server does at the target
     #[arg(long, value_enum, default_value = "promote", value_name = "ACTION")]
     pub target_action: Action,
@@ -148,4 +175,13 @@ pub struct ClusterArgs {
     /// Restore also where replay would make a later tablespace on files that lie there: the original must not run on this host
     #[arg(long)]
     pub allow_later_tablespaces: bool,
+    /// Start a server on it, wait until it is where it was asked for, and prove that
+    #[arg(long)]
+    pub start: bool,
+    /// With --start: nothing but a socket in its directory, no archiving, nothing preloaded
+    #[arg(long, requires = "start")]
+    pub isolated: bool,
+    /// With --delta: DIR holds another cluster, or something else, and goes
+    #[arg(long, requires = "into")]
+    pub replace_other_cluster: bool,
 }

@@ -69,6 +69,12 @@ impl Programs {
         self.best(name, major, what, |program| program.major.abs_diff(like))
     }
 
+    /// The first one of exactly a major version: a server reads the files of its own version alone.
+    pub fn of_major(&self, name: &str, major: u32) -> Result<Program, Error> {
+        let found = self.found(name)?;
+        found.into_iter().find(|program| program.major == major).ok_or_else(|| self.none(name, Some(major)))
+    }
+
     fn best(
         &self,
         name: &str,
@@ -84,9 +90,13 @@ impl Programs {
     }
 
     fn none(&self, name: &str, major: Option<u32>) -> Error {
+        let of = match (name, major) {
+            ("postgres", Some(major)) => format!("of PostgreSQL {major} "),
+            _ => String::new(),
+        };
         let looked = match &self.bin_dir {
-            Some(dir) => format!("in `{}`", dir.display()),
-            None => format!("along PATH or below `{}`", self.debian.display()),
+            Some(dir) => format!("{of}in `{}`", dir.display()),
+            None => format!("{of}along PATH or below `{}`", self.debian.display()),
         };
         Error::NoProgram { program: name.to_owned(), looked, major }
     }

@@ -99,6 +99,8 @@ pub struct ControlFile {
     pub redo: Lsn,
     /// The timeline of that checkpoint.
     pub timeline: Timeline,
+    /// How far a recovery has replayed at least; zero outside of one.
+    pub min_recovery: Lsn,
     /// `wal_level`.
     pub wal_level: WalLevel,
     /// Bytes of a page of a relation.
@@ -136,6 +138,7 @@ impl ControlFile {
             checkpoint: Lsn(long(CHECKPOINT)),
             redo: Lsn(long(40)),
             timeline: Timeline(number(bytes, 48)),
+            min_recovery: Lsn(long(136)),
             wal_level: WalLevel::parse(number(bytes, 172))?,
             block_size: page_size(number(bytes, 216), "block size")?,
             segment_pages: number(bytes, 220),

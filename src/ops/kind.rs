@@ -2,6 +2,8 @@
 //! next to the variants that know the remedy.
 
 use super::Error;
+use super::recover::RecoverError;
+use super::restore::OntoError;
 use super::wal::WalError;
 use crate::plan::recovery::NoWay;
 use crate::plan::restore::NoPlan;
@@ -54,6 +56,10 @@ impl Error {
             | Self::SameDatabase(_)
             | Self::HasTables { .. } => Kind::Usage,
             Self::Busy(_) | Self::Wal(WalError::Followed) => Kind::Busy,
+            Self::Onto(_) => Kind::Usage,
+            Self::Recover(RecoverError::AsRoot(_) | RecoverError::NoConfiguration { .. }) => Kind::Usage,
+            Self::Recover(RecoverError::Short { .. }) => Kind::Damage,
+            Self::Recover(RecoverError::GivenUp) => Kind::Cancelled,
             Self::Hurt { .. } | Self::Source(source::Error::BadPages { .. }) => Kind::Damage,
             Self::Wal(WalError::Conflict { .. } | WalError::Gap { .. } | WalError::Content { .. }) => Kind::Damage,
             _ => Kind::Failed,
@@ -68,6 +74,8 @@ impl Error {
             Self::NoWay(e) => no_way_hint(e),
             Self::NoPlace(e) => Some(no_place_hint(e)),
             Self::Wal(e) => wal_hint(e),
+            Self::Recover(e) => recover_hint(e),
+            Self::Onto(e) => Some(onto_hint(e)),
             Self::Source(source::Error::NoArchive(_)) => Some(
                 "Set `archive_mode = on` and `archive_command = 'lifeboat wal push %p'`, restart the server, and run this again; \
                  docs/postgres.md has the five minutes in full."
@@ -150,8 +158,9 @@ fn client_hint(error: &client::Error, of_backup: bool) -> Option<String> {
     let quoted = |text: &str| format!("'{}'", text.replace('\'', "'\\''"));
     let done = if of_backup { "No snapshot was made." } else { "" };
     let hint = match error {
-        E::NoProgram { major, .. } => {
-            let package = major.map_or_else(|| "postgresql-client".to_owned(), |major| format!("postgresql-client-{major}"));
+        E::NoProgram { program, major, .. } => {
+            let kind = if program == "postgres" { "postgresql" } else { "postgresql-client" };
+            let package = major.map_or_else(|| kind.to_owned(), |major| format!("{kind}-{major}"));
             let place = if of_backup { "`bin_dir = \"/usr/lib/postgresql/16/bin\"`" } else { "`--bin-dir DIR`" };
             format!("Install it: `apt-get install {package}`; or say where it is: {place}.")
         }
@@ -363,6 +372,9 @@ fn wal_hint(error: &WalError) -> Option<String> {
                 .to_owned()
         }
         WalError::Gap { .. } => "`lifeboat check` says whether it was lost; `--to` a time before it can be had.".to_owned(),
+        WalError::Unfinished { .. } => {
+            "`SELECT pg_switch_wal()` ends it; the server's archive_command pushes it then. Nothing was stored.".to_owned()
+        }
         WalError::Cluster { .. } => "Run it as `archive_command` does: in the data directory, with `pg_wal/NAME`.".to_owned(),
         WalError::SlotLost { slot, .. } => format!(
             "Drop it: `SELECT pg_drop_replication_slot('{slot}')`. Start `lifeboat follow` again, and take a base backup: what is \
@@ -375,4 +387,49 @@ fn wal_hint(error: &WalError) -> Option<String> {
         WalError::SlotKind { .. } => "Give another name: `--slot NAME`; it is made.".to_owned(),
         _ => return None,
     })
+}
+
+fn recover_hint(error: &RecoverError) -> Option<String> {
+    Some(match error {
+        RecoverError::AsRoot(path) => format!(
+            "Run it as the server's user: `runuser -u postgres -- lifeboat restore ...`. Or, for what is laid down already: \
+             `chown -R postgres: '{0}'`, then `runuser -u postgres -- pg_ctl -D '{0}' start`.",
+            path.display()
+        ),
+        RecoverError::NoConfiguration { directory, was } => format!(
+            "The files are laid down. Copy its configuration: `cp {} '{}'`, with pg_hba.conf and pg_ident.conf, and start it; or try it \
+             with `--isolated`, which needs none.",
+            was,
+            directory.display()
+        ),
+        RecoverError::Ended { log, .. } => {
+            format!("All that it said: `less '{}'`. The files are laid down; nothing that is stored was touched.", log.display())
+        }
+        RecoverError::Short { log, .. } => format!(
+            "Do not use it: commits are missing. Its log: `less '{}'`; `lifeboat check --read-data` says whether something is damaged.",
+            log.display()
+        ),
+        RecoverError::Unproven { .. } => "The server was stopped. Start it with `pg_ctl` and look at what it holds.".to_owned(),
+        RecoverError::Unasked { .. } => {
+            "Say as whom it lets us in: `PGUSER=NAME lifeboat restore ...`, with a password in PGPASSFILE; or `--isolated`. The \
+             server was stopped."
+                .to_owned()
+        }
+        RecoverError::GivenUp => "The files are laid down; `pg_ctl start` goes on with the replay.".to_owned(),
+        RecoverError::Io { .. } => return None,
+    })
+}
+
+fn onto_hint(error: &OntoError) -> String {
+    match error {
+        OntoError::Running { path, pid } => format!(
+            "Stop it: `pg_ctl -D '{0}' stop`. If process {pid} is no PostgreSQL (`ps {pid}`), the server crashed: \
+             `rm '{0}/postmaster.pid'`, then this again. Or choose another directory.",
+            path.display()
+        ),
+        OntoError::OtherCluster { .. } | OntoError::NoCluster { .. } => {
+            "Choose another directory. If all that lies there may go: `--delta --replace-other-cluster`. Nothing was changed."
+                .to_owned()
+        }
+    }
 }

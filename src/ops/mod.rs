@@ -8,10 +8,12 @@ pub mod cluster;
 pub mod environment;
 pub mod follow;
 mod kind;
+pub mod live;
 pub mod look;
 mod merge;
 pub mod outside;
 mod readers;
+pub mod recover;
 pub mod repair;
 pub mod restore;
 mod select;
@@ -55,6 +57,12 @@ pub enum Error {
     /// A tablespace cannot go there.
     #[error(transparent)]
     NoPlace(#[from] crate::plan::tablespaces::NoPlace),
+    /// A directory that no cluster is restored onto.
+    #[error(transparent)]
+    Onto(#[from] restore::OntoError),
+    /// A server on a restored directory.
+    #[error(transparent)]
+    Recover(#[from] recover::RecoverError),
     /// The snapshot is not of dumps.
     #[error("`{source_name}` is a source of kind `{kind}`: only dumps (`pg_dump`) are restored into a server")]
     NoDumps {

@@ -1,7 +1,9 @@
 //! Pure decisions. Facts go in, a value comes out that can be printed, compared and tested without I/O. Nothing here
 //! knows the catalog, a store or a clock.
 
+pub mod coverage;
 pub mod environment;
+pub mod needed_wal;
 pub mod recovery;
 pub mod restore;
 pub mod rewrite;

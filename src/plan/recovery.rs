@@ -209,7 +209,7 @@ impl Archive {
     }
 
     /// Whether a base backup lies on the way to a timeline: it ended before that way left its own timeline.
-    fn leads(&self, base: &BaseBackup, target: Timeline) -> bool {
+    pub(super) fn leads(&self, base: &BaseBackup, target: Timeline) -> bool {
         let chain = self.lineage(target);
         let Some(own) = chain.iter().position(|(timeline, _)| *timeline == base.timeline) else { return false };
         chain.get(own + 1).is_none_or(|(_, left)| base.stop <= *left)

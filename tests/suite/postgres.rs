@@ -146,6 +146,8 @@ fn while_the_store_is_away_the_server_keeps_its_log() {
     let Some(scene) = Scene::new(15, &[]) else { return };
     scene.cluster.psql(ORACLE);
     scene.expect(0, &["backup", "db"]);
+    // A push that is under way would make its directories anew.
+    scene.archive_all();
     fs::rename(scene.path("repo"), scene.path("aside")).unwrap();
     for _ in 0..3 {
         scene.insert(10);

@@ -32,7 +32,7 @@ pub struct ServerArgs {
     /// Where the dumps lie until they are restored [default: TMPDIR]
     #[arg(long, value_name = "DIR")]
     pub work_dir: Option<PathBuf>,
-    /// Where pg_restore and psql lie [default: along PATH, then Debian's places]
+    /// Where pg_restore and psql lie, or with --start the server [default: along PATH, then Debian's places]
     #[arg(long, value_name = "DIR")]
     pub bin_dir: Option<PathBuf>,
 }

@@ -7,6 +7,7 @@ pub mod demo;
 pub mod follow;
 pub mod init;
 pub mod key;
+pub mod live;
 pub mod look;
 pub mod man;
 pub mod repair;

@@ -27,7 +27,8 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome, Failure> {
     if let Some(url) = args.into.as_deref().and_then(Path::to_str).filter(|into| Connection::is_url(into)) {
         return super::restore_server::run(context, args, url);
     }
-    if let Some(flag) = args.server.first() {
+    // Of a server's programs a restored cluster has need too.
+    if let Some(flag) = args.server.first().filter(|flag| *flag != "--bin-dir" || !args.cluster.start) {
         let hint = "Name the server: `--into postgresql://USER@HOST`.";
         return Err(Failure::usage(format!("`{flag}` is for dumps that are restored into a PostgreSQL server"), hint));
     }

@@ -11,11 +11,15 @@ use crate::cli::context::Context;
 use crate::cli::output::{counted, duration, size};
 use crate::cli::progress::Console;
 use crate::cli::report::Failure;
+use crate::cli::wal_args::{Action, TimelineArg};
 use crate::model::Timeline;
 use crate::ops::cluster::{Cluster, Recovery, make_ready};
-use crate::ops::restore::{RestoreOptions, find_snapshot, prepare, restore};
+use crate::ops::recover::{End, Expected, Isolation, Launch, Proof, prove};
+use crate::ops::restore::{
+    LandingState, Overwrite, RestoreOptions, RestorePlan, find_snapshot, look_onto, make_unstartable, prepare, restore,
+};
 use crate::ops::tablespaces::Spaces;
-use crate::plan::recovery::{self, Aim, Target, Way};
+use crate::plan::recovery::{self, Aim, Archive, Target, Way};
 use crate::plan::restore::Wanted;
 use crate::repository::Repository;
 
@@ -41,8 +45,13 @@ pub fn run(
     if let Some(local) = context.local_repository()? {
         refuse_repository(into, &local)?;
     }
-    refuse_running(into)?;
+    let options = whole_cluster(options)?;
     let way = choose(args, cluster, &asked.0).map_err(crate::ops::Error::from)?;
+    let backup = cluster.archive.bases.iter().find(|base| base.id == way.reach.base);
+    let backup = backup.map(|base| base.backup.clone()).ok_or_else(|| {
+        Failure::new(crate::ops::Kind::Failed, format!("base backup {} is not known", way.reach.base), None)
+    })?;
+    let onto = look_onto(into, backup.system_id, args.cluster.replace_other_cluster)?;
     let base = Wanted::Named(way.reach.base.to_string());
     let (snapshot, choice) = find_snapshot(repository, &args.source, &base, false)?;
     let placed = restore_outside::place(args, cluster, &way.reach.base, into)?;
@@ -52,32 +61,34 @@ pub fn run(
     progress.clear();
     let (prepared, spaces) = (prepared?, spaces?);
     let restore_command = restore_command(context, &cluster.stream, &way)?;
-    let say = |line: String| {
-        if args.dry_run {
-            context.ui.answer(line)
-        } else {
-            context.ui.story(line);
-            Ok(())
-        }
+    let launch = Launch {
+        directory: into,
+        base: &backup,
+        bin_dir: args.server.bin_dir.clone(),
+        isolation: args.cluster.isolated.then(Isolation::default),
     };
-    for line in plan_lines(args, cluster, &way, asked.1.as_deref()) {
-        say(line)?;
+    if args.cluster.start {
+        // Before anything is laid down: what is missing then is found out now.
+        launch.check()?;
     }
-    say(format!(
-        "fetch     {} for the base backup, {} of WAL, of {}",
-        size(prepared.plan.fetch_bytes + spaces.fetch_bytes()),
-        counted(way.reach.segments, "segment", "segments"),
-        repository.store().label()
-    ))?;
-    say(format!("lands in  {}", into.display()))?;
-    for line in restore_outside::lines(args, cluster, &way.reach.base, &spaces)? {
-        say(line)?;
+    let shown = Shown {
+        plan: &prepared.plan,
+        fetch: prepared.plan.fetch_bytes + spaces.fetch_bytes(),
+        store: repository.store().label(),
+        outside: restore_outside::lines(args, cluster, &way.reach.base, &spaces)?,
+    };
+    show_plan(context, args, cluster, &way, asked.1.as_deref(), shown)?;
+    if let Some(pid) = onto.stale_pid {
+        context.ui.warning(format!(
+            "postmaster.pid there names process {pid}, which is gone: its server did not stop cleanly"
+        ));
     }
     if args.dry_run {
         context.ui.story("Nothing was written (--dry-run).");
         return Ok(Outcome::Done);
     }
     let started = Instant::now();
+    make_unstartable(into)?;
     let report = restore(repository, &prepared, progress).and_then(|mut report| {
         spaces.restore(repository, &mut report, progress)?;
         Ok(report)
@@ -89,16 +100,150 @@ pub fn run(
     let recovery = Recovery {
         restore_command,
         action: args.cluster.target_action.as_str(),
-        no_archive: args.cluster.archive_mode_off,
+        no_archive: args.cluster.archive_mode_off || args.cluster.isolated,
         standby: args.cluster.standby,
     };
     make_ready(into, &way, &recovery)?;
-    context.ui.story(format!(
-        "ready     in {}; start it, and it replays its log:",
-        duration(started.elapsed().as_secs_f64())
-    ));
+    let fetched = started.elapsed().as_secs_f64();
+    if args.cluster.start {
+        return bring_up(context, args, &launch, &way, fetched, progress);
+    }
+    context.ui.story(format!("ready     in {}; start it, and it replays its log:", duration(fetched)));
     context.ui.answer(format!("pg_ctl -D '{}' -w -t 86400 start", into.display()))?;
     Ok(Outcome::Done)
+}
+
+/// Starts a server on what was laid down, and waits until it is proven to be where it should be.
+fn bring_up(
+    context: &Context,
+    args: &RestoreArgs,
+    launch: &Launch<'_>,
+    way: &Way,
+    fetched: f64,
+    progress: &Console,
+) -> Result<Outcome, Failure> {
+    if way.target == Target::End && args.cluster.target_action != Action::Promote && !args.cluster.standby {
+        context.ui.warning(
+            "without a target there is nothing to stop at: the server is promoted at the end of what is there",
+        );
+    }
+    let mut server = launch.start()?;
+    context.ui.story(format!("starting  a server; its log is {}", server.log().display()));
+    let proof = prove(&mut server, expected(args, way), progress);
+    progress.clear();
+    tell_proof(context, launch.directory, &proof?, fetched)?;
+    Ok(Outcome::Done)
+}
+
+/// Of a plan, what lies beside the way to the target.
+struct Shown<'a> {
+    plan: &'a RestorePlan,
+    /// Bytes, those of tablespaces among them.
+    fetch: u64,
+    store: &'a str,
+    /// Lines of what lands elsewhere, and of what differs on this host.
+    outside: Vec<String>,
+}
+
+/// The plan, before anything is written.
+fn show_plan(
+    context: &Context,
+    args: &RestoreArgs,
+    cluster: &Cluster,
+    way: &Way,
+    read_as: Option<&str>,
+    shown: Shown<'_>,
+) -> Result<(), Failure> {
+    let (ui, reach, plan) = (context.ui, &way.reach, shown.plan);
+    if ui.json {
+        let target = match &way.target {
+            Target::End => None,
+            Target::Setting(name, value) => Some(serde_json::json!({"setting": name, "value": value})),
+        };
+        return ui.json(&serde_json::json!({
+            "message_type": "plan", "source": cluster.full_name, "base": reach.base, "timeline": reach.timeline,
+            "from": reach.from, "to": reach.to, "end": reach.end, "commits": reach.commits, "segments": reach.segments,
+            "gap": reach.gap.then_some(reach.missing), "target": target, "shows": way.shows, "proof": way.proof, "plan": plan,
+        }));
+    }
+    let mut lines = plan_lines(args, cluster, way, read_as);
+    lines.push(format!(
+        "fetch     {} for the base backup, {} of WAL, of {}",
+        size(shown.fetch),
+        counted(reach.segments, "segment", "segments"),
+        shown.store
+    ));
+    lines.push(format!("lands in  {}{}", args.into.as_deref().unwrap_or(Path::new(".")).display(), landing(plan)));
+    lines.extend(shown.outside);
+    for line in lines {
+        match args.dry_run {
+            true => ui.answer(line)?,
+            false => ui.story(line),
+        }
+    }
+    Ok(())
+}
+
+/// A data directory holds one cluster: what another left in it would be replayed, or read, as this one's.
+fn whole_cluster(options: RestoreOptions) -> Result<RestoreOptions, Failure> {
+    match options.overwrite {
+        Overwrite::Refuse => Ok(options),
+        Overwrite::Delta | Overwrite::Always => Ok(RestoreOptions { delete: true, ..options }),
+        Overwrite::IfChanged | Overwrite::IfNewer | Overwrite::Never => Err(Failure::usage(
+            "files that were there would be mixed with those of the base backup",
+            "Say `--delta`: it keeps what is right, block by block, writes the rest, and removes what does not belong to the cluster.",
+        )),
+    }
+}
+
+/// What stands in the directory, for the plan.
+fn landing(plan: &RestorePlan) -> String {
+    match (plan.state, plan.deletes.len() as u64) {
+        (LandingState::Interrupted, _) => " (an interrupted restore, to be continued)".to_owned(),
+        (LandingState::Occupied, gone) => {
+            format!(" (not empty; what is right stays, {} of it removed)", counted(gone, "path is", "paths are"))
+        }
+        _ => String::new(),
+    }
+}
+
+/// How the recovery must end, and where it must have come to.
+fn expected(args: &RestoreArgs, way: &Way) -> Expected {
+    let end = match (&way.target, args.cluster.target_action) {
+        _ if args.cluster.standby => End::Standby,
+        // Without a target there is nothing to stop at: the server goes on to the end, and from there on.
+        (Target::End, _) | (_, Action::Promote) => End::Promoted,
+        (_, Action::Pause) => End::Paused,
+        (_, Action::Shutdown) => End::ShutDown,
+    };
+    Expected { end, least: way.proof, timeline: way.reach.timeline }
+}
+
+fn tell_proof(context: &Context, into: &Path, proof: &Proof, fetched: f64) -> Result<(), Failure> {
+    let ui = context.ui;
+    if ui.json {
+        let directory = into.display().to_string();
+        return ui.json(&serde_json::json!({
+            "message_type": "recovered", "directory": directory, "fetch_seconds": fetched, "proof": proof,
+        }));
+    }
+    let state = match proof.end {
+        End::Promoted => format!("it accepts writes, on timeline {}", proof.timeline),
+        End::Paused => "it is paused and can be read; `SELECT pg_wal_replay_resume()` lets it go on".to_owned(),
+        End::ShutDown => "it has shut down there".to_owned(),
+        End::Standby => "it is a standby and follows the archive".to_owned(),
+    };
+    ui.answer(format!("recovered replayed to {}, {} was needed: {state}", proof.reached, proof.least))?;
+    if let Some(post) = &proof.post {
+        ui.answer(format!("server    psql -h '{}' -p {}", post.host, post.port))?;
+    }
+    ui.answer(format!("log       {}", proof.log.display()))?;
+    ui.answer(format!(
+        "took      fetch {}, start {}, replay {}",
+        duration(fetched),
+        duration(proof.start_seconds),
+        duration(proof.replay_seconds)
+    ))
 }
 
 fn choose(args: &RestoreArgs, cluster: &Cluster, wanted: &Wanted) -> Result<Way, recovery::NoWay> {
@@ -111,9 +256,12 @@ fn choose(args: &RestoreArgs, cluster: &Cluster, wanted: &Wanted) -> Result<Way,
         (Wanted::At(time), ..) => Aim::Time(*time),
         (Wanted::Latest, ..) => Aim::Latest,
     };
-    let timeline = flags.target_timeline.map(Timeline);
     let mut archive = cluster.archive.clone();
-    if let Wanted::Named(id) = wanted {
+    let named = match wanted {
+        Wanted::Named(id) => Some(id),
+        _ => args.spelled.set.as_ref(),
+    };
+    if let Some(id) = named {
         let wanted = id.to_ascii_uppercase();
         let newest = archive.bases.iter().map(|base| base.id).max();
         archive.bases.retain(|base| match id.as_str() {
@@ -121,10 +269,31 @@ fn choose(args: &RestoreArgs, cluster: &Cluster, wanted: &Wanted) -> Result<Way,
             _ => base.id.to_string().starts_with(&wanted),
         });
     }
-    let way = archive.choose(&cluster.full_name, &aim, timeline, args.exact)?;
-    Ok(restore_outside::prefer_undamaged(archive, way, |archive| {
-        archive.choose(&cluster.full_name, &aim, timeline, args.exact)
-    }))
+    let choose = |archive: &Archive, timeline| archive.choose(&cluster.full_name, &aim, timeline, args.exact);
+    let choose = |archive: Archive, timeline| {
+        let way = choose(&archive, timeline)?;
+        Ok(restore_outside::prefer_undamaged(archive, way, |archive| choose(archive, timeline)))
+    };
+    match flags.target_timeline {
+        None | Some(TimelineArg::Latest) => choose(archive, None),
+        Some(TimelineArg::Number(number)) => choose(archive, Some(Timeline(number))),
+        Some(TimelineArg::Current) => {
+            // Each base on its own timeline, the newest first; where none leads there, the newest one's reason counts.
+            let mut timelines: Vec<Timeline> = archive.bases.iter().map(|base| base.backup.timeline).collect();
+            timelines.sort_by_key(|timeline| std::cmp::Reverse(timeline.0));
+            timelines.dedup();
+            let mut first = None;
+            for timeline in timelines {
+                let mut own = archive.clone();
+                own.bases.retain(|base| base.backup.timeline == timeline);
+                match choose(own, Some(timeline)) {
+                    Ok(way) => return Ok(way),
+                    Err(e) => drop(first.get_or_insert(e)),
+                }
+            }
+            first.map_or_else(|| choose(archive, None), Err)
+        }
+    }
 }
 
 fn plan_lines(args: &RestoreArgs, cluster: &Cluster, way: &Way, read_as: Option<&str>) -> Vec<String> {
@@ -174,16 +343,4 @@ fn restore_command(context: &Context, stream: &str, way: &Way) -> Result<String,
     }
     words.extend(["%f".to_owned(), "\"%p\"".to_owned()]);
     Ok(words.join(" "))
-}
-
-/// A server that runs there would go on writing into what is replaced.
-fn refuse_running(into: &Path) -> Result<(), Failure> {
-    if into.join("postmaster.pid").exists() {
-        let text = format!("`{}` is the directory of a server that runs, or that crashed", into.display());
-        return Err(Failure::usage(
-            text,
-            "Stop it (`pg_ctl stop`), or remove its postmaster.pid if no server runs; or choose another directory.",
-        ));
-    }
-    Ok(())
 }

@@ -3,10 +3,12 @@
 use crate::cli::Outcome;
 use crate::cli::args::TimelineArgs;
 use crate::cli::context::Context;
+use crate::cli::line::{draw, signs, width};
 use crate::cli::output::{counted, duration, size};
 use crate::cli::report::Failure;
 use crate::ops::cluster::{Cluster, gather};
-use crate::plan::recovery::{Aim, Base, Reach, show};
+use crate::plan::coverage::Coverage;
+use crate::plan::recovery::{Aim, Base, Reach, Way, show};
 
 /// Runs it.
 pub fn run(context: &Context, args: &TimelineArgs) -> Result<Outcome, Failure> {
@@ -24,19 +26,28 @@ pub fn run(context: &Context, args: &TimelineArgs) -> Result<Outcome, Failure> {
     let reaches: Vec<(&Base, Option<Reach>)> =
         bases.into_iter().map(|base| (base, archive.choose_from(base))).collect();
     let newest = archive.choose(&cluster.full_name, &Aim::Latest, None, false).ok();
+    let coverage = Coverage::of(archive);
+    // Something that was acknowledged is gone.
+    let outcome = if cluster.missing.is_empty() { Outcome::Done } else { Outcome::Damage };
     if context.ui.json {
+        let age = newest.as_ref().map(|way| age_of(context, way));
         let rows: Vec<_> = reaches.iter().map(|(base, reach)| json(&cluster, base, reach.as_ref())).collect();
         return context
             .ui
             .json(&serde_json::json!({
                 "message_type": "timeline", "source": cluster.full_name, "stream": cluster.stream, "bases": rows,
-                "newest": newest.as_ref().map(|way| way.reach.to), "missing": cluster.missing.len(),
+                "newest": newest.as_ref().map(|way| way.reach.to), "age_seconds": age, "coverage": coverage,
+                "missing": cluster.missing.len(),
+                "lost": cluster.missing.iter().map(|record| record.place.name()).collect::<Vec<_>>(),
             }))
-            .map(|()| Outcome::Done);
+            .map(|()| outcome);
+    }
+    for line in draw(&coverage, width(), signs()) {
+        context.ui.answer(line)?;
     }
     tell(context, &cluster, &reaches)?;
     if let Some(way) = newest {
-        let age = (context.now() - way.reach.to).num_milliseconds().max(0) as f64 / 1000.0;
+        let age = age_of(context, &way);
         context.ui.answer(format!(
             "newest    {}, {} ago: the last commit that is known",
             show(way.reach.to),
@@ -56,8 +67,12 @@ pub fn run(context: &Context, args: &TimelineArgs) -> Result<Outcome, Failure> {
             spool.folder().display()
         ));
     }
-    // Something that was acknowledged is gone.
-    Ok(if cluster.missing.is_empty() { Outcome::Done } else { Outcome::Damage })
+    Ok(outcome)
+}
+
+/// Seconds since the last commit that is known.
+fn age_of(context: &Context, way: &Way) -> f64 {
+    (context.now() - way.reach.to).num_milliseconds().max(0) as f64 / 1000.0
 }
 
 fn tell(context: &Context, cluster: &Cluster, reaches: &[(&Base, Option<Reach>)]) -> Result<(), Failure> {

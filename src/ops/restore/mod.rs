@@ -8,6 +8,7 @@
 mod delta;
 mod entries;
 mod mark;
+mod onto;
 pub mod server;
 mod tar;
 mod verify;
@@ -22,6 +23,7 @@ use self::entries::Kept;
 pub(super) use self::entries::each_selected;
 use self::mark::MARK_START;
 pub use self::mark::mark_of;
+pub use self::onto::{Onto, OntoError, look_onto, make_unstartable};
 pub use self::tar::restore_tar;
 use super::Error;
 use super::select::Selection;

@@ -61,6 +61,12 @@ pub enum WalError {
         /// Why.
         why: String,
     },
+    /// The server is still writing it.
+    #[error("`{name}` is still being written: PostgreSQL has not marked it as ready to be archived")]
+    Unfinished {
+        /// The segment.
+        name: String,
+    },
     /// The store holds other bytes under that name.
     #[error(
         "`{name}` is in the repository already, with other bytes: two servers push to one place, or one was rolled back"

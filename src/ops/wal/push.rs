@@ -134,6 +134,9 @@ pub fn push(
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let file = ArchiveFile::parse(&name).ok().filter(|file| !matches!(file, ArchiveFile::Piece { .. }));
     let file = file.ok_or_else(|| WalError::Name(name.clone()))?;
+    if matches!(file, ArchiveFile::Segment(_)) {
+        refuse_unfinished(path, &name)?;
+    }
     let cluster = match (cluster_of(&data_directory(path), &name), file) {
         (Ok(cluster), _) => cluster,
         (Err(_), ArchiveFile::Segment(segment)) => cluster_of_segment(path, segment)?,
@@ -142,6 +145,17 @@ pub fn push(
     let mut names = vec![name.clone()];
     names.extend(waiting(path, &name, ahead));
     push_files(repository, &cluster.stream(source), cluster, path, names, now, progress)
+}
+
+/// A segment that is pushed by hand while the server writes it would stand under its name for ever, and its whole would be refused.
+/// PostgreSQL marks what it wants archived, and what was; where nothing is ever marked, nothing is known.
+fn refuse_unfinished(path: &Path, name: &str) -> Result<(), WalError> {
+    let status = path.with_file_name("archive_status");
+    let marked = ["ready", "done"].iter().any(|mark| status.join(format!("{name}.{mark}")).exists());
+    match status.is_dir() && !marked {
+        true => Err(WalError::Unfinished { name: name.to_owned() }),
+        false => Ok(()),
+    }
 }
 
 /// Pushes files of one directory. The first decides: where it fails the call fails, whatever became of the others, and they

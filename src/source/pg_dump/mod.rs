@@ -111,6 +111,26 @@ impl PgDumpSource {
     }
 }
 
+/// What a run would begin with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Live {
+    /// The server, without its password.
+    pub server: String,
+    /// Its version.
+    pub version: String,
+    /// The databases that would be dumped.
+    pub databases: Vec<String>,
+    /// The programs that would dump them.
+    pub programs: Vec<client::Program>,
+}
+
+impl PgDumpSource {
+    /// Connects and looks for the programs, as a run does first. Nothing is dumped.
+    pub fn look_live(&self) -> Result<Live, Error> {
+        take::look_live(self)
+    }
+}
+
 impl Source for PgDumpSource {
     fn kind(&self) -> &'static str {
         "pg_dump"

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crossbeam_channel::{Sender, bounded};
 use serde::Deserialize;
 
-use super::{Databases, Globals, PgDumpSource, with_body};
+use super::{Databases, Globals, Live, PgDumpSource, with_body};
 use crate::client::tables::{self, Wanted};
 use crate::client::{self, Connection, PrivateDir, Program, Programs, Running, Said, Session, run};
 use crate::model::dump::{DUMP_INFO, GLOBALS};
@@ -89,6 +89,20 @@ pub(super) fn walk(source: &PgDumpSource, each: Each<'_>) -> Result<(), Error> {
     text.push(b'\n');
     each(file(source, DUMP_INFO, text));
     Ok(())
+}
+
+/// What a run would begin with.
+pub(super) fn look_live(source: &PgDumpSource) -> Result<Live, Error> {
+    let programs = Programs::new(source.options.bin_dir.clone());
+    let psql = programs.any("psql")?;
+    let (server, _) = look(source, &psql)?;
+    let (major, version) = (server.num / 10_000, server.version.clone());
+    let mut found = vec![programs.not_older("pg_dump", major, "the server")?];
+    if source.options.globals != Globals::None {
+        found.push(programs.not_older("pg_dumpall", major, "the server")?);
+    }
+    let databases = chosen(source, server)?.into_iter().map(|database| database.name).collect();
+    Ok(Live { server: source.options.connection.to_string(), version, databases, programs: found })
 }
 
 /// Asks the server what it is and what it has; answers also the database that was asked.

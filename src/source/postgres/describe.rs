@@ -29,6 +29,7 @@ pub(super) fn describe(session: &Session, connection: &str, here: bool) -> Resul
     environment.extend(pairs(session.rows(
         "ask for its version",
         "SELECT 'version', version() UNION ALL
+         SELECT 'superuser', rolname FROM pg_roles WHERE oid = 10 UNION ALL
          (SELECT 'ICU collations', collversion FROM pg_collation WHERE collprovider = 'i' AND collversion IS NOT NULL LIMIT 1)",
     )?));
     environment.extend(extensions(session, connection)?);

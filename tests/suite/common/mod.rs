@@ -7,10 +7,12 @@ pub mod chaos;
 pub mod faulty;
 pub mod forge;
 pub mod history;
+pub mod oracle;
 pub mod postgres;
 pub mod proxy;
 pub mod scene;
 pub mod servers;
+pub mod started;
 pub mod tree;
 
 use std::path::{Path, PathBuf};

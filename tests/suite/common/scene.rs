@@ -68,13 +68,18 @@ impl Scene {
     }
 
     pub fn run_in(here: &Path, global: &[&str], args: &[&str]) -> Output {
-        as_server_user(here.join("lifeboat"))
-            .current_dir(here)
-            .env("HOME", here)
-            .args(global)
-            .args(args)
-            .output()
-            .unwrap()
+        let mut command = as_server_user(here.join("lifeboat"));
+        command.current_dir(here).env("HOME", here).args(global).args(args);
+        // A test beside this one may have forked while the program was being copied: then it is open for writing for a moment.
+        for _ in 0..100 {
+            match command.output() {
+                Err(e) if e.kind() == std::io::ErrorKind::ExecutableFileBusy => {
+                    std::thread::sleep(std::time::Duration::from_millis(20));
+                }
+                output => return output.unwrap(),
+            }
+        }
+        panic!("the program stays busy")
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

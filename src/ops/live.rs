@@ -1,0 +1,380 @@
+//! `check --live`: can this source be backed up now? A cluster is connected to, its rights and settings are looked at, a segment is
+//! ended and seen to arrive in the repository, and the archiver's own numbers are compared with what is there.
+//!
+//! Invariants: "it arrives" is said only of a segment that was seen in the store; what PostgreSQL counts as archived and the store
+//! does not have is a problem, whatever else is in order. Not here: the stored bytes (`check`), and backups.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::Error;
+use crate::client::postgres::Session;
+use crate::format::wal::ArchiveFile;
+use crate::model::SegmentPlace;
+use crate::model::base::BaseBackup;
+use crate::progress::{Event, Progress};
+use crate::repository::{self, Repository};
+use crate::source::postgres::BaseOptions;
+
+/// How often the store is asked.
+const PAUSE: Duration = Duration::from_millis(200);
+/// How often the archiver is asked whether it counts what has arrived.
+const COUNTING: u32 = 50;
+
+/// How a finding is to be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Weight {
+    /// As it should be.
+    Fine,
+    /// It works, and costs something that a person should know.
+    Warning,
+    /// Backups or restores do not work with it.
+    Problem,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// How it is to be taken.
+    pub weight: Weight,
+    /// What was looked at, in a word or two.
+    pub what: &'static str,
+    /// What was found.
+    pub found: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+/// Everything that was looked at.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct LiveReport {
+    /// In the order in which it was looked at.
+    pub findings: Vec<Finding>,
+    /// Seconds until the ended segment was in the repository.
+    pub arrived_seconds: Option<f64>,
+}
+
+impl LiveReport {
+    fn push(&mut self, weight: Weight, what: &'static str, found: impl Into<String>, hint: Option<String>) {
+        self.findings.push(Finding { weight, what, found: found.into(), hint });
+    }
+    fn fine(&mut self, what: &'static str, found: impl Into<String>) {
+        self.push(Weight::Fine, what, found, None);
+    }
+    fn warn(&mut self, what: &'static str, found: impl Into<String>, hint: impl Into<String>) {
+        self.push(Weight::Warning, what, found, Some(hint.into()));
+    }
+    fn problem(&mut self, what: &'static str, found: impl Into<String>, hint: impl Into<String>) {
+        self.push(Weight::Problem, what, found, Some(hint.into()));
+    }
+    /// The heaviest finding.
+    pub fn weight(&self) -> Weight {
+        self.findings.iter().map(|finding| finding.weight).max().unwrap_or(Weight::Fine)
+    }
+}
+
+/// Looks at a cluster. Ends a segment of its log, and waits up to `patience` until that is in the repository.
+pub fn check_cluster(
+    repository: &Repository,
+    options: &BaseOptions,
+    patience: Duration,
+    progress: &dyn Progress,
+) -> Result<LiveReport, Error> {
+    let connect = |e| Error::from(crate::source::Error::from(e));
+    let session = Session::connect(&options.connection).map_err(connect)?;
+    let mut report = LiveReport::default();
+    let [version, system_id, role, standby] = session
+        .row(
+            "ask what it is",
+            "SELECT current_setting('server_version_num'), system_identifier, quote_ident(current_user), pg_is_in_recovery()
+             FROM pg_control_system()",
+        )
+        .map_err(connect)?;
+    let major = version.parse::<u32>().unwrap_or(0) / 10_000;
+    let standby = standby == "t";
+    let kind = if standby { "a standby" } else { "a primary" };
+    report.fine("connection", format!("{}: PostgreSQL {major}, {kind}, cluster {system_id}", session.place()));
+    let can_switch = rights(&session, &role, &mut report).map_err(connect)?;
+    settings(&session, &mut report).map_err(connect)?;
+    let stream = match system_id.parse() {
+        Ok(id) => BaseBackup::stream_name(&options.source, id, major),
+        Err(_) => return Err(connect(session.unfit("ask what it is", system_id))),
+    };
+    let store = Archived { repository, stream };
+    if standby {
+        report.warn(
+            "arrival",
+            "a standby ends no segments of its own: whether its log arrives was not tried",
+            "Run it against the primary too.",
+        );
+    } else if can_switch && let Some(name) = arrival(&session, &store, patience, progress, &mut report)? {
+        counted(&session, &name)?;
+    }
+    statistics(&session, &store, &mut report)?;
+    slots(&session, &mut report).map_err(connect)?;
+    Ok(report)
+}
+
+type Asked<T> = Result<T, crate::client::postgres::Error>;
+
+/// Whether the role may do what a backup does; returns whether it may end a segment.
+fn rights(session: &Session, role: &str, report: &mut LiveReport) -> Asked<bool> {
+    let [start, stop, switch, settings] = session.row(
+        "look at the role's rights",
+        "SELECT has_function_privilege('pg_backup_start(text, boolean)', 'EXECUTE'),
+                has_function_privilege('pg_backup_stop(boolean)', 'EXECUTE'),
+                has_function_privilege('pg_switch_wal()', 'EXECUTE'),
+                pg_has_role(current_user, 'pg_read_all_settings', 'USAGE')",
+    )?;
+    let functions = [(&start, "pg_backup_start(text, boolean)"), (&stop, "pg_backup_stop(boolean)")];
+    let lacks: Vec<&str> = functions.iter().filter(|(has, _)| *has != "t").map(|(_, name)| *name).collect();
+    if !lacks.is_empty() {
+        let grant = format!("As a superuser: `GRANT EXECUTE ON FUNCTION {} TO {role}`.", lacks.join(", "));
+        report.problem("rights", format!("{role} may not take base backups"), grant);
+    }
+    if settings != "t" {
+        let grant = format!("As a superuser: `GRANT pg_read_all_settings TO {role}`.");
+        report.problem("rights", format!("{role} may not read the data directory's place and other settings"), grant);
+    }
+    if switch != "t" {
+        let grant = format!("As a superuser: `GRANT EXECUTE ON FUNCTION pg_switch_wal() TO {role}`; then this again.");
+        report.problem(
+            "rights",
+            format!("{role} may not end a segment, so it was not seen whether one arrives"),
+            grant,
+        );
+    }
+    if lacks.is_empty() && settings == "t" && switch == "t" {
+        report.fine("rights", format!("{role} may take base backups and end segments"));
+    }
+    Ok(switch == "t")
+}
+
+fn settings(session: &Session, report: &mut LiveReport) -> Asked<()> {
+    let [mode, command, library, level, pages, timeout] = session.row(
+        "read its settings",
+        "SELECT current_setting('archive_mode'), current_setting('archive_command'), current_setting('archive_library', true),
+                current_setting('wal_level'), current_setting('full_page_writes'),
+                (SELECT setting FROM pg_settings WHERE name = 'archive_timeout')",
+    )?;
+    let command = if command == "(disabled)" { String::new() } else { command };
+    if mode == "off" {
+        let hint = "In postgresql.conf: `archive_mode = on` and `archive_command = 'lifeboat wal push %p'`; then restart the server.";
+        report.problem("archiving", "archive_mode is off: no log is kept, and base backups are refused", hint);
+    } else if command.is_empty() && library.is_empty() {
+        let hint = "In postgresql.conf: `archive_command = 'lifeboat wal push %p'`; then `SELECT pg_reload_conf()`.";
+        report.problem("archiving", "archive_command is empty: the server keeps its log until its disk is full", hint);
+    } else if !command.contains("wal push") {
+        let hint = "If it calls `lifeboat wal push` by another name, that is well: what arrives is what counts.";
+        report.warn("archiving", format!("archive_command is `{command}`, which does not name `wal push`"), hint);
+    } else {
+        report.fine("archiving", format!("archive_mode is {mode}, archive_command pushes"));
+    }
+    match level.as_str() {
+        "minimal" => {
+            let hint = "In postgresql.conf: `wal_level = replica`; then restart the server.";
+            report.problem("wal_level", "wal_level is minimal: base backups cannot be made consistent", hint);
+        }
+        _ => report.fine("wal_level", level),
+    }
+    if pages != "on" {
+        let hint = "In postgresql.conf: `full_page_writes = on`, unless the storage never tears a page of 8 KiB.";
+        report.warn(
+            "full_page_writes",
+            "full_page_writes is off: a crash can tear pages, and backups keep what is torn",
+            hint,
+        );
+    }
+    if timeout == "0" {
+        let hint = "In postgresql.conf: `archive_timeout = 60s`; or run `lifeboat follow`.";
+        report.warn(
+            "rpo",
+            "archive_timeout is 0: on a quiet server the last changes stay unarchived without a bound",
+            hint,
+        );
+    } else {
+        report.fine("rpo", format!("a segment is ended after {timeout} s at the latest"));
+    }
+    Ok(())
+}
+
+/// The stream of a cluster, whoever writes it.
+struct Archived<'r> {
+    repository: &'r Repository,
+    stream: String,
+}
+
+impl Archived<'_> {
+    fn has(&self, name: &str) -> Result<bool, Error> {
+        let epoch: String = name.chars().take(8).collect();
+        let Some(place) = SegmentPlace::new(&self.stream, &epoch, name) else { return Ok(false) };
+        for writer in self.repository.store().folders("writers").map_err(repository::Error::from)? {
+            if !self.repository.segments_in_store(&writer, &place)?.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// Waits until the archiver counts a segment that has arrived: its command may still be on its way out.
+fn counted(session: &Session, name: &str) -> Result<(), Error> {
+    for _ in 0..COUNTING {
+        let sql = "SELECT coalesce(last_archived_wal, '') FROM pg_stat_archiver";
+        let [last] = session.row("ask the archiver", sql).map_err(|e| Error::from(crate::source::Error::from(e)))?;
+        if last.as_str() >= name {
+            break;
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Ok(())
+}
+
+/// Ends a segment with something in it, and waits until the store has it: its name where it does.
+fn arrival(
+    session: &Session,
+    store: &Archived<'_>,
+    patience: Duration,
+    progress: &dyn Progress,
+    report: &mut LiveReport,
+) -> Result<Option<String>, Error> {
+    let connect = |e| Error::from(crate::source::Error::from(e));
+    // A message in the log: without anything in it a segment is not ended.
+    let doing = "end a segment of its log";
+    session.rows(doing, "SELECT pg_logical_emit_message(true, 'lifeboat', 'check --live')").map_err(connect)?;
+    let [name] = session.row(doing, "SELECT pg_walfile_name(pg_current_wal_insert_lsn())").map_err(connect)?;
+    session.rows(doing, "SELECT pg_switch_wal()").map_err(connect)?;
+    progress.event(Event::Stage("waiting for the segment"));
+    let begun = Instant::now();
+    loop {
+        if store.has(&name)? {
+            let seconds = begun.elapsed().as_secs_f64();
+            report.arrived_seconds = Some(seconds);
+            report.fine("arrival", format!("{name} was ended and is in the repository, {seconds:.1} s later"));
+            return Ok(Some(name));
+        }
+        if progress.cancelled() {
+            return Err(repository::Error::Cancelled.into());
+        }
+        if begun.elapsed() >= patience {
+            break;
+        }
+        std::thread::sleep(PAUSE);
+    }
+    let [failed, when, done] = session
+        .row(
+            "ask the archiver",
+            "SELECT coalesce(last_failed_wal, ''), coalesce(last_failed_time::text, ''), coalesce(last_archived_wal, '')
+             FROM pg_stat_archiver",
+        )
+        .map_err(connect)?;
+    let waited = patience.as_secs();
+    if done >= name {
+        let hint = "archive_command says 0 and stores elsewhere: another repository, another source name, or `true`.";
+        report.problem(
+            "arrival",
+            format!("PostgreSQL counts {name} as archived, and it is not in the repository"),
+            hint,
+        );
+    } else if failed.is_empty() {
+        report.problem(
+            "arrival",
+            format!("{name} was ended and did not arrive within {waited} s"),
+            "Look at the server's log.",
+        );
+    } else {
+        let found = format!("{name} did not arrive within {waited} s; archiving of {failed} failed last at {when}");
+        report.problem("arrival", found, "The server's log has lifeboat's message, with the cause and what to do.");
+    }
+    Ok(None)
+}
+
+/// The archiver's numbers, and whether what it counts is there.
+fn statistics(session: &Session, store: &Archived<'_>, report: &mut LiveReport) -> Result<(), Error> {
+    let connect = |e| Error::from(crate::source::Error::from(e));
+    let [done, count, failed, last_failed, failing] = session
+        .row(
+            "ask the archiver",
+            "SELECT coalesce(last_archived_wal, ''), archived_count, failed_count, coalesce(last_failed_wal, ''),
+                    coalesce(last_failed_time > last_archived_time, last_failed_time IS NOT NULL)
+             FROM pg_stat_archiver",
+        )
+        .map_err(connect)?;
+    if failing == "t" {
+        let hint = "The server's log has lifeboat's message. PostgreSQL keeps its segments until they are archived: watch its disk.";
+        report.problem("archiver", format!("it fails: {last_failed} was tried last, {failed} failures in all"), hint);
+    } else {
+        report.fine("archiver", format!("{count} archived, {failed} failures, none since the last success"));
+    }
+    let is_file = ArchiveFile::parse(&done).is_ok();
+    if is_file && !store.has(&done)? {
+        let hint = "Something else archives, or archived here before. Take a new base backup when `wal push` is all that does.";
+        report.problem("archiver", format!("{done} counts as archived, and it is not in the repository"), hint);
+    } else if is_file {
+        report.fine("archiver", format!("{done}, the last that it archived, is in the repository"));
+    }
+    // How much waits; for roles of pg_monitor alone.
+    let waiting = session.row::<1>(
+        "count what waits",
+        "SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name ~ '^[0-9A-F]{24}\\.ready$'",
+    );
+    if let Ok([waiting]) = waiting
+        && let Ok(waiting) = waiting.parse::<u64>()
+    {
+        match waiting {
+            0..=2 => report.fine("lag", format!("{waiting} ended segments wait to be archived")),
+            _ => report.warn(
+                "lag",
+                format!("{waiting} ended segments wait to be archived"),
+                "Is the store slow, or was it away?",
+            ),
+        }
+    }
+    Ok(())
+}
+
+fn slots(session: &Session, report: &mut LiveReport) -> Asked<()> {
+    let rows = session.rows(
+        "look at its slots",
+        "SELECT slot_name, active, coalesce(wal_status, ''), coalesce(pg_wal_lsn_diff(
+             CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END, restart_lsn), 0)::bigint,
+             current_setting('max_slot_wal_keep_size')
+         FROM pg_replication_slots ORDER BY slot_name",
+    )?;
+    let mut unbounded = false;
+    for row in &rows {
+        let text = |at: usize| row.get(at).cloned().flatten().unwrap_or_default();
+        let (name, state, held) = (text(0), text(2), text(3).parse::<u64>().unwrap_or(0));
+        let held_text = format!("{} MiB of log", held >> 20);
+        unbounded |= text(4) == "-1";
+        if state == "lost" {
+            let hint = format!("It will never go on: `SELECT pg_drop_replication_slot('{name}')`, then make it anew.");
+            report.problem("slot", format!("{name} has lost its log"), hint);
+        } else if text(1) == "f" {
+            let hint =
+                format!("Start what reads it; or, if nothing will: `SELECT pg_drop_replication_slot('{name}')`.");
+            report.warn("slot", format!("{name} is read by nobody and holds {held_text}"), hint);
+        } else {
+            report.fine("slot", format!("{name} is read, and holds {held_text}"));
+        }
+    }
+    if unbounded {
+        let hint = "In postgresql.conf: `max_slot_wal_keep_size = 64GB`, or what its disk can spare.";
+        report.warn("slot", "max_slot_wal_keep_size is -1: a slot that nobody reads fills the server's disk", hint);
+    }
+    Ok(())
+}
+
+/// Looks at a server whose databases are dumped.
+pub fn check_dumps(source: &crate::source::PgDumpSource) -> Result<LiveReport, Error> {
+    let mut report = LiveReport::default();
+    let found = source.look_live()?;
+    report.fine("connection", format!("{}: PostgreSQL {}", found.server, found.version));
+    report.fine("databases", found.databases.join(", "));
+    for program in &found.programs {
+        report.fine("programs", format!("{} is {}", program.path.display(), program.version));
+    }
+    Ok(report)
+}
