@@ -38,13 +38,10 @@ pub struct WalAheadArgs {
     /// The stream
     #[arg(long)]
     pub stream: String,
-    /// The segment that was brought already
+    /// The segment that is asked for first
     #[arg(long)]
-    pub after: SegmentName,
-    /// Bytes of a segment
-    #[arg(long)]
-    pub segment_size: u64,
-    /// The folder that is kept filled; made, and removed at the end
+    pub first: SegmentName,
+    /// The folder that is kept filled; it goes at the end. Its socket is this process's standard input
     #[arg(long)]
     pub folder: PathBuf,
     /// Nothing from this segment on

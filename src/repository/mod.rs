@@ -37,7 +37,7 @@ pub use mend::{FramesMended, LogMended};
 pub use open::{Keys, OpenOptions, Repository};
 pub use packs::PackListing;
 pub use session::Session;
-pub use stream::{SegmentReader, SegmentWriter, StreamListing};
+pub use stream::{SegmentReader, SegmentWorker, SegmentWriter, StreamListing};
 pub use trust::Trust;
 
 use std::path::PathBuf;

@@ -13,7 +13,7 @@ use super::{Error, Repository, SyncReport};
 use crate::catalog::ChunkTables;
 use crate::model::{CommitLine, Digest, Moment, SegmentPlace, SegmentRecord, limits};
 use crate::progress::Progress;
-use crate::seal::{ContentKey, FrameSealer, Opener, Sealer, decompress_limited};
+use crate::seal::{ContentKey, FrameOpener, FrameSealer, Opener, Sealer};
 use crate::store::Store;
 
 /// Names, seals and puts segments. Cheap to clone; threads share it.
@@ -37,9 +37,27 @@ impl SegmentWriter {
         digest_of(&self.content, place, plain)
     }
 
+    /// What one thread compresses and seals with.
+    pub fn sealer(&self) -> Result<FrameSealer<'_>, Error> {
+        let keys = |source| Error::Keys { what: "a segment".to_owned(), source };
+        FrameSealer::of_segments(&self.data).map_err(keys)
+    }
+
     /// Puts a segment; when this returns, the store has it. An object of the same name is the same segment.
     pub fn put(
         &self,
+        place: SegmentPlace,
+        plain: &[u8],
+        facts: serde_json::Value,
+        now: Moment,
+    ) -> Result<SegmentRecord, Error> {
+        self.put_with(&mut self.sealer()?, place, plain, facts, now)
+    }
+
+    /// The same with what a thread has already.
+    pub fn put_with(
+        &self,
+        sealer: &mut FrameSealer<'_>,
         place: SegmentPlace,
         plain: &[u8],
         facts: serde_json::Value,
@@ -51,8 +69,7 @@ impl SegmentWriter {
         }
         let keys = |source| Error::Keys { what: "a segment".to_owned(), source };
         let digest = self.digest(&place, plain);
-        let sealed =
-            FrameSealer::of_segments(&self.data).and_then(|mut sealer| sealer.seal_frame(plain)).map_err(keys)?;
+        let sealed = sealer.seal_frame(plain).map_err(keys)?;
         let stored = sealed.len() as u64;
         let key = format!("writers/{}/{}", self.writer, place.key(&digest));
         self.store.appender().create(&key, &[Bytes::from(sealed)])?;
@@ -99,12 +116,33 @@ impl SegmentReader {
 
     /// The plain bytes of a segment.
     pub fn read(&self, record: &SegmentRecord) -> Result<Vec<u8>, Error> {
-        let key = format!("writers/{}/{}", self.writer, record.place.key(&record.digest));
+        self.worker()?.read(record).map(<[u8]>::to_vec)
+    }
+
+    /// What one thread reads with.
+    pub fn worker(&self) -> Result<SegmentWorker<'_>, Error> {
+        let keys = |source| Error::Keys { what: "segments".to_owned(), source };
+        let opener = FrameOpener::new(&self.opener).map_err(keys)?;
+        Ok(SegmentWorker { reader: self, opener, sealed: Vec::new() })
+    }
+}
+
+/// Reads segments one after another, into the same memory.
+pub struct SegmentWorker<'r> {
+    reader: &'r SegmentReader,
+    opener: FrameOpener<'r>,
+    sealed: Vec<u8>,
+}
+
+impl SegmentWorker<'_> {
+    /// The plain bytes of a segment; they stay until the next one.
+    pub fn read(&mut self, record: &SegmentRecord) -> Result<&[u8], Error> {
+        let key = format!("writers/{}/{}", self.reader.writer, record.place.key(&record.digest));
         let bad = |why: String| Error::BadObject { key: key.clone(), why };
-        let sealed = self.store.get(&key, limits::SEGMENT_MAX as u64 + limits::SEAL_OVERHEAD as u64 * 64)?;
-        let packed = self.opener.open(&sealed).map_err(|e| bad(e.to_string()))?;
-        let plain = decompress_limited(&packed, limits::SEGMENT_MAX).map_err(|e| bad(e.to_string()))?;
-        if digest_of(&self.content, &record.place, &plain) == record.digest {
+        let limit = limits::SEGMENT_MAX as u64 + limits::SEAL_OVERHEAD as u64 * 64;
+        self.reader.store.get_into(&key, limit, &mut self.sealed)?;
+        let plain = self.opener.open_limited(&self.sealed, limits::SEGMENT_MAX).map_err(|e| bad(e.to_string()))?;
+        if digest_of(&self.reader.content, &record.place, plain) == record.digest {
             Ok(plain)
         } else {
             Err(bad("its bytes do not match its digest".to_owned()))

@@ -204,16 +204,32 @@ impl<'o> FrameOpener<'o> {
     }
 }
 
+impl FrameOpener<'_> {
+    /// The plain bytes of one age file with one zstd frame, at most `limit`; they stay until the next one.
+    pub fn open_limited(&mut self, sealed: &[u8], limit: usize) -> Result<&[u8], Error> {
+        self.opener.open_into(sealed, &mut self.packed)?;
+        match zstd::zstd_safe::get_frame_content_size(&self.packed) {
+            Ok(Some(length)) if length <= limit as u64 => {
+                let length = length as usize;
+                if self.plain.len() < length {
+                    self.plain.resize(length, 0);
+                }
+                let plain = &mut self.plain[..length];
+                let bad = || Error::Compressed { limit };
+                let written = self.zstd.decompress_to_buffer(&self.packed, plain).map_err(|_| bad())?;
+                if written == length { Ok(&self.plain[..length]) } else { Err(bad()) }
+            }
+            _ => {
+                self.plain = decompress_limited(&self.packed, limit)?;
+                Ok(&self.plain)
+            }
+        }
+    }
+}
+
 /// Decompresses at most `limit` bytes; more is an error, not memory.
 pub fn decompress_limited(packed: &[u8], limit: usize) -> Result<Vec<u8>, Error> {
     let bad = |_| Error::Compressed { limit };
-    // A frame that says its length is opened at once, into exactly that much.
-    if let Ok(Some(length)) = zstd::zstd_safe::get_frame_content_size(packed)
-        && length <= limit as u64
-    {
-        let plain = zstd::bulk::decompress(packed, length as usize).map_err(bad)?;
-        return if plain.len() as u64 == length { Ok(plain) } else { Err(Error::Compressed { limit }) };
-    }
     let mut decoder = zstd::stream::read::Decoder::new(packed).map_err(bad)?;
     decoder.window_log_max(27).map_err(bad)?;
     let mut plain = Vec::new();

@@ -1,6 +1,7 @@
 //! `wal push` and `wal get`. Their exit codes decide whether PostgreSQL keeps, recycles or loses data.
 
 use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 
 use crate::cli::Outcome;
@@ -10,7 +11,6 @@ use crate::cli::report::Failure;
 use crate::cli::wal_args::{WalAheadArgs, WalGetArgs, WalPushArgs};
 use crate::config::{Plan, parse_size};
 use crate::model::SegmentName;
-use crate::model::lsn::SegmentSize;
 use crate::ops::Kind;
 use crate::ops::wal::ahead::{Shelf, Taken, serve};
 use crate::ops::wal::spool::Spool;
@@ -95,7 +95,7 @@ fn keep_here(
 /// Runs `wal get`.
 pub fn run_get(context: &Context, args: &WalGetArgs) -> Result<Outcome, Failure> {
     match try_get(context, args) {
-        Ok(Got::Placed(_)) => Ok(Outcome::Done),
+        Ok(Got::Placed) => Ok(Outcome::Done),
         Ok(Got::Absent) => Ok(Outcome::Absent),
         Err(failure) => {
             failure.print(&mut std::io::stderr().lock(), context.ui.json);
@@ -117,28 +117,30 @@ fn try_get(context: &Context, args: &WalGetArgs) -> Result<Got, Failure> {
     };
     let (name, of) = (args.name.parse::<SegmentName>().ok(), format!("{}\n{stream}", context.url()?));
     let shelf = Shelf::beside(&args.target, &of);
-    let ahead = name.filter(|_| args.ahead).map(|name| shelf.take(name, &args.target));
-    if ahead == Some(Taken::Placed) {
-        return Ok(Got::Placed(None));
+    if let Some(name) = name.filter(|_| args.ahead) {
+        let mut taken = shelf.take(name, &args.target);
+        if taken == Taken::Nobody && start_ahead(context, args, &stream, name, &shelf) {
+            taken = shelf.take(name, &args.target);
+        }
+        if taken == Taken::Placed {
+            return Ok(Got::Placed);
+        }
     }
     let (repository, _) = context.open_unsynced(&Silent)?;
-    let got = get(&repository, &stream, &args.name, &args.target)?;
-    if let (Some(name), Some(Taken::Nobody), Got::Placed(Some(size))) = (name, ahead, got) {
-        start_ahead(context, args, &stream, name, size, &shelf);
-    }
-    Ok(got)
+    Ok(get(&repository, &stream, &args.name, &args.target)?)
 }
 
-/// Starts the process that fetches what will be asked for next. Where it cannot be started, each call fetches for itself.
-fn start_ahead(
-    context: &Context,
-    args: &WalGetArgs,
-    stream: &str,
-    after: SegmentName,
-    size: SegmentSize,
-    shelf: &Shelf,
-) {
-    let Ok(exe) = std::env::current_exe() else { return };
+/// Starts the process that fetches this segment, and those that will be asked for next. Where it cannot be started, each call
+/// fetches for itself.
+fn start_ahead(context: &Context, args: &WalGetArgs, stream: &str, first: SegmentName, shelf: &Shelf) -> bool {
+    let started = std::env::current_exe().and_then(|exe| Ok((exe, shelf.open()?)));
+    let (exe, listener) = match started {
+        Ok(started) => started,
+        Err(e) => {
+            tracing::debug!("nothing is fetched ahead: {e}");
+            return false;
+        }
+    };
     let mut command = std::process::Command::new(exe);
     let global = &context.global;
     let mut flag = |name: &str, value: &OsStr| {
@@ -159,25 +161,28 @@ fn start_ahead(
     if let Some(rate) = &global.limit_download {
         flag("--limit-download", rate.as_ref());
     }
-    command.args(["wal", "fetch-ahead", "--stream", stream, "--after", &after.to_string()]);
-    command.args(["--segment-size", &size.bytes().to_string(), "--folder"]).arg(shelf.folder());
+    command.args(["wal", "fetch-ahead", "--stream", stream, "--first", &first.to_string(), "--folder"]);
+    command.arg(shelf.folder());
     if let Some(end) = &args.ends_at {
         command.args(["--ends-at", &end.to_string()]);
     }
     let null = std::process::Stdio::null;
     // A group of its own: a signal to the server's group is none to it, and it ends by itself.
-    command.stdin(null()).stdout(null()).stderr(null()).process_group(0);
-    if let Err(e) = command.spawn() {
+    command.stdin(OwnedFd::from(listener)).stdout(null()).stderr(null()).process_group(0);
+    let spawned = command.spawn();
+    if let Err(e) = &spawned {
         tracing::warn!("nothing is fetched ahead: {e}");
+        let _ = std::fs::remove_dir_all(shelf.folder());
     }
+    spawned.is_ok()
 }
 
 /// Runs `wal fetch-ahead`.
 pub fn run_ahead(context: &Context, args: &WalAheadArgs) -> Result<Outcome, Failure> {
-    let size = SegmentSize::new(args.segment_size)
-        .ok_or_else(|| Failure::usage("no cluster has segments of that size", "`wal get` starts this by itself."))?;
+    let socket = std::io::stdin().as_fd().try_clone_to_owned();
+    let socket = socket.map_err(|e| Failure::io("use", std::path::Path::new("the socket"), e))?;
     let (repository, _) = context.open_unsynced(&Silent)?;
-    serve(&repository, &args.stream, args.after, size, args.ends_at, Shelf::at(args.folder.clone()))?;
+    serve(&repository, &args.stream, args.first, args.ends_at, Shelf::at(args.folder.clone()), socket.into())?;
     Ok(Outcome::Done)
 }
 

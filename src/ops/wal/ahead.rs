@@ -20,7 +20,7 @@ use crate::format::wal::check_segment;
 use crate::model::SegmentRecord;
 use crate::model::lsn::{SegmentName, SegmentSize};
 use crate::ops::Error;
-use crate::repository::{Repository, SegmentReader};
+use crate::repository::{Repository, SegmentReader, SegmentWorker};
 
 /// Segments that are kept ready, at most.
 pub const READY: usize = 8;
@@ -73,6 +73,14 @@ impl Shelf {
         self.0.join("socket")
     }
 
+    /// Makes the folder and the socket in it, for the process that will answer there: whoever asks from now on waits for it.
+    pub fn open(&self) -> std::io::Result<UnixListener> {
+        // What a process that was killed has left behind; one that lives would have answered.
+        let _ = fs::remove_dir_all(&self.0);
+        fs::DirBuilder::new().mode(0o700).create(&self.0)?;
+        UnixListener::bind(self.socket())
+    }
+
     /// Asks for a segment, and takes it.
     pub fn take(&self, name: SegmentName, target: &Path) -> Taken {
         let Ok(mut stream) = UnixStream::connect(self.socket()) else { return Taken::Nobody };
@@ -82,10 +90,14 @@ impl Shelf {
             .and_then(|()| stream.write_all(name.to_string().as_bytes()))
             .and_then(|()| stream.read_exact(&mut answer));
         match asked {
-            Ok(()) if answer == [READY_ANSWER] => match fs::rename(self.0.join(name.to_string()), target) {
-                Ok(()) => Taken::Placed,
-                Err(_) => Taken::NotHere,
-            },
+            Ok(()) if answer == [READY_ANSWER] => {
+                // The server has removed what was there; a rename onto a file would make ext4 write all of it out at once.
+                let _ = fs::remove_file(target);
+                match fs::rename(self.0.join(name.to_string()), target) {
+                    Ok(()) => Taken::Placed,
+                    Err(_) => Taken::NotHere,
+                }
+            }
             _ => Taken::NotHere,
         }
     }
@@ -104,6 +116,8 @@ enum State {
 #[derive(Default)]
 struct Desk {
     wanted: BTreeMap<SegmentName, State>,
+    /// Bytes of a segment, once one was fetched.
+    size: Option<SegmentSize>,
     asked: Option<Instant>,
     /// What listings said, by name.
     listed: HashMap<String, Vec<SegmentRecord>>,
@@ -114,42 +128,32 @@ struct Service {
     shelf: Shelf,
     reader: SegmentReader,
     stream: String,
-    size: SegmentSize,
     /// A restore to a moment before a gap: nothing from here on.
     ends_at: Option<SegmentName>,
     desk: Mutex<Desk>,
     changed: Condvar,
 }
 
-/// Serves until nobody has asked for a while. `after` is the segment that the first caller brought by itself.
+/// Serves until nobody has asked for a while. `listener` is that of the folder's socket, by [`Shelf::open`].
 pub fn serve(
     repository: &Repository,
     stream: &str,
-    after: SegmentName,
-    size: SegmentSize,
+    first: SegmentName,
     ends_at: Option<SegmentName>,
     shelf: Shelf,
+    listener: UnixListener,
 ) -> Result<(), Error> {
-    let why = || WalError::Stream { name: after.to_string(), why: "no writer of the repository has it".to_owned() };
+    let why = || WalError::Stream { name: first.to_string(), why: "no writer of the repository has it".to_owned() };
     let writer = writer_of(repository, stream)?.ok_or_else(why)?;
-    let io = |source| Error::from(WalError::Io { doing: "write", path: shelf.folder().to_owned(), source });
-    // What a process that was killed left behind; one that lives answers.
-    if UnixStream::connect(shelf.socket()).is_ok() {
-        return Ok(());
-    }
-    let _ = fs::remove_dir_all(shelf.folder());
-    fs::DirBuilder::new().mode(0o700).create(shelf.folder()).map_err(io)?;
-    let listener = UnixListener::bind(shelf.socket()).map_err(io)?;
     let service = Arc::new(Service {
         reader: repository.segment_reader(&writer)?,
         stream: stream.to_owned(),
-        size,
         ends_at,
         desk: Mutex::default(),
         changed: Condvar::new(),
         shelf,
     });
-    service.want_behind(&mut service.desk(), after);
+    service.desk().wanted.insert(first, State::Waiting);
     for _ in 0..FETCHERS {
         let service = Arc::clone(&service);
         std::thread::spawn(move || service.fetch_for_ever());
@@ -188,19 +192,20 @@ impl Service {
     }
 
     /// Adds what follows a segment, as far as the bounds allow; what lies elsewhere goes.
-    fn want_behind(&self, desk: &mut Desk, name: SegmentName) {
-        let room = (READY_BYTES / self.size.bytes()).clamp(1, READY as u64);
+    fn want_behind(&self, desk: &mut Desk, name: SegmentName, itself: bool) {
+        let Some(size) = desk.size else { return };
+        let room = (READY_BYTES / size.bytes()).clamp(1, READY as u64);
         let mut window = Vec::new();
         let mut at = name;
         for _ in 0..room {
-            match at.next(self.size).filter(|next| self.ends_at.is_none_or(|end| *next < end)) {
+            match at.next(size).filter(|next| self.ends_at.is_none_or(|end| *next < end)) {
                 Some(next) => window.push(next),
                 None => break,
             }
             at = *window.last().unwrap_or(&at);
         }
         desk.wanted.retain(|wanted, state| {
-            let stays = window.contains(wanted) || *state == State::Fetching;
+            let stays = window.contains(wanted) || *state == State::Fetching || (itself && *wanted == name);
             if !stays && *state == State::Ready {
                 let _ = fs::remove_file(self.path(*wanted));
             }
@@ -230,13 +235,14 @@ impl Service {
         desk.wanted.retain(|_, state| *state != State::Failed);
         let answer = if state == Some(State::Ready) { READY_ANSWER } else { NOT_HERE };
         if state != Some(State::Failed) {
-            self.want_behind(&mut desk, name);
+            self.want_behind(&mut desk, name, false);
         }
         drop(desk);
         let _ = stream.write_all(&[answer]);
     }
 
-    fn fetch_for_ever(&self) {
+    fn fetch_for_ever(&self) -> Result<(), Error> {
+        let mut worker = self.reader.worker()?;
         loop {
             let mut desk = self.desk();
             let name = loop {
@@ -248,20 +254,26 @@ impl Service {
                 desk = self.changed.wait(desk).unwrap_or_else(PoisonError::into_inner);
             };
             drop(desk);
-            let fetched = self.fetch(name);
+            let fetched = self.fetch(name, &mut worker);
             if let Err(e) = &fetched {
                 tracing::debug!(segment = %name, "not fetched ahead: {e}");
             }
             let mut desk = self.desk();
+            let size = fetched.ok().flatten();
             if let Some(state) = desk.wanted.get_mut(&name) {
-                *state = if matches!(fetched, Ok(true)) { State::Ready } else { State::Failed };
+                *state = if size.is_some() { State::Ready } else { State::Failed };
+            }
+            // The first one tells how large they are, and so how the next ones are called.
+            if size.is_some() && desk.size.is_none() {
+                desk.size = size;
+                self.want_behind(&mut desk, name, true);
             }
             self.changed.notify_all();
         }
     }
 
-    /// Brings one segment into the folder. False where it is not there, or not one alone.
-    fn fetch(&self, name: SegmentName) -> Result<bool, Error> {
+    /// Brings one segment into the folder, and says its size. `None` where it is not there, or not one alone.
+    fn fetch(&self, name: SegmentName, worker: &mut SegmentWorker<'_>) -> Result<Option<SegmentSize>, Error> {
         let place = place_of(&self.stream, &name.to_string())?;
         let known = self.desk().listed.remove(place.name());
         let records = match known {
@@ -276,10 +288,11 @@ impl Service {
                 own
             }
         };
-        let [record] = records.as_slice() else { return Ok(false) };
-        let bytes = self.reader.read(record)?;
-        check_segment(&bytes, name).map_err(|e| WalError::Content { name: name.to_string(), why: e.to_string() })?;
-        put_in_place(&bytes, &self.path(name))?;
-        Ok(true)
+        let [record] = records.as_slice() else { return Ok(None) };
+        let bytes = worker.read(record)?;
+        let header =
+            check_segment(bytes, name).map_err(|e| WalError::Content { name: name.to_string(), why: e.to_string() })?;
+        put_in_place(bytes, &self.path(name))?;
+        Ok(Some(header.segment_size))
     }
 }

@@ -10,15 +10,14 @@ use super::pieces::{as_segment, is_piece_of, join_pieces};
 use super::{WalError, place_of};
 use crate::format::wal::{ArchiveFile, check_segment};
 use crate::model::SegmentPlace;
-use crate::model::lsn::SegmentSize;
 use crate::ops::Error;
 use crate::repository::Repository;
 
 /// What became of a request for a file of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Got {
-    /// It is in its place; of a segment its size.
-    Placed(Option<SegmentSize>),
+    /// It is in its place.
+    Placed,
     /// It is not in the repository, and nothing behind it is: the end of the log, as far as it was archived.
     Absent,
 }
@@ -58,15 +57,11 @@ pub fn get(repository: &Repository, stream: &str, name: &str, target: &Path) -> 
         }
     };
     let bytes = repository.read_segment(writer, &chosen)?;
-    let size = match file {
-        ArchiveFile::Segment(segment) => {
-            let bad = |e: crate::format::wal::Flaw| WalError::Content { name: name.to_owned(), why: e.to_string() };
-            Some(check_segment(&bytes, segment).map_err(bad)?.segment_size)
-        }
-        _ => None,
-    };
+    if let ArchiveFile::Segment(segment) = file {
+        check_segment(&bytes, segment).map_err(|e| WalError::Content { name: name.to_owned(), why: e.to_string() })?;
+    }
     put_in_place(&bytes, target)?;
-    Ok(Got::Placed(size))
+    Ok(Got::Placed)
 }
 
 /// A file that is not there: the end, or a gap? Where it is there in pieces, it is the end, and what is there of it is served.
@@ -95,7 +90,7 @@ fn grown_or_absent(
     }
     let (bytes, _) = join_pieces(&repository.segment_reader(writer)?, *segment, &listing.there)?;
     put_in_place(&as_segment(bytes, *segment)?, target)?;
-    Ok(Got::Placed(None))
+    Ok(Got::Placed)
 }
 
 /// Writes beside the target and renames: the server never sees half a file. Not synced: a server that loses it in a crash

@@ -145,18 +145,26 @@ impl Cluster {
     }
 }
 
-/// A file with its bytes, and as it was when they were read.
-fn read_whole(path: &Path, limit: u64) -> Result<(Vec<u8>, Identity), WalError> {
+/// A file's bytes, into memory that was used before; and as it was when they were read.
+fn read_into(path: &Path, limit: u64, bytes: &mut Vec<u8>) -> Result<Identity, WalError> {
     let io = |source| WalError::Io { doing: "read", path: path.to_owned(), source };
+    bytes.clear();
     let mut file = File::open(path).map_err(io)?;
     let meta = file.metadata().map_err(io)?;
     if meta.len() > limit {
         let why = format!("it has {} bytes, more than such a file may have", meta.len());
         return Err(io(std::io::Error::other(why)));
     }
-    let mut bytes = Vec::with_capacity(meta.len() as usize);
-    (&mut file).take(limit).read_to_end(&mut bytes).map_err(io)?;
-    Ok((bytes, Identity::of(&meta)))
+    bytes.reserve(meta.len() as usize);
+    (&mut file).take(limit).read_to_end(bytes).map_err(io)?;
+    Ok(Identity::of(&meta))
+}
+
+/// A file with its bytes, and as it was when they were read.
+fn read_whole(path: &Path, limit: u64) -> Result<(Vec<u8>, Identity), WalError> {
+    let mut bytes = Vec::new();
+    let identity = read_into(path, limit, &mut bytes)?;
+    Ok((bytes, identity))
 }
 
 fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>, WalError> {

@@ -8,20 +8,21 @@ use std::io::Read;
 use std::path::Path;
 
 use super::known::Identity;
-use super::{Cluster, SMALL, WalError, cluster_of, data_directory, place_of, read_whole};
+use super::{Cluster, SMALL, WalError, cluster_of, data_directory, place_of, read_into};
 use crate::format::wal::{ArchiveFile, SegmentHeader, check_segment, scan};
 use crate::model::lsn::SegmentName;
 use crate::model::{Digest, Moment, SegmentPlace, SegmentRecord, limits};
 use crate::ops::Error;
 use crate::progress::Progress;
 use crate::repository::{Repository, SegmentWriter};
+use crate::seal::FrameSealer;
 
 /// Segments that are sent beside the one that was asked for, at most.
 pub const AHEAD: usize = 7;
 /// Plain bytes of such segments at which no further one is added: clusters may have segments of 1 GiB.
 const AHEAD_BYTES: usize = 128 << 20;
 /// Threads that compress and send.
-const SENDERS: usize = 4;
+const SENDERS: usize = 3;
 /// Seconds after which segments that no commit names yet are committed.
 const COMMIT_AFTER: i64 = 60;
 
@@ -38,7 +39,6 @@ pub struct Pushed {
 
 /// A file that is ready to be sent.
 struct Ready {
-    bytes: Vec<u8>,
     identity: Identity,
     digest: Digest,
     facts: serde_json::Value,
@@ -54,6 +54,12 @@ struct Sent {
     newest: Option<Moment>,
 }
 
+/// What one thread works with, one file after another.
+struct Desk<'a> {
+    bytes: Vec<u8>,
+    sealer: FrameSealer<'a>,
+}
+
 /// Reads and checks files, and puts them. Threads share it.
 struct Sender<'a> {
     writer: &'a SegmentWriter,
@@ -66,21 +72,21 @@ struct Sender<'a> {
 
 impl Sender<'_> {
     /// Reads a file and compares it with its name. What it says of its commits goes into the index.
-    fn prepare(&self, path: &Path, place: &SegmentPlace) -> Result<Ready, WalError> {
+    fn prepare(&self, path: &Path, place: &SegmentPlace, bytes: &mut Vec<u8>) -> Result<Ready, WalError> {
         let name = place.name();
         let file = ArchiveFile::parse(name).map_err(|_| WalError::Name(name.to_owned()))?;
         let limit = match file {
             ArchiveFile::Segment(_) | ArchiveFile::Partial(_) => limits::SEGMENT_MAX as u64,
             _ => SMALL,
         };
-        let (bytes, identity) = read_whole(path, limit)?;
+        let identity = read_into(path, limit, bytes)?;
         let (facts, newest) = match file {
-            ArchiveFile::Segment(segment) => self.examine(&bytes, segment, name)?,
+            ArchiveFile::Segment(segment) => self.examine(bytes, segment, name)?,
             // Short, and needed to tell which moments can be reached, by hosts that cannot open it too.
-            ArchiveFile::History(_) => (serde_json::json!({"history": String::from_utf8_lossy(&bytes)}), None),
+            ArchiveFile::History(_) => (serde_json::json!({"history": String::from_utf8_lossy(bytes)}), None),
             _ => (serde_json::Value::Null, None),
         };
-        Ok(Ready { digest: self.writer.digest(place, &bytes), bytes, identity, facts, newest })
+        Ok(Ready { digest: self.writer.digest(place, bytes), identity, facts, newest })
     }
 
     fn examine(
@@ -101,8 +107,8 @@ impl Sender<'_> {
     }
 
     /// Makes sure that the store has a file, and nothing else under its name.
-    fn send(&self, path: &Path, place: &SegmentPlace) -> Result<Sent, Error> {
-        let ready = self.prepare(path, place)?;
+    fn send(&self, path: &Path, place: &SegmentPlace, desk: &mut Desk<'_>) -> Result<Sent, Error> {
+        let ready = self.prepare(path, place, &mut desk.bytes)?;
         let Ready { digest, identity, newest, .. } = ready;
         let noted = self.noted.get(place).map_or(&[][..], Vec::as_slice);
         let stored = self.stored.get(place).map_or(&[][..], Vec::as_slice);
@@ -113,10 +119,13 @@ impl Sender<'_> {
         let (record, known) = match (noted.first(), stored.first()) {
             (Some(record), Some(_)) => (record.clone(), true),
             (None, Some((_, stored))) => {
-                let (plain, place) = (ready.bytes.len() as u64, place.clone());
+                let (plain, place) = (desk.bytes.len() as u64, place.clone());
                 (SegmentRecord { place, digest, plain, stored: *stored, put: self.now, facts: ready.facts }, true)
             }
-            (_, None) => (self.writer.put(place.clone(), &ready.bytes, ready.facts, self.now)?, false),
+            (_, None) => {
+                let (place, facts) = (place.clone(), ready.facts);
+                (self.writer.put_with(&mut desk.sealer, place, &desk.bytes, facts, self.now)?, false)
+            }
         };
         Ok(Sent { record, known, identity, newest })
     }
@@ -180,7 +189,7 @@ pub fn push_files(
     // Before: what a crash left is not sent twice, and what conflicts is not put at all. After: two that pushed at once both see it.
     let stored = writer.look(&places)?;
     let sender = Sender { writer: &writer, cluster, noted, stored, now };
-    let results = send_all(&sender, first, &places);
+    let results = send_all(&sender, first, &places)?;
     let after = writer.look(&places)?;
     let (mut records, mut outcome) = (Vec::new(), None);
     let mut pushed = Pushed { known: false, along: Vec::new(), newest: None };
@@ -212,30 +221,35 @@ pub fn push_files(
 }
 
 /// Sends a batch by some threads; the results are in the order of the places.
-fn send_all(sender: &Sender<'_>, first: &Path, places: &[SegmentPlace]) -> Vec<Result<Sent, Error>> {
+fn send_all(
+    sender: &Sender<'_>,
+    first: &Path,
+    places: &[SegmentPlace],
+) -> Result<Vec<Result<Sent, Error>>, crate::repository::Error> {
     let next = std::sync::atomic::AtomicUsize::new(0);
-    let work = || {
-        let mut own = Vec::new();
+    let work = || -> Result<Vec<_>, crate::repository::Error> {
+        let (mut own, mut desk) = (Vec::new(), Desk { bytes: Vec::new(), sealer: sender.writer.sealer()? });
         while let Some((at, place)) = {
             let at = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             places.get(at).map(|place| (at, place))
         } {
-            own.push((at, sender.send(&first.with_file_name(place.name()), place)));
+            own.push((at, sender.send(&first.with_file_name(place.name()), place, &mut desk)));
         }
-        own
+        Ok(own)
     };
     let mut all = Vec::new();
-    std::thread::scope(|scope| {
+    std::thread::scope(|scope| -> Result<(), crate::repository::Error> {
         let threads: Vec<_> = (0..SENDERS.min(places.len())).map(|_| scope.spawn(work)).collect();
         for thread in threads {
             match thread.join() {
-                Ok(own) => all.extend(own),
+                Ok(own) => all.extend(own?),
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         }
-    });
+        Ok(())
+    })?;
     all.sort_by_key(|(at, _)| *at);
-    all.into_iter().map(|(_, result)| result).collect()
+    Ok(all.into_iter().map(|(_, result)| result).collect())
 }
 
 /// The cluster that a segment's own header names.
