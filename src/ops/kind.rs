@@ -56,7 +56,9 @@ impl Error {
             Self::Recover(RecoverError::Short { .. }) => Kind::Damage,
             Self::Recover(RecoverError::GivenUp) => Kind::Cancelled,
             Self::Hurt { .. } | Self::Source(source::Error::BadPages { .. }) => Kind::Damage,
-            Self::Wal(WalError::Conflict { .. } | WalError::Gap { .. } | WalError::Content { .. }) => Kind::Damage,
+            Self::Wal(
+                WalError::Conflict { .. } | WalError::Gap { .. } | WalError::Content { .. } | WalError::Damaged { .. },
+            ) => Kind::Damage,
             _ => Kind::Failed,
         }
     }

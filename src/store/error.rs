@@ -13,7 +13,9 @@ pub enum Error {
         key: String,
     },
     /// The directory of a local store is not the one that was opened.
-    #[error("could not {verb} `{key}`: the directory `{store}` is not the one that was opened; it was moved, unmounted or replaced")]
+    #[error(
+        "could not {verb} `{key}`: the directory `{store}` is not the one that was opened; it was moved, unmounted or replaced"
+    )]
     Gone {
         /// The store's URL.
         store: String,

@@ -12,9 +12,9 @@ use crate::config::{Plan, parse_size};
 use crate::model::SegmentName;
 use crate::model::lsn::SegmentSize;
 use crate::ops::Kind;
-use crate::ops::wal::ahead::{Shelf, Taken, serve};
+use crate::ops::wal::ahead::{Ahead, Shelf, Taken, serve};
 use crate::ops::wal::spool::Spool;
-use crate::ops::wal::{Got, Known, Pushed, get, push, stream_of};
+use crate::ops::wal::{Got, Known, Pushed, Wanted, get, push, stream_of};
 use crate::plan::restore::show;
 use crate::progress::Silent;
 
@@ -106,8 +106,8 @@ pub fn run_get(context: &Context, args: &WalGetArgs) -> Result<Outcome, Failure>
 
 fn try_get(context: &Context, args: &WalGetArgs) -> Result<Got, Failure> {
     // The plan has proven that the target lies before; a server that missed it says so and stops.
-    let beyond = |end: &SegmentName| args.name.parse::<SegmentName>().is_ok_and(|name| name >= *end);
-    if args.ends_at.as_ref().is_some_and(beyond) {
+    let name = args.name.parse::<SegmentName>().ok();
+    if name.zip(args.ends_at).is_some_and(|(name, end)| is_beyond(name, end)) {
         return Ok(Got::Absent);
     }
     let stream = match &args.stream {
@@ -115,18 +115,24 @@ fn try_get(context: &Context, args: &WalGetArgs) -> Result<Got, Failure> {
         None => stream_of(&source(context, args.source.as_deref())?, &args.target, &args.name)
             .map_err(crate::ops::Error::from)?,
     };
-    let (name, of) = (args.name.parse::<SegmentName>().ok(), format!("{}\n{stream}", context.url()?));
+    let (writer, cut) = (args.writer.as_deref(), args.cut);
+    let of = format!("{}\n{stream}\n{writer:?}\n{cut:?}\n{:?}", context.url()?, args.ends_at);
     let shelf = Shelf::beside(&args.target, &of);
     let ahead = name.filter(|_| args.ahead).map(|name| shelf.take(name, &args.target));
     if ahead == Some(Taken::Placed) {
         return Ok(Got::Placed(None));
     }
     let (repository, _) = context.open_unsynced(&Silent)?;
-    let got = get(&repository, &stream, &args.name, &args.target)?;
+    let got = get(&repository, &Wanted { stream: &stream, writer, cut }, &args.name, &args.target)?;
     if let (Some(name), Some(Taken::Nobody), Got::Placed(Some(size))) = (name, ahead, got) {
         start_ahead(context, args, &stream, name, size, &shelf);
     }
     Ok(got)
+}
+
+/// By the place in the log: a server that does not find a segment of its own timeline asks for that of the parent's.
+fn is_beyond(name: SegmentName, end: SegmentName) -> bool {
+    (name.log, name.segment) >= (end.log, end.segment)
 }
 
 /// Starts the process that fetches what will be asked for next. Where it cannot be started, each call fetches for itself.
@@ -161,7 +167,12 @@ fn start_ahead(
     }
     command.args(["wal", "fetch-ahead", "--stream", stream, "--after", &after.to_string()]);
     command.args(["--segment-size", &size.bytes().to_string(), "--folder"]).arg(shelf.folder());
-    if let Some(end) = &args.ends_at {
+    if let Some(writer) = &args.writer {
+        command.args(["--writer", writer]);
+    }
+    // One that is cut is brought by the call for it.
+    let cut = args.cut.map(|cut| SegmentName::holding(after.timeline, cut, size));
+    if let Some(end) = args.ends_at.into_iter().chain(cut).min_by_key(|end| (end.log, end.segment)) {
         command.args(["--ends-at", &end.to_string()]);
     }
     let null = std::process::Stdio::null;
@@ -177,7 +188,9 @@ pub fn run_ahead(context: &Context, args: &WalAheadArgs) -> Result<Outcome, Fail
     let size = SegmentSize::new(args.segment_size)
         .ok_or_else(|| Failure::usage("no cluster has segments of that size", "`wal get` starts this by itself."))?;
     let (repository, _) = context.open_unsynced(&Silent)?;
-    serve(&repository, &args.stream, args.after, size, args.ends_at, Shelf::at(args.folder.clone()))?;
+    let of =
+        Ahead { stream: &args.stream, writer: args.writer.as_deref(), after: args.after, size, ends_at: args.ends_at };
+    serve(&repository, &of, Shelf::at(args.folder.clone()))?;
     Ok(Outcome::Done)
 }
 

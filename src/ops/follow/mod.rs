@@ -30,6 +30,8 @@ use crate::repository::Repository;
 
 /// Segments that are pushed at a time.
 const BATCH: usize = 8;
+/// A file that was not written for so long can be known by its time of change.
+const SETTLED: Duration = Duration::from_secs(1);
 /// Between two looks at the slot.
 const SLOT_EVERY: Duration = Duration::from_secs(30);
 
@@ -154,15 +156,16 @@ pub fn follow(
         hear,
     };
     let mut monitor = slot::Monitor::new(session, options);
-    let mut looked: Option<Instant> = None;
+    let (mut looked, mut was_full): (Option<Instant>, bool) = (None, false);
     while !stop.load(Ordering::Relaxed) {
         let began = Instant::now();
         let waiting = following.turn()?;
         let full = waiting > options.hold_max;
         receiver.keep(full, following.hear)?;
-        if full {
+        if full && !was_full {
             (following.hear)(Heard::Full { waiting });
         }
+        was_full = full;
         if looked.is_none_or(|at| at.elapsed() >= SLOT_EVERY) {
             monitor.look(following.hear);
             looked = Some(Instant::now());
@@ -268,7 +271,9 @@ impl Following<'_> {
         let Some((_, growth, seen)) = self.growing.as_mut() else { return Ok(()) };
         let read = || -> std::io::Result<(Vec<u8>, Option<SystemTime>)> {
             let file = File::open(&path)?;
-            let changed = file.metadata()?.modified().ok();
+            // A disk's clock ticks every few milliseconds: what was written just now may go on within the same tick.
+            let settled = |at: &SystemTime| at.elapsed().is_ok_and(|age| age >= SETTLED);
+            let changed = file.metadata()?.modified().ok().filter(settled);
             let mut bytes = Vec::new();
             file.take(limits::SEGMENT_MAX as u64).read_to_end(&mut bytes)?;
             Ok((bytes, changed))

@@ -118,6 +118,14 @@ pub(super) fn wal_hint(error: &WalError) -> Option<String> {
              cloned, give it a source of its own."
                 .to_owned()
         }
+        WalError::Damaged { .. } => {
+            "Nothing was replaced. Keep this file: it is the only whole one. `lifeboat check --read-data` names what else is hurt.".to_owned()
+        }
+        WalError::Vanished { .. } => "It is not acknowledged, and is sent again. `lifeboat validate-store URL` tries what the store does.".to_owned(),
+        WalError::SpoolGone { folder } => format!(
+            "Mount its disk; or, if it is a new spool: `mkdir '{}'`, as the server's user. The segment stays with PostgreSQL.",
+            folder.display()
+        ),
         WalError::Gap { .. } => "`lifeboat check` says whether it was lost; `--to` a time before it can be had.".to_owned(),
         WalError::Unfinished { .. } => {
             "`SELECT pg_switch_wal()` ends it; the server's archive_command pushes it then. Nothing was stored.".to_owned()

@@ -6,9 +6,9 @@
 //! here: starting it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
+use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -73,6 +73,28 @@ impl Shelf {
         self.0.join("socket")
     }
 
+    /// Makes the folder, empty, for this process alone; `None` where another one has it. It is ours while the value is kept.
+    fn claim(&self) -> std::io::Result<Option<File>> {
+        match fs::DirBuilder::new().mode(0o700).create(&self.0) {
+            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(e),
+            _ => {}
+        }
+        let folder = File::open(&self.0)?;
+        if folder.try_lock().is_err() {
+            return Ok(None);
+        }
+        // The one before may have removed it between our two steps.
+        let (held, there) = (folder.metadata()?, fs::metadata(&self.0));
+        if !there.is_ok_and(|there| (there.dev(), there.ino()) == (held.dev(), held.ino())) {
+            return Ok(None);
+        }
+        // What a process that was killed left behind.
+        for entry in fs::read_dir(&self.0)? {
+            fs::remove_file(entry?.path())?;
+        }
+        Ok(Some(folder))
+    }
+
     /// Asks for a segment, and takes it.
     pub fn take(&self, name: SegmentName, target: &Path) -> Taken {
         let Ok(mut stream) = UnixStream::connect(self.socket()) else { return Taken::Nobody };
@@ -121,35 +143,38 @@ struct Service {
     changed: Condvar,
 }
 
-/// Serves until nobody has asked for a while. `after` is the segment that the first caller brought by itself.
-pub fn serve(
-    repository: &Repository,
-    stream: &str,
-    after: SegmentName,
-    size: SegmentSize,
-    ends_at: Option<SegmentName>,
-    shelf: Shelf,
-) -> Result<(), Error> {
-    let why = || WalError::Stream { name: after.to_string(), why: "no writer of the repository has it".to_owned() };
-    let writer = writer_of(repository, stream)?.ok_or_else(why)?;
+/// What is fetched.
+#[derive(Debug, Clone, Copy)]
+pub struct Ahead<'a> {
+    /// The stream.
+    pub stream: &'a str,
+    /// The writer that has it; left out where one alone has.
+    pub writer: Option<&'a str>,
+    /// The segment that the first caller brought by itself.
+    pub after: SegmentName,
+    /// Bytes of a segment.
+    pub size: SegmentSize,
+    /// Nothing from this segment on: the log ends there for this restore.
+    pub ends_at: Option<SegmentName>,
+}
+
+/// Serves until nobody has asked for a while.
+pub fn serve(repository: &Repository, of: &Ahead<'_>, shelf: Shelf) -> Result<(), Error> {
+    let writer = writer_of(repository, of.stream, of.writer)?;
     let io = |source| Error::from(WalError::Io { doing: "write", path: shelf.folder().to_owned(), source });
-    // What a process that was killed left behind; one that lives answers.
-    if UnixStream::connect(shelf.socket()).is_ok() {
-        return Ok(());
-    }
-    let _ = fs::remove_dir_all(shelf.folder());
-    fs::DirBuilder::new().mode(0o700).create(shelf.folder()).map_err(io)?;
+    // Calls that come while the first one's process is starting start others: one of them serves.
+    let Some(_lock) = shelf.claim().map_err(io)? else { return Ok(()) };
     let listener = UnixListener::bind(shelf.socket()).map_err(io)?;
     let service = Arc::new(Service {
         reader: repository.segment_reader(&writer)?,
-        stream: stream.to_owned(),
-        size,
-        ends_at,
+        stream: of.stream.to_owned(),
+        size: of.size,
+        ends_at: of.ends_at,
         desk: Mutex::default(),
         changed: Condvar::new(),
         shelf,
     });
-    service.want_behind(&mut service.desk(), after);
+    service.want_behind(&mut service.desk(), of.after);
     for _ in 0..FETCHERS {
         let service = Arc::clone(&service);
         std::thread::spawn(move || service.fetch_for_ever());
@@ -193,7 +218,10 @@ impl Service {
         let mut window = Vec::new();
         let mut at = name;
         for _ in 0..room {
-            match at.next(self.size).filter(|next| self.ends_at.is_none_or(|end| *next < end)) {
+            match at
+                .next(self.size)
+                .filter(|next| self.ends_at.is_none_or(|end| (next.log, next.segment) < (end.log, end.segment)))
+            {
                 Some(next) => window.push(next),
                 None => break,
             }
@@ -281,5 +309,23 @@ impl Service {
         check_segment(&bytes, name).map_err(|e| WalError::Content { name: name.to_string(), why: e.to_string() })?;
         put_in_place(&bytes, &self.path(name))?;
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_kept_filled_by_one_process_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let shelf = Shelf::beside(&folder.path().join("RECOVERYXLOG"), "here");
+        let first = shelf.claim().unwrap().unwrap();
+        fs::write(shelf.folder().join("000000010000000000000002"), "fetched").unwrap();
+        assert!(shelf.claim().unwrap().is_none(), "another one is there");
+        assert!(shelf.folder().join("000000010000000000000002").exists(), "and is left alone");
+        drop(first);
+        assert!(shelf.claim().unwrap().is_some());
+        assert_eq!(fs::read_dir(shelf.folder()).unwrap().count(), 0, "what a killed one left is gone");
     }
 }
