@@ -87,14 +87,14 @@ impl Catalog {
         })
     }
 
-    /// A writer that has segments of a stream, the first by name.
-    pub fn writer_of_stream(&self, stream: &str) -> Result<Option<String>, Error> {
+    /// The writers that have segments of a stream, by name.
+    pub fn writers_of_stream(&self, stream: &str) -> Result<Vec<String>, Error> {
         self.read(|db| {
             let mut rows = db.prepare_cached(
-                "SELECT min(name) FROM writer
-                 WHERE EXISTS (SELECT 1 FROM segment WHERE segment.writer = name AND segment.stream = ?1)",
+                "SELECT name FROM writer
+                 WHERE EXISTS (SELECT 1 FROM segment WHERE segment.writer = name AND segment.stream = ?1) ORDER BY name",
             )?;
-            rows.query_row([stream], |row| row.get(0))
+            rows.query_map([stream], |row| row.get(0))?.collect()
         })
     }
 

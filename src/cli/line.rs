@@ -104,7 +104,7 @@ mod tests {
     }
 
     fn mark(second: i64, complete: bool) -> Mark {
-        Mark { snapshot: SnapshotId::new(1, [0; 10]), at: at(second), complete }
+        Mark { snapshot: SnapshotId::new(1, [0; 10]), at: at(second), complete, damaged_pages: 0 }
     }
 
     #[test]

@@ -38,6 +38,12 @@ pub struct WalAheadArgs {
     /// The stream
     #[arg(long)]
     pub stream: String,
+    /// The writer that has it
+    #[arg(long)]
+    pub writer: Option<String>,
+    /// The segment that holds this place is brought by the call for it
+    #[arg(long)]
+    pub cut: Option<Lsn>,
     /// The segment that is asked for first
     #[arg(long)]
     pub first: SegmentName,
@@ -75,9 +81,15 @@ pub struct WalGetArgs {
     /// The source, where no stream is given and the configuration has several of kind postgres
     #[arg(long, value_name = "NAME")]
     pub source: Option<String>,
-    /// A restore to a moment before a gap: from this segment on, absence is the answer. The server reads ahead of its target
+    /// The writer whose log it is, where several have that stream: those of a cluster that moved from host to host
+    #[arg(long, value_name = "WRITER")]
+    pub writer: Option<String>,
+    /// A restore to a moment before a gap, or to the end as it was then: from this segment on, absence is the answer. The server reads ahead of its target
     #[arg(long, value_name = "SEGMENT")]
     pub ends_at: Option<SegmentName>,
+    /// The same within a segment: it is served with zeros from this place on
+    #[arg(long, value_name = "LSN")]
+    pub cut: Option<Lsn>,
     /// Whether the next segments are fetched before they are asked for, by a process that ends by itself
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub ahead: bool,

@@ -9,9 +9,9 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 
-use super::Error;
 use super::wal::WalError;
 use super::wal::pieces::{PieceFacts, join_pieces};
+use super::{Error, Kind};
 use crate::format::history;
 use crate::format::wal::{ArchiveFile, SegmentFacts, join, scan};
 use crate::model::base::BaseBackup;
@@ -23,20 +23,51 @@ use crate::repository::{self, Repository};
 pub struct Cluster {
     /// The source's full name.
     pub full_name: String,
+    /// The writer that has it.
+    pub writer: String,
     /// Its stream.
     pub stream: String,
     /// Its base backups and its log.
     pub archive: Archive,
     /// Segments that the index names and the store does not hold.
     pub missing: Vec<SegmentRecord>,
+    /// Segments and pieces that are there and cannot be read, with the reason.
+    pub damaged: Vec<(String, String)>,
+    /// Further clusters and writers that have base backups of this source: before a move to another version or host.
+    pub others: Vec<Other>,
 }
 
-/// The cluster that a source's snapshots are of; `None` where the source is no cluster.
-pub fn gather(repository: &Repository, source: &str) -> Result<Option<Cluster>, Error> {
-    let catalog = |e| Error::from(repository::Error::from(e));
+/// Base backups of the same source that are not of this cluster's stream.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Other {
+    /// The writer that has them.
+    pub writer: String,
+    /// Their stream.
+    pub stream: String,
+    /// How many.
+    pub bases: u64,
+    /// When the first one ended.
+    pub first: Moment,
+    /// When the last one ended.
+    pub last: Moment,
+}
+
+/// Which of a source's clusters is meant, where it had several: after a move to another major version, or to another host.
+#[derive(Debug, Clone, Copy)]
+pub enum Which<'a> {
+    /// That of the newest base backup.
+    Newest,
+    /// That of the newest base backup that ended by then.
+    At(Moment),
+    /// That of the base backup whose id begins so.
+    Of(&'a str),
+}
+
+/// Base backups of a source, each with its writer.
+fn bases_of(repository: &Repository, source: &str) -> Result<Vec<(String, Base)>, Error> {
     let writers = repository.writer_names()?;
     let mut bases: Vec<(String, Base)> = Vec::new();
-    for snapshot in repository.catalog().snapshots().map_err(catalog)? {
+    for snapshot in repository.catalog().snapshots().map_err(|e| Error::from(repository::Error::from(e)))? {
         let record = &snapshot.record;
         let writer = writers.get(&snapshot.writer).cloned().unwrap_or_default();
         let is_meant = record.source == source || format!("{writer}/{}", record.source) == source;
@@ -48,16 +79,62 @@ pub fn gather(repository: &Repository, source: &str) -> Result<Option<Cluster>, 
             Err(e) => tracing::warn!(snapshot = %record.id, "its facts are not understood, it is left out: {e}"),
         }
     }
-    let Some((writer, newest)) = bases.iter().max_by_key(|(_, base)| base.backup.stopped) else { return Ok(None) };
-    let (writer, stream) = (writer.clone(), newest.backup.stream.clone());
+    Ok(bases)
+}
+
+/// The base backup whose cluster is meant.
+fn chosen<'b>(bases: &'b [(String, Base)], which: Which<'_>) -> Option<&'b (String, Base)> {
+    let newest = |is: &dyn Fn(&Base) -> bool| {
+        bases.iter().filter(|(_, base)| is(base)).max_by_key(|(_, base)| (base.backup.stopped, base.id))
+    };
+    let found = match which {
+        Which::Newest => None,
+        Which::At(moment) => newest(&|base| base.whole && base.backup.stopped <= moment),
+        Which::Of(id) => {
+            let wanted = id.to_ascii_uppercase();
+            newest(&|base| base.id.to_string().starts_with(&wanted))
+        }
+    };
+    found.or_else(|| newest(&|_| true))
+}
+
+/// The base backups that are of other streams than the chosen one.
+fn others(bases: &[(String, Base)], writer: &str, stream: &str) -> Vec<Other> {
+    let mut all: BTreeMap<(&str, &str), Other> = BTreeMap::new();
+    for (of, base) in bases.iter().filter(|(of, base)| (of.as_str(), base.backup.stream.as_str()) != (writer, stream)) {
+        let at = base.backup.stopped;
+        let new = || Other { writer: of.clone(), stream: base.backup.stream.clone(), bases: 0, first: at, last: at };
+        let other = all.entry((of, &base.backup.stream)).or_insert_with(new);
+        (other.bases, other.first, other.last) = (other.bases + 1, other.first.min(at), other.last.max(at));
+    }
+    all.into_values().collect()
+}
+
+/// A cluster that a source's snapshots are of; `None` where the source is no cluster. What is damaged of its log is left out and named: it
+/// is a gap, and what lies before it can be had.
+pub fn gather(repository: &Repository, source: &str, which: Which<'_>) -> Result<Option<Cluster>, Error> {
+    let mut bases = bases_of(repository, source)?;
+    let Some((writer, base)) = chosen(&bases, which) else { return Ok(None) };
+    let (writer, stream) = (writer.clone(), base.backup.stream.clone());
+    let others = others(&bases, &writer, &stream);
     bases.retain(|(other, base)| *other == writer && base.backup.stream == stream);
     let listing = repository.list_stream(&writer, &stream)?;
+    let mut damaged: Vec<(String, String)> = Vec::new();
     let mut archive = Archive { bases: bases.into_iter().map(|(_, base)| base).collect(), ..Archive::default() };
     let mut facts: BTreeMap<SegmentName, Option<SegmentFacts>> = BTreeMap::new();
     let mut grown: BTreeSet<SegmentName> = BTreeSet::new();
     for record in &listing.there {
         match ArchiveFile::parse(record.place.name()) {
-            Ok(ArchiveFile::Segment(name)) => drop(facts.insert(name, facts_of(repository, &writer, record, name)?)),
+            // Of two under one name, the one that the index knows was acknowledged.
+            Ok(ArchiveFile::Segment(name)) if record.facts.is_null() && facts.contains_key(&name) => {}
+            Ok(ArchiveFile::Segment(name)) => match facts_of(repository, &writer, record, name) {
+                Ok(known) => drop(facts.insert(name, known)),
+                Err(e) if e.kind() == Kind::Damage => {
+                    archive.lost.insert(name);
+                    damaged.push((name.to_string(), said(&e)));
+                }
+                Err(e) => return Err(e),
+            },
             Ok(ArchiveFile::Piece { segment, .. }) => {
                 grown.insert(segment);
             }
@@ -65,10 +142,25 @@ pub fn gather(repository: &Repository, source: &str) -> Result<Option<Cluster>, 
             _ => {}
         }
     }
-    grown.retain(|segment| !facts.contains_key(segment));
-    for segment in &grown {
-        let known = pieces_facts(repository, &writer, *segment, &listing.there)?;
-        facts.insert(*segment, known);
+    for record in &listing.missing {
+        if let Ok(ArchiveFile::Segment(name)) = ArchiveFile::parse(record.place.name()) {
+            archive.lost.insert(name);
+        }
+    }
+    archive.lost.retain(|name| !facts.contains_key(name));
+    grown.retain(|segment| !facts.contains_key(segment) && !archive.lost.contains(segment));
+    for segment in std::mem::take(&mut grown) {
+        match pieces_facts(repository, &writer, segment, &listing.there) {
+            Ok(known) => {
+                facts.insert(segment, known);
+                grown.insert(segment);
+            }
+            Err(e) if e.kind() == Kind::Damage => {
+                archive.lost.insert(segment);
+                damaged.push((format!("{segment}, in pieces"), said(&e)));
+            }
+            Err(e) => return Err(e),
+        }
     }
     let ends: BTreeMap<_, _> =
         grown.iter().map(|name| (*name, facts.get(name).and_then(|f| f.as_ref().map(|f| f.end)))).collect();
@@ -79,7 +171,13 @@ pub fn gather(repository: &Repository, source: &str) -> Result<Option<Cluster>, 
         archive.growing.extend(end.map(|end| (name, Growing { commits, end })));
     }
     let full_name = format!("{writer}/{}", source.rsplit('/').next().unwrap_or(source));
-    Ok(Some(Cluster { full_name, stream, archive, missing: listing.missing }))
+    Ok(Some(Cluster { full_name, writer, stream, archive, missing: listing.missing, damaged, others }))
+}
+
+/// An error with its cause.
+fn said(error: &Error) -> String {
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
+    format!("{error}{}", cause.unwrap_or_default())
 }
 
 /// The first segment between a base backup's start and its stop that the store does not hold: until it does, the backup is pending.
@@ -264,4 +362,47 @@ fn like(file: &File, directory: &Path) -> std::io::Result<()> {
         fchown(file, Some(meta.uid()), Some(meta.gid()))?;
     }
     file.set_permissions(fs::Permissions::from_mode(0o600))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::lsn::{Lsn, SegmentSize, SystemId};
+    use crate::model::{SnapshotId, Timeline};
+
+    fn base(writer: &str, major: u32, second: u64) -> (String, Base) {
+        let backup = BaseBackup {
+            system_id: SystemId(7),
+            server_version: major * 10_000,
+            timeline: Timeline(1),
+            start: Lsn(40),
+            stop: Lsn(4000),
+            stopped: Moment::from_timestamp(second as i64, 0).unwrap(),
+            segment_size: SegmentSize::DEFAULT,
+            stream: format!("db-7-{major}"),
+            checksums: true,
+            tablespaces: Vec::new(),
+            tablespaces_made: Vec::new(),
+            bad_pages: Default::default(),
+            settings: BTreeMap::new(),
+            environment: BTreeMap::new(),
+        };
+        (writer.to_owned(), Base { id: SnapshotId::new(second * 1000, [0; 10]), backup, whole: true })
+    }
+
+    #[test]
+    fn what_a_source_was_before_it_moved_to_another_version_can_still_be_had() {
+        let bases = [base("a", 15, 10), base("a", 15, 20), base("a", 16, 30), base("a", 16, 40)];
+        let major = |which: Which<'_>| chosen(&bases, which).map(|(_, base)| base.backup.major());
+        let at = |second| Which::At(Moment::from_timestamp(second, 0).unwrap());
+        assert_eq!(major(Which::Newest), Some(16));
+        assert_eq!((major(at(29)), major(at(30)), major(at(20))), (Some(15), Some(16), Some(15)));
+        assert_eq!(major(at(1)), Some(16), "too early: the newest says so");
+        let id = bases[1].1.id.to_string();
+        assert_eq!(major(Which::Of(&id)), Some(15));
+        assert_eq!(major(Which::Of("latest")), Some(16));
+        let others = others(&bases, "a", "db-7-16");
+        let time = |second| Moment::from_timestamp(second, 0).unwrap();
+        assert_eq!((others.len(), others[0].bases, others[0].first, others[0].last), (1, 2, time(10), time(20)));
+    }
 }

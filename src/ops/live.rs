@@ -83,6 +83,7 @@ pub fn check_cluster(
     progress: &dyn Progress,
 ) -> Result<LiveReport, Error> {
     let connect = |e| Error::from(crate::source::Error::from(e));
+    let options = &options.with_password()?;
     let session = Session::connect(&options.connection).map_err(connect)?;
     let mut report = LiveReport::default();
     let [version, system_id, role, standby] = session

@@ -7,6 +7,7 @@ pub mod check;
 pub mod cluster;
 pub mod environment;
 pub mod follow;
+mod hints;
 mod kind;
 pub mod live;
 pub mod look;

@@ -28,6 +28,8 @@ pub struct Mark {
     pub at: Moment,
     /// Whether it serves: whole, with its own WAL.
     pub complete: bool,
+    /// Pages that were damaged when it was taken.
+    pub damaged_pages: u64,
 }
 
 /// A hole in the WAL.
@@ -96,6 +98,7 @@ impl Coverage {
             snapshot: base.id,
             at: base.backup.stopped,
             complete: reach.is_some(),
+            damaged_pages: base.backup.bad_pages.count,
         };
         let window = spans.first().zip(spans.last()).map(|(first, last)| Span { from: first.from, to: last.to });
         let mut forks: Vec<Branch> = archive.forks.iter().map(|fork| branch(archive, fork)).collect();
@@ -106,8 +109,9 @@ impl Coverage {
 }
 
 fn branch(archive: &Archive, fork: &Fork) -> Branch {
-    let before =
-        archive.wal.iter().filter(|(name, _)| name.timeline == fork.parent).filter_map(|(_, commits)| *commits);
+    let whole = archive.wal.iter().map(|(name, commits)| (name, *commits));
+    let grown = archive.growing.iter().map(|(name, growing)| (name, growing.commits));
+    let before = whole.chain(grown).filter(|(name, _)| name.timeline == fork.parent).filter_map(|(_, commits)| commits);
     let time = before.filter(|commits| commits.end <= fork.at).map(|commits| commits.last).max();
     // A base backup may have ended behind the last of them.
     let stopped = archive.bases.iter().map(|base| &base.backup);
@@ -124,7 +128,7 @@ mod tests {
     use super::*;
     use crate::model::base::BaseBackup;
     use crate::model::lsn::{SegmentSize, SystemId};
-    use crate::plan::recovery::Commits;
+    use crate::plan::recovery::{Commits, Growing};
 
     const SEGMENT: u64 = 16 << 20;
 
@@ -189,6 +193,26 @@ mod tests {
         assert_eq!(coverage.forks.len(), 1);
         assert_eq!(coverage.forks[0].time, Some(at(39)));
         assert_eq!(coverage.window, Some(Span { from: at(25), to: at(59) }));
+    }
+
+    #[test]
+    fn a_segment_in_pieces_ends_a_span_and_times_a_fork() {
+        let growing = |number: u64| {
+            let time = at(number as i64 * 10 + 3);
+            let end = Lsn(number * SEGMENT + 400);
+            Growing { commits: Some(Commits { first: time, last: time, end, count: 1 }), end: Lsn(end.0 + 50) }
+        };
+        let mut archive = Archive { bases: vec![base(2)], wal: wal(&[(1, 2), (1, 3)]), ..Archive::default() };
+        archive.growing.insert(name(1, 4), growing(4));
+        assert_eq!(Coverage::of(&archive).spans, [Span { from: at(25), to: at(43) }]);
+        archive.forks.push(Fork { timeline: Timeline(2), parent: Timeline(1), at: Lsn(4 * SEGMENT + 500) });
+        assert_eq!(Coverage::of(&archive).forks[0].time, Some(at(43)), "the newest commit before it came in a piece");
+        // The whole never came, and the log went on: that is a hole, whatever is there of it.
+        let mut archive = Archive { bases: vec![base(2)], wal: wal(&[(1, 2), (1, 3), (1, 5)]), ..Archive::default() };
+        archive.growing.insert(name(1, 4), growing(4));
+        let coverage = Coverage::of(&archive);
+        assert_eq!(coverage.gaps, [Gap { missing: name(1, 4), after: at(39), until: None }]);
+        assert_eq!(coverage.spans, [Span { from: at(25), to: at(39) }]);
     }
 
     #[test]

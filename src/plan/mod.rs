@@ -8,3 +8,4 @@ pub mod recovery;
 pub mod restore;
 pub mod rewrite;
 pub mod tablespaces;
+mod way;

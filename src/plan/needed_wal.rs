@@ -13,7 +13,7 @@ use crate::model::{Moment, SnapshotId};
 /// What must stay.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Needed {
-    /// Segments of the archive that must stay.
+    /// Segments of the archive that must stay; of one that is there in pieces, its pieces.
     pub segments: BTreeSet<SegmentName>,
     /// Segments that nothing kept needs.
     pub free: BTreeSet<SegmentName>,
@@ -34,14 +34,15 @@ pub fn needed(archive: &Archive, kept: &BTreeSet<SnapshotId>, window: Option<Mom
         histories: archive.forks.iter().flat_map(|fork| [fork.timeline, fork.parent]).collect(),
         ..Needed::default()
     };
-    let all = || archive.wal.keys().copied();
+    // One in pieces is part of the log until it is there whole; then `ops::cluster` names it among those, and its pieces nowhere.
+    let all = || archive.wal.keys().chain(archive.growing.keys()).copied();
     if bases.is_empty() {
         needed.segments = all().collect();
         return needed;
     }
     for base in &bases {
         let (first, last) = base.backup.needs();
-        needed.segments.extend(archive.wal.range(first..=last).map(|(name, _)| *name));
+        needed.segments.extend(all().filter(|name| (first..=last).contains(name)));
     }
     if let Some(window) = window {
         let begin = beginning(archive, &bases, window);

@@ -7,7 +7,7 @@ use chrono::{TimeZone, Utc};
 use super::*;
 use crate::model::base::BaseBackup;
 use crate::model::lsn::{SegmentSize, SystemId};
-use crate::plan::recovery::Fork;
+use crate::plan::recovery::{Fork, Growing};
 
 const SIZE: SegmentSize = SegmentSize::DEFAULT;
 const SEGMENT: u64 = 16 << 20;
@@ -58,7 +58,11 @@ fn one(numbers: std::ops::RangeInclusive<u64>) -> Vec<(u32, u64)> {
 fn free(archive: &Archive, kept: &[usize], window: Option<i64>) -> Vec<(u32, u64)> {
     let kept = kept.iter().map(|n| archive.bases[*n].id).collect();
     let needed = needed(archive, &kept, window.map(at));
-    assert_eq!(needed.segments.len() + needed.free.len(), archive.wal.len(), "each segment is one or the other");
+    assert_eq!(
+        needed.segments.len() + needed.free.len(),
+        archive.wal.len() + archive.growing.len(),
+        "each segment is one or the other"
+    );
     assert!(needed.segments.is_disjoint(&needed.free));
     needed.free.iter().map(|name| (name.timeline.0, name.start(SIZE).0 / SEGMENT)).collect()
 }
@@ -130,4 +134,15 @@ fn a_timeline_without_its_history_stays() {
 fn nothing_kept_frees_nothing() {
     let archive = archive(vec![base(1, 2, 2)], &one(1..=4));
     assert_eq!(free(&archive, &[], Some(20)), []);
+}
+
+#[test]
+fn a_segment_in_pieces_stays_and_goes_like_a_whole_one() {
+    let mut archive = archive(vec![base(1, 2, 2), base(1, 5, 6)], &one(2..=5));
+    for number in [1, 6] {
+        archive.growing.insert(name(1, number), Growing { commits: None, end: Lsn(number * SEGMENT + 5000) });
+    }
+    assert_eq!(free(&archive, &[1], None), [(1, 1), (1, 2), (1, 3), (1, 4)], "the newest waits for its last one");
+    assert_eq!(free(&archive, &[0, 1], Some(20)), [(1, 1)]);
+    assert_eq!(free(&archive, &[], None), []);
 }

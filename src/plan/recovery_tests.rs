@@ -107,7 +107,10 @@ fn behind_a_gap_nothing_is_promised() {
     assert_eq!(shows(&archive, Aim::Time(at(25))).unwrap().1, Some(at(25)));
     let (target, moment) = shows(&archive, Aim::Time(at(30))).unwrap();
     assert_eq!(moment, Some(at(30)));
-    assert!(matches!(target, Target::Setting("recovery_target_lsn", _)), "the server must not run into the gap");
+    assert_eq!(target, Target::End, "a target behind the last record before the gap would never be reached");
+    let way = archive.choose("db", &Aim::Time(at(30)), None, false).unwrap();
+    assert_eq!(way.bound, Some(Bound { ends_at: name(1, 4), cut: None }), "the server must not run into the gap");
+    assert_eq!(archive.choose("db", &Aim::Time(at(25)), None, false).unwrap().bound, way.bound, "it reads ahead");
     match shows(&archive, Aim::Time(at(45))) {
         Err(NoWay::Gap { missing, before, after, .. }) => {
             assert_eq!((missing, before, after), (name(1, 4), show(at(30)), Some(show(at(55)))));
@@ -164,4 +167,53 @@ fn a_segment_that_still_grows_is_the_end_of_the_log_and_never_a_bridge() {
     archive.wal.remove(&name(1, 2));
     archive.growing.insert(name(1, 2), grown(2));
     assert!(matches!(shows(&archive, Aim::Latest), Err(NoWay::Pending { .. })));
+}
+
+#[test]
+fn a_server_without_a_target_gets_no_more_of_the_log_than_was_there_when_a_moment_was_asked_for() {
+    let mut archive = archive(vec![base(2, 1, 15)], &[2, 3]);
+    let bound = |archive: &Archive, aim| archive.choose("db", &aim, None, false).unwrap().bound;
+    assert_eq!(bound(&archive, Aim::Time(at(9999))), Some(Bound { ends_at: name(1, 4), cut: None }));
+    assert_eq!(bound(&archive, Aim::Time(at(25))), None, "its target is before that");
+    assert_eq!(bound(&archive, Aim::Latest), None, "everything is everything");
+    // The segment may be there whole, with later commits, when the server asks for it.
+    let end = Lsn(4 * SEGMENT + 5000);
+    let commits = Commits { first: at(40), last: at(40), end, count: 1 };
+    archive.growing.insert(name(1, 4), Growing { commits: Some(commits), end });
+    assert_eq!(bound(&archive, Aim::Time(at(40))), Some(Bound { ends_at: name(1, 5), cut: Some(end) }));
+}
+
+#[test]
+fn a_base_backup_of_a_branch_that_was_left_is_not_the_newest_state() {
+    // Taken behind the place to which the cluster was brought back later.
+    let mut archive = archive(vec![base(2, 1, 15), base(5, 1, 45)], &[2, 3, 4, 5, 6]);
+    archive.forks = vec![Fork { timeline: Timeline(2), parent: Timeline(1), at: Lsn(4 * SEGMENT + 500) }];
+    let late = |second| Some(Commits { first: at(second), last: at(second), end: Lsn(9 * SEGMENT - 100), count: 1 });
+    archive.wal.extend([(name(2, 4), None), (name(2, 5), None), (name(2, 8), late(900))]);
+    let way = |archive: &Archive, aim| archive.choose("db", &aim, None, false).unwrap();
+    assert_eq!(way(&archive, Aim::Latest).reach.timeline, Timeline(1), "nothing of the new one is in reach yet");
+    archive.wal.extend([(name(2, 6), None), (name(2, 7), None)]);
+    for aim in [Aim::Latest, Aim::Time(at(950)), Aim::Time(at(800)), Aim::Xid("7".into())] {
+        let way = way(&archive, aim.clone());
+        assert_eq!((way.reach.timeline, way.reach.base), (Timeline(2), archive.bases[0].id), "{aim:?}");
+    }
+    let then = way(&archive, Aim::Time(at(50)));
+    assert_eq!((then.reach.timeline, then.reach.base), (Timeline(1), archive.bases[1].id), "so it was at that time");
+}
+
+#[test]
+fn what_was_acknowledged_and_is_gone_is_a_gap_also_at_the_end() {
+    let mut archive = archive(vec![base(2, 1, 15)], &[2, 3]);
+    archive.lost.insert(name(1, 4));
+    let reach = archive.choose_from(&archive.bases[0]).unwrap();
+    assert!(reach.gap && reach.missing == name(1, 4), "{reach:?}");
+    assert!(matches!(shows(&archive, Aim::Time(at(35))), Err(NoWay::Gap { .. })));
+    let way = archive.choose("db", &Aim::Latest, None, false).unwrap();
+    assert_eq!((way.target, way.bound), (Target::End, Some(Bound { ends_at: name(1, 4), cut: None })));
+    // What there was of it in pieces is not the end of the log: more of it was acknowledged.
+    archive.growing.insert(name(1, 4), Growing { commits: commit(4), end: Lsn(5 * SEGMENT - 64) });
+    assert_eq!(archive.choose_from(&archive.bases[0]).unwrap().to, at(30));
+    archive.lost.clear();
+    archive.lost.insert(name(1, 9));
+    assert!(archive.choose_from(&archive.bases[0]).unwrap().gap, "behind what is there");
 }

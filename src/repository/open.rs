@@ -156,17 +156,20 @@ impl Repository {
     /// Whether the store still holds this repository: for who runs for days. A disk that was unmounted leaves a directory
     /// behind, which would take what is put there.
     pub fn check_there(&self) -> Result<(), Error> {
-        let (_, found) = read_description(&self.store)?;
-        if found == self.fingerprint {
-            return Ok(());
-        }
-        let (store, found) = (self.store.label().to_owned(), found.to_string());
-        Err(Error::Fingerprint {
-            store,
-            found,
-            pinned: self.fingerprint.to_string(),
-            by: "when it was opened".to_owned(),
-        })
+        // A disk that was mounted again is the same store under another identity.
+        self.store.look_again();
+        let checked = match read_description(&self.store) {
+            Ok((_, found)) if found == self.fingerprint => return Ok(()),
+            Ok((_, found)) => Err(Error::Fingerprint {
+                store: self.store.label().to_owned(),
+                found: found.to_string(),
+                pinned: self.fingerprint.to_string(),
+                by: "when it was opened".to_owned(),
+            }),
+            Err(e) => Err(e),
+        };
+        self.store.disown();
+        checked
     }
 
     /// The store.

@@ -12,6 +12,18 @@ pub enum Error {
         /// The object's name.
         key: String,
     },
+    /// The directory of a local store is not the one that was opened.
+    #[error(
+        "could not {verb} `{key}`: the directory `{store}` is not the one that was opened; it was moved, unmounted or replaced"
+    )]
+    Gone {
+        /// The store's URL.
+        store: String,
+        /// `read`, `list` or `store`.
+        verb: &'static str,
+        /// The object's name.
+        key: String,
+    },
     /// Tried and given up.
     #[error("could not {verb} `{key}` in `{store}` ({tries} tries)")]
     Unreachable {

@@ -2,13 +2,15 @@
 //!
 //! The seam is `object_store`'s own trait: tests wrap that, we do not invent a second one. Reading and writing are
 //! different types: [`Store`] reads, [`Appender`] creates; what they reach is never overwritten or deleted. Only
-//! [`Scratch`], which reaches nothing but a prefix of its own, may do that. Invariants: no call without a deadline; a retry sends the same bytes; no object is read beyond the size that the caller allows. A create
+//! [`Scratch`], which reaches nothing but a prefix of its own, may do that. Invariants: no call without a deadline; a
+//! directory that is no longer the one that was opened takes and answers nothing; a retry sends the same bytes; no object is read beyond the size that the caller allows. A create
 //! that lost its answer finds its own object when it retries: names hold digests, so what lies there under the same
 //! name and length is the same object. Not here: what the bytes mean.
 
 mod error;
 mod open;
 mod rate;
+mod root;
 mod scratch;
 
 use std::ops::Range;
@@ -29,6 +31,7 @@ pub use error::Error;
 use error::{Failure, is_unsupported, worth_a_retry};
 pub use open::{Credentials, Location, open_url, parse_url};
 pub use rate::Rate;
+use root::Root;
 pub use scratch::{Scratch, Tried};
 
 /// An object as a listing shows it.
@@ -99,7 +102,7 @@ struct Inner {
     no_conditions: AtomicBool,
     limits: Limits,
     traffic: Traffic,
-    local: Option<std::path::PathBuf>,
+    local: Option<Root>,
 }
 
 /// How a store is used.
@@ -135,7 +138,7 @@ impl Store {
         root: Path,
         label: &str,
         limits: Limits,
-        local: Option<std::path::PathBuf>,
+        local: Option<Root>,
     ) -> Result<Self, Error> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.map_err(|e| Error::Open { url: label.to_owned(), source: Box::new(e) })?;
@@ -158,7 +161,22 @@ impl Store {
 
     /// On a disk: files that writes left which did not end. They are no objects, and no listing shows them.
     pub fn unfinished(&self) -> Vec<std::path::PathBuf> {
-        self.0.local.as_deref().map_or_else(Vec::new, open::unfinished)
+        self.0.local.as_ref().map_or_else(Vec::new, |root| open::unfinished(root.path()))
+    }
+
+    /// On a disk: whatever directory stands at its path now is taken for the store, as after a disk was mounted again. The caller
+    /// compares what lies there, or calls [`Store::disown`].
+    pub fn look_again(&self) {
+        if let Some(root) = &self.0.local {
+            root.look_again();
+        }
+    }
+
+    /// On a disk: what stands at its path is another store; every call fails from now on.
+    pub fn disown(&self) {
+        if let Some(root) = &self.0.local {
+            root.disown();
+        }
     }
 
     /// What messages call it.
@@ -310,8 +328,16 @@ impl Store {
         let patience = self.0.patience;
         let deadline = patience.deadline + Duration::from_secs(bytes >> 16);
         let mut tries = 0;
+        // Before, so that nothing is made in what stands there now; and after, so that nothing is believed of it.
+        let check = || match &self.0.local {
+            Some(root) if !root.is_there() => {
+                Err(Error::Gone { store: self.0.label.clone(), verb, key: key.to_owned() })
+            }
+            _ => Ok(()),
+        };
         loop {
             tries += 1;
+            check()?;
             let outcome = self.0.runtime.block_on(async {
                 // The semaphore is never closed; waiting for it is not the store's fault and has no deadline of its own.
                 let _permit = self.0.permits.acquire().await;
@@ -320,6 +346,7 @@ impl Store {
                     Err(_) => Err(Failure::Late),
                 }
             });
+            check()?;
             let failure = match outcome {
                 Ok(value) => return Ok(value),
                 Err(failure) => failure,

@@ -10,6 +10,7 @@ use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder};
 use object_store::local::LocalFileSystem;
 use object_store::{ClientOptions, ObjectStore, RetryConfig, StaticCredentialProvider};
 
+use super::root::Root;
 use super::{Error, Limits, Store};
 
 /// Where a repository lies, as the URL says it.
@@ -125,9 +126,13 @@ fn hide_secrets(text: &str) -> String {
 /// Opens the store of a URL. With `create` a local directory is made where there is none.
 pub fn open_url(text: &str, credentials: &Credentials, limits: Limits, create: bool) -> Result<Store, Error> {
     let location = parse_url(text)?;
-    let local = if let Location::Local(path) = &location { Some(path.clone()) } else { None };
+    let mut local = None;
     let (objects, root): (Arc<dyn ObjectStore>, String) = match location {
-        Location::Local(path) => (Arc::new(open_local(&path, text, create)?), String::new()),
+        Location::Local(path) => {
+            let objects = Arc::new(open_local(&path, text, create)?);
+            local = Some(Root::of(&path));
+            (objects, String::new())
+        }
         Location::S3 { bucket, prefix } => (Arc::new(open_s3(&bucket, text, credentials)?), prefix),
         Location::Azure { container, prefix } => (Arc::new(open_azure(&container, text, credentials)?), prefix),
         Location::Gcs { bucket, prefix } => (Arc::new(open_gcs(&bucket, text, credentials)?), prefix),

@@ -146,6 +146,14 @@ fn a_password_comes_from_its_file_and_is_shown_nowhere() {
     fs::write(scene.path("password"), "open sesame\n").unwrap();
     let said = scene.expect(0, &["backup", "db"]);
     assert!(!said.contains("sesame"), "{said}");
+    // Whatever else goes to the server takes it from there too.
+    let live = scene.command(&["check", "--live", "db"]).output().unwrap();
+    assert!(text(&live.stdout).contains("ok        connection"), "{live:?}");
+    let follow =
+        format!("timeout --foreground -s TERM 5 {} follow db", Scene::base_command(scene.folder.path()).join(" "));
+    let followed = text(&scene.sh(&follow).stderr);
+    assert!(followed.contains("following db") && followed.contains("stopped "), "{followed}");
+    assert!(!followed.contains("sends no log") && !followed.contains("sesame"), "{followed}");
     fs::write(scene.path("password"), "shut sesame\n").unwrap();
     let said = scene.expect(1, &["backup", "db"]);
     assert!(said.contains("password") && !said.contains("sesame"), "{said}");

@@ -290,6 +290,8 @@ fn a_damaged_page_is_named_and_an_older_base_backup_is_preferred() {
         .to_owned();
     let plan = scene.expect(0, &["restore", "db", "--snapshot", &newest, "--into", "plan", "--dry-run"]);
     assert!(plan.contains("DAMAGED   1 page was damaged"), "{plan}");
+    let line = scene.expect(0, &["timeline", "db"]);
+    assert!(line.contains("DAMAGED: 1 page, the first `base/"), "{line}");
     fs::write(scene.cluster.data_dir().join(&file), good).unwrap();
     scene.expect(0, &["backup", "db"]);
 }

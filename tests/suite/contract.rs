@@ -258,3 +258,27 @@ fn a_range_beyond_the_end_is_not_asked_for_again_and_again() {
         assert_eq!(counted.operations() - before, 3, "the answer to the range says the size");
     }
 }
+
+#[test]
+fn a_directory_that_was_moved_away_or_replaced_takes_nothing_and_answers_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, aside) = (folder.path().join("repo"), folder.path().join("aside"));
+    let store = open_url(path.to_str().unwrap(), &Credentials::default(), limits(1), true).unwrap();
+    put(&store, "a/one", b"content").unwrap();
+    let refuses = |what: &str| {
+        assert!(matches!(put(&store, "a/two", b"content"), Err(Error::Gone { .. })), "{what}: it takes");
+        assert!(matches!(store.get("a/one", 100), Err(Error::Gone { .. })), "{what}: it reads");
+        assert!(matches!(store.size("a/two"), Err(Error::Gone { .. })), "{what}: it says that nothing is there");
+        assert!(matches!(store.list("a", None), Err(Error::Gone { .. })), "{what}: it lists");
+    };
+    std::fs::rename(&path, &aside).unwrap();
+    refuses("moved away");
+    assert!(!path.exists(), "nothing is made anew");
+    std::fs::create_dir(&path).unwrap();
+    refuses("another directory");
+    assert_eq!(std::fs::read_dir(&path).unwrap().count(), 0);
+    std::fs::remove_dir(&path).unwrap();
+    std::fs::rename(&aside, &path).unwrap();
+    assert_eq!(store.get("a/one", 100).unwrap(), "content", "it is back");
+    assert_eq!(put(&store, "a/two", b"content").unwrap(), Created::New);
+}

@@ -26,6 +26,7 @@ mod metadata;
 mod pg_dump;
 mod postgres;
 mod postgres_delta;
+mod postgres_edges;
 mod postgres_live;
 mod postgres_proofs;
 mod postgres_start;

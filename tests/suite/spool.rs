@@ -10,6 +10,7 @@ fn with_spool(max: &str) -> Option<Scene> {
     let path = scene.path("lifeboat.toml");
     let text = fs::read_to_string(&path).unwrap();
     let spool = scene.path("spool").display().to_string();
+    assert!(scene.sh("mkdir spool").status.success());
     fs::write(&path, format!("{text}spool = \"{spool}\"\nspool_max = \"{max}\"\n")).unwrap();
     scene.cluster.psql(ORACLE);
     scene.insert(10);

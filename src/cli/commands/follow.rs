@@ -37,6 +37,7 @@ fn options(context: &Context, args: &FollowArgs) -> Result<FollowOptions, Failur
         let hint = "Clusters (`kind = \"postgres\"`) have a log to follow; back the others up more often.";
         return Err(Failure::usage(format!("`{}` is a source that cannot be followed", args.source), hint));
     };
+    let base = base.with_password().map_err(crate::ops::Error::from)?;
     let interval = parse_duration(&args.interval).map_err(|e| Failure::usage(e, "As in `--interval 2s`."))?;
     let hold_max = parse_size(&args.hold).map_err(|e| Failure::usage(e, "As in `--hold 10G`."))?;
     let folder: PathBuf = match &args.work_dir {
@@ -47,8 +48,9 @@ fn options(context: &Context, args: &FollowArgs) -> Result<FollowOptions, Failur
         slot: args.slot.clone().unwrap_or_else(|| slot_name(&args.source)),
         source: args.source.clone(),
         connection: base.connection,
-        bin_dir: args.bin_dir.clone(),
+        bin_dir: args.bin_dir.clone().or(base.bin_dir),
         folder,
+        door: super::wal::door(context, &args.source)?,
         interval: interval.to_std().unwrap_or_default().max(std::time::Duration::from_millis(100)),
         hold_max,
     })

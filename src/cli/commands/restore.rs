@@ -11,12 +11,12 @@ use crate::cli::output::{count, counted, duration, size};
 use crate::cli::report::Failure;
 use crate::client::Connection;
 use crate::ops::Selection;
-use crate::ops::cluster::gather;
+use crate::ops::cluster::{Which, gather};
 use crate::ops::restore::{
     LandingState, Overwrite, Prepared, RestoreOptions, RestorePlan, RestoreReport, find_snapshot, prepare, restore,
     restore_tar,
 };
-use crate::plan::restore::{Choice, show};
+use crate::plan::restore::{Choice, Wanted, show};
 use crate::repository::Repository;
 
 /// Paths that `--delete` will remove are listed up to this many.
@@ -41,7 +41,7 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome, Failure> {
     let options = options(args)?;
     // The files of a base backup alone are had as tar, by the snapshot's id.
     if args.tar.is_none()
-        && let Some(cluster) = gather(&repository, &args.source)?
+        && let Some(cluster) = gather(&repository, &args.source, which(args, &wanted))?
     {
         let asked = (wanted, read_as);
         return restore_cluster::run(context, args, &mut repository, &cluster, asked, options, &progress);
@@ -69,6 +69,16 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome, Failure> {
     }
     // Problems of the logs were told as warnings; what was asked for is restored.
     Ok(Outcome::Done)
+}
+
+/// A source may have been several clusters, one after the other.
+fn which<'a>(args: &'a RestoreArgs, wanted: &'a Wanted) -> Which<'a> {
+    match (wanted, args.spelled.set.as_deref()) {
+        (Wanted::Named(id), _) => Which::Of(id),
+        (_, Some(id)) if id != "latest" => Which::Of(id),
+        (Wanted::At(moment), _) => Which::At(*moment),
+        (Wanted::Latest, _) => Which::Newest,
+    }
 }
 
 fn options(args: &RestoreArgs) -> Result<RestoreOptions, Failure> {

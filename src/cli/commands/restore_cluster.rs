@@ -46,6 +46,9 @@ pub fn run(
         refuse_repository(into, &local)?;
     }
     let options = whole_cluster(options)?;
+    for (name, why) in &cluster.damaged {
+        context.ui.warning(format!("{name} of its log is damaged and taken for a gap: {why}"));
+    }
     let way = choose(args, cluster, &asked.0).map_err(crate::ops::Error::from)?;
     let backup = cluster.archive.bases.iter().find(|base| base.id == way.reach.base);
     let backup = backup.map(|base| base.backup.clone()).ok_or_else(|| {
@@ -60,7 +63,7 @@ pub fn run(
     let prepared = prepare(repository, snapshot, &choice, Some(into), options, progress);
     progress.clear();
     let (prepared, spaces) = (prepared?, spaces?);
-    let restore_command = restore_command(context, &cluster.stream, &way)?;
+    let restore_command = restore_command(context, cluster, &way, args.cluster.standby)?;
     let launch = Launch {
         directory: into,
         base: &backup,
@@ -163,7 +166,8 @@ fn show_plan(
         return ui.json(&serde_json::json!({
             "message_type": "plan", "source": cluster.full_name, "base": reach.base, "timeline": reach.timeline,
             "from": reach.from, "to": reach.to, "end": reach.end, "commits": reach.commits, "segments": reach.segments,
-            "gap": reach.gap.then_some(reach.missing), "target": target, "shows": way.shows, "proof": way.proof, "plan": plan,
+            "gap": reach.gap.then_some(reach.missing), "target": target, "ends_at": way.bound.map(|bound| bound.ends_at),
+            "cut": way.bound.and_then(|bound| bound.cut), "shows": way.shows, "proof": way.proof, "plan": plan,
         }));
     }
     let mut lines = plan_lines(args, cluster, way, read_as);
@@ -311,6 +315,15 @@ fn plan_lines(args: &RestoreArgs, cluster: &Cluster, way: &Way, read_as: Option<
         if reach.gap { format!(", then a GAP at {}", reach.missing) } else { String::new() }
     ));
     lines.push(match &way.target {
+        Target::End if reach.gap => {
+            format!("target    none: all that is there before the gap, to {} at least", way.proof)
+        }
+        Target::End if way.bound.is_some() && !args.cluster.standby => {
+            format!(
+                "target    none: the log as it is now, to {} at least; what is archived from now on is later",
+                way.proof
+            )
+        }
         Target::End => format!("target    none: all that is there, to {} at least", way.proof),
         Target::Setting(name, value) => {
             format!("target    {name} = {value}, then {}", args.cluster.target_action.as_str())
@@ -323,7 +336,7 @@ fn plan_lines(args: &RestoreArgs, cluster: &Cluster, way: &Way, read_as: Option<
 }
 
 /// The command by which the restored server fetches its log: this program, with the paths that it was called with made absolute.
-fn restore_command(context: &Context, stream: &str, way: &Way) -> Result<String, Failure> {
+fn restore_command(context: &Context, cluster: &Cluster, way: &Way, standby: bool) -> Result<String, Failure> {
     let exe = std::env::current_exe().map_err(|e| Failure::io("find", Path::new("lifeboat"), e))?;
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let quote = |text: &str| format!("'{}'", text.replace('\'', "'\\''"));
@@ -337,9 +350,12 @@ fn restore_command(context: &Context, stream: &str, way: &Way) -> Result<String,
         flag("--identity", absolute(&file).display().to_string());
     }
     flag("--state-dir", absolute(&context.state_dir()?).display().to_string());
-    words.extend(["wal".to_owned(), "get".to_owned(), "--stream".to_owned(), quote(stream)]);
-    if way.reach.gap {
-        words.extend(["--ends-at".to_owned(), way.reach.missing.to_string()]);
+    words.extend(["wal", "get", "--stream"].map(str::to_owned));
+    words.extend([quote(&cluster.stream), "--writer".to_owned(), quote(&cluster.writer)]);
+    // A standby follows what is archived from now on; a gap is one for it too.
+    if let Some(bound) = way.bound.filter(|_| way.reach.gap || !standby) {
+        words.extend(["--ends-at".to_owned(), bound.ends_at.to_string()]);
+        words.extend(bound.cut.iter().flat_map(|cut| ["--cut".to_owned(), cut.to_string()]));
     }
     words.extend(["%f".to_owned(), "\"%p\"".to_owned()]);
     Ok(words.join(" "))

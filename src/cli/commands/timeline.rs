@@ -6,7 +6,7 @@ use crate::cli::context::Context;
 use crate::cli::line::{draw, signs, width};
 use crate::cli::output::{counted, duration, size};
 use crate::cli::report::Failure;
-use crate::ops::cluster::{Cluster, gather};
+use crate::ops::cluster::{Cluster, Which, gather};
 use crate::plan::coverage::Coverage;
 use crate::plan::recovery::{Aim, Base, Reach, Way, show};
 
@@ -14,7 +14,7 @@ use crate::plan::recovery::{Aim, Base, Reach, Way, show};
 pub fn run(context: &Context, args: &TimelineArgs) -> Result<Outcome, Failure> {
     let progress = context.progress(false);
     let (repository, _) = context.open(&*progress)?;
-    let Some(cluster) = gather(&repository, &args.source)? else {
+    let Some(cluster) = gather(&repository, &args.source, Which::Newest)? else {
         return Err(Failure::usage(
             format!("`{}` has no base backup, so it has no timeline", args.source),
             "Sources of kind postgres have one, from their first `lifeboat backup` on; `lifeboat snapshots` lists the others.",
@@ -28,7 +28,8 @@ pub fn run(context: &Context, args: &TimelineArgs) -> Result<Outcome, Failure> {
     let newest = archive.choose(&cluster.full_name, &Aim::Latest, None, false).ok();
     let coverage = Coverage::of(archive);
     // Something that was acknowledged is gone.
-    let outcome = if cluster.missing.is_empty() { Outcome::Done } else { Outcome::Damage };
+    let is_whole = cluster.missing.is_empty() && cluster.damaged.is_empty();
+    let outcome = if is_whole { Outcome::Done } else { Outcome::Damage };
     if context.ui.json {
         let age = newest.as_ref().map(|way| age_of(context, way));
         let rows: Vec<_> = reaches.iter().map(|(base, reach)| json(&cluster, base, reach.as_ref())).collect();
@@ -38,6 +39,7 @@ pub fn run(context: &Context, args: &TimelineArgs) -> Result<Outcome, Failure> {
                 "message_type": "timeline", "source": cluster.full_name, "stream": cluster.stream, "bases": rows,
                 "newest": newest.as_ref().map(|way| way.reach.to), "age_seconds": age, "coverage": coverage,
                 "missing": cluster.missing.len(),
+                "damaged": cluster.damaged.iter().map(|(name, _)| name).collect::<Vec<_>>(), "others": cluster.others,
                 "lost": cluster.missing.iter().map(|record| record.place.name()).collect::<Vec<_>>(),
             }))
             .map(|()| outcome);
@@ -91,16 +93,38 @@ fn tell(context: &Context, cluster: &Cluster, reaches: &[(&Base, Option<Reach>)]
             ui.answer(format!("base      {at}  {}  {why}", base.id))?;
             continue;
         };
-        ui.answer(format!("base      {at}  {}  timeline {}", base.id, base.backup.timeline))?;
+        let bad = &base.backup.bad_pages;
+        let damage = bad.first.first().map_or(String::new(), |first| {
+            let pages = counted(bad.count, "page", "pages");
+            format!("  DAMAGED: {pages}, the first `{}` block {}", first.path, first.block)
+        });
+        ui.answer(format!("base      {at}  {}  timeline {}{damage}", base.id, base.backup.timeline))?;
         let commits = counted(reach.commits, "commit", "commits");
         let segments = counted(reach.segments, "segment", "segments");
         ui.answer(format!("  any moment to {}: {commits} in {segments}", show(reach.to)))?;
         if reach.gap {
-            ui.answer(format!("  then a GAP: segment {} is missing, and later ones are there", reach.missing))?;
+            let why = match cluster.archive.lost.contains(&reach.missing) {
+                true => "cannot be had any more",
+                false => "is missing, and later ones are or were there",
+            };
+            ui.answer(format!("  then a GAP: segment {} {why}", reach.missing))?;
         }
     }
     for record in &cluster.missing {
         ui.answer(format!("lost      {} was acknowledged and is not in the store", record.place.name()))?;
+    }
+    for (name, why) in &cluster.damaged {
+        ui.answer(format!("damaged   {name}: {why}"))?;
+    }
+    for other in &cluster.others {
+        ui.answer(format!(
+            "before    {} of {}, writer {}: {} to {}; `restore --to` such a time takes them",
+            counted(other.bases, "base backup", "base backups"),
+            other.stream,
+            other.writer,
+            show(other.first),
+            show(other.last)
+        ))?;
     }
     Ok(())
 }
@@ -109,7 +133,7 @@ fn json(cluster: &Cluster, base: &Base, reach: Option<&Reach>) -> serde_json::Va
     serde_json::json!({
         "snapshot": base.id, "stopped": base.backup.stopped, "timeline": base.backup.timeline,
         "start": base.backup.start, "stop": base.backup.stop,
-        "pending": cluster.archive.pending(&base.backup),
+        "pending": cluster.archive.pending(&base.backup), "damaged_pages": base.backup.bad_pages,
         "reaches": reach.map(|reach| serde_json::json!({
             "to": reach.to, "end": reach.end, "timeline": reach.timeline, "commits": reach.commits,
             "segments": reach.segments, "gap": reach.gap.then_some(reach.missing),

@@ -12,9 +12,10 @@ use crate::cli::wal_args::{WalAheadArgs, WalGetArgs, WalPushArgs};
 use crate::config::{Plan, parse_size};
 use crate::model::SegmentName;
 use crate::ops::Kind;
-use crate::ops::wal::ahead::{Shelf, Taken, serve};
+use crate::ops::wal::ahead::{Ahead, Shelf, Taken, serve};
+use crate::ops::wal::door::Door;
 use crate::ops::wal::spool::Spool;
-use crate::ops::wal::{Got, Known, Pushed, get, push, stream_of};
+use crate::ops::wal::{Got, Known, Pushed, Wanted, get, push, stream_of};
 use crate::plan::restore::show;
 use crate::progress::Silent;
 
@@ -28,6 +29,14 @@ pub fn run_push(context: &Context, args: &WalPushArgs) -> Result<Outcome, Failur
         return Ok(Outcome::Done);
     }
     let spool = spool(context, &source)?;
+    let spool_is_empty = spool.as_ref().is_none_or(|spool| spool.waiting().is_ok_and(|waiting| waiting.files.is_empty()));
+    if spool_is_empty && let Some(stored) = door(context, &source)?.ask(&args.path, args.ahead) {
+        if !stored.along.is_empty() {
+            known.write(&stored.along, context.now());
+        }
+        context.ui.story(format!("{name} is stored, by the process that follows `{source}`"));
+        return Ok(Outcome::Done);
+    }
     let pushed = match push_now(context, args, &source, spool.as_ref()) {
         Ok(pushed) => pushed,
         // Only what a store that is back would take: a conflict, a damaged file or a wrong key is no reason to wait.
@@ -46,6 +55,11 @@ pub fn run_push(context: &Context, args: &WalPushArgs) -> Result<Outcome, Failur
     let done = if pushed.known { "was there already" } else { "is stored" };
     context.ui.story(format!("{name} {done}{ahead}{newest}"));
     Ok(Outcome::Done)
+}
+
+/// Where the process that follows a source can be asked to store its segments.
+pub fn door(context: &Context, source: &str) -> Result<Door, Failure> {
+    Ok(Door::new(&context.state_dir()?, &format!("{}\n{source}", context.url()?)))
 }
 
 /// What waits goes first, so that the log in the store has no gap.
@@ -106,8 +120,8 @@ pub fn run_get(context: &Context, args: &WalGetArgs) -> Result<Outcome, Failure>
 
 fn try_get(context: &Context, args: &WalGetArgs) -> Result<Got, Failure> {
     // The plan has proven that the target lies before; a server that missed it says so and stops.
-    let beyond = |end: &SegmentName| args.name.parse::<SegmentName>().is_ok_and(|name| name >= *end);
-    if args.ends_at.as_ref().is_some_and(beyond) {
+    let name = args.name.parse::<SegmentName>().ok();
+    if name.zip(args.ends_at).is_some_and(|(name, end)| is_beyond(name, end)) {
         return Ok(Got::Absent);
     }
     let stream = match &args.stream {
@@ -115,7 +129,8 @@ fn try_get(context: &Context, args: &WalGetArgs) -> Result<Got, Failure> {
         None => stream_of(&source(context, args.source.as_deref())?, &args.target, &args.name)
             .map_err(crate::ops::Error::from)?,
     };
-    let (name, of) = (args.name.parse::<SegmentName>().ok(), format!("{}\n{stream}", context.url()?));
+    let (writer, cut) = (args.writer.as_deref(), args.cut);
+    let of = format!("{}\n{stream}\n{writer:?}\n{cut:?}\n{:?}", context.url()?, args.ends_at);
     let shelf = Shelf::beside(&args.target, &of);
     if let Some(name) = name.filter(|_| args.ahead) {
         let mut taken = shelf.take(name, &args.target);
@@ -127,7 +142,12 @@ fn try_get(context: &Context, args: &WalGetArgs) -> Result<Got, Failure> {
         }
     }
     let (repository, _) = context.open_unsynced(&Silent)?;
-    Ok(get(&repository, &stream, &args.name, &args.target)?)
+    Ok(get(&repository, &Wanted { stream: &stream, writer, cut }, &args.name, &args.target)?)
+}
+
+/// By the place in the log: a server that does not find a segment of its own timeline asks for that of the parent's.
+fn is_beyond(name: SegmentName, end: SegmentName) -> bool {
+    (name.log, name.segment) >= (end.log, end.segment)
 }
 
 /// Starts the process that fetches this segment, and those that will be asked for next. Where it cannot be started, each call
@@ -163,6 +183,12 @@ fn start_ahead(context: &Context, args: &WalGetArgs, stream: &str, first: Segmen
     }
     command.args(["wal", "fetch-ahead", "--stream", stream, "--first", &first.to_string(), "--folder"]);
     command.arg(shelf.folder());
+    if let Some(writer) = &args.writer {
+        command.args(["--writer", writer]);
+    }
+    if let Some(cut) = &args.cut {
+        command.args(["--cut", &cut.to_string()]);
+    }
     if let Some(end) = &args.ends_at {
         command.args(["--ends-at", &end.to_string()]);
     }
@@ -182,7 +208,14 @@ pub fn run_ahead(context: &Context, args: &WalAheadArgs) -> Result<Outcome, Fail
     let socket = std::io::stdin().as_fd().try_clone_to_owned();
     let socket = socket.map_err(|e| Failure::io("use", std::path::Path::new("the socket"), e))?;
     let (repository, _) = context.open_unsynced(&Silent)?;
-    serve(&repository, &args.stream, args.first, args.ends_at, Shelf::at(args.folder.clone()), socket.into())?;
+    let of = Ahead {
+        stream: &args.stream,
+        writer: args.writer.as_deref(),
+        first: args.first,
+        ends_at: args.ends_at,
+        cut: args.cut,
+    };
+    serve(&repository, &of, Shelf::at(args.folder.clone()), socket.into())?;
     Ok(Outcome::Done)
 }
 

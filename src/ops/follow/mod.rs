@@ -18,8 +18,9 @@ use std::time::{Duration, Instant, SystemTime};
 use self::receiver::Receiver;
 pub use self::slot::{SlotState, slot_name};
 use super::Error;
+use super::wal::door::{Answer, Caller, Door};
 use super::wal::pieces::{Growth, PieceFacts, piece};
-use super::wal::{Cluster, WalError, commit_if_due, push_files};
+use super::wal::{Cluster, Identity, WalError, commit_if_due, push, push_files};
 use crate::client::postgres::Session;
 use crate::client::{Connection, Programs};
 use crate::format::wal::{ArchiveFile, scan};
@@ -30,6 +31,10 @@ use crate::repository::Repository;
 
 /// Segments that are pushed at a time.
 const BATCH: usize = 8;
+/// A file that was not written for so long can be known by its time of change.
+const SETTLED: Duration = Duration::from_secs(1);
+/// Callers of the door that wait, at most; further ones wait for room.
+const CALLERS: usize = 16;
 /// Between two looks at the slot.
 const SLOT_EVERY: Duration = Duration::from_secs(30);
 
@@ -46,6 +51,8 @@ pub struct FollowOptions {
     pub slot: String,
     /// Where files of the log wait until they are stored: one directory a stream below it.
     pub folder: PathBuf,
+    /// Where `wal push` of this host may ask to have its segments stored over our connections.
+    pub door: Door,
     /// Between two pieces of the running segment.
     pub interval: Duration,
     /// Bytes that may wait here while the store is away. Behind that the server keeps its log.
@@ -153,24 +160,32 @@ pub fn follow(
         progress,
         hear,
     };
+    let (asked, callers) = std::sync::mpsc::sync_channel(CALLERS);
+    if let Err(e) = options.door.open(asked) {
+        tracing::warn!("`wal push` of this host opens the repository by itself: {e}");
+    }
     let mut monitor = slot::Monitor::new(session, options);
-    let mut looked: Option<Instant> = None;
+    let (mut looked, mut was_full): (Option<Instant>, bool) = (None, false);
     while !stop.load(Ordering::Relaxed) {
         let began = Instant::now();
         let waiting = following.turn()?;
         let full = waiting > options.hold_max;
         receiver.keep(full, following.hear)?;
-        if full {
+        if full && !was_full {
             (following.hear)(Heard::Full { waiting });
         }
+        was_full = full;
         if looked.is_none_or(|at| at.elapsed() >= SLOT_EVERY) {
             monitor.look(following.hear);
             looked = Some(Instant::now());
         }
         while began.elapsed() < options.interval && !stop.load(Ordering::Relaxed) {
-            std::thread::sleep(Duration::from_millis(50));
+            if let Ok(caller) = callers.recv_timeout(Duration::from_millis(50)) {
+                following.push_for(caller, &options.source);
+            }
         }
     }
+    options.door.close();
     receiver.end();
     following.turn()?;
     following.repository.commit_segments(clock(), progress)?;
@@ -203,6 +218,21 @@ impl Following<'_> {
             Err(e) => return Err(e),
         }
         Ok(waiting)
+    }
+
+    /// Stores a file for `wal push`. What fails here the caller tries by itself, and says why.
+    fn push_for(&mut self, caller: Caller, source: &str) {
+        let request = &caller.request;
+        let is_same = fs::metadata(&request.path).is_ok_and(|meta| Identity::of(&meta) == request.identity);
+        let pushed = match is_same && self.repository.check_there().is_ok() {
+            true => push(self.repository, source, &request.path, request.ahead, (self.clock)(), self.progress).ok(),
+            false => None,
+        };
+        let answer = pushed.map(|pushed| {
+            self.newest = self.newest.max(pushed.newest);
+            Answer { known: pushed.known, along: pushed.along, newest: pushed.newest }
+        });
+        caller.answer(answer.as_ref());
     }
 
     /// Files of the log that lie here, by name, with their sizes.
@@ -268,7 +298,9 @@ impl Following<'_> {
         let Some((_, growth, seen)) = self.growing.as_mut() else { return Ok(()) };
         let read = || -> std::io::Result<(Vec<u8>, Option<SystemTime>)> {
             let file = File::open(&path)?;
-            let changed = file.metadata()?.modified().ok();
+            // A disk's clock ticks every few milliseconds: what was written just now may go on within the same tick.
+            let settled = |at: &SystemTime| at.elapsed().is_ok_and(|age| age >= SETTLED);
+            let changed = file.metadata()?.modified().ok().filter(settled);
             let mut bytes = Vec::new();
             file.take(limits::SEGMENT_MAX as u64).read_to_end(&mut bytes)?;
             Ok((bytes, changed))

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use super::get::{put_in_place, writer_of};
 use super::{WalError, place_of};
 use crate::format::wal::check_segment;
-use crate::model::SegmentRecord;
+use crate::model::{Lsn, SegmentRecord};
 use crate::model::lsn::{SegmentName, SegmentSize};
 use crate::ops::Error;
 use crate::repository::{Repository, SegmentReader, SegmentWorker};
@@ -130,30 +130,39 @@ struct Service {
     stream: String,
     /// A restore to a moment before a gap: nothing from here on.
     ends_at: Option<SegmentName>,
+    cut: Option<Lsn>,
     desk: Mutex<Desk>,
     changed: Condvar,
 }
 
+/// What is fetched.
+#[derive(Debug, Clone, Copy)]
+pub struct Ahead<'a> {
+    /// The stream.
+    pub stream: &'a str,
+    /// The writer that has it; left out where one alone has.
+    pub writer: Option<&'a str>,
+    /// The segment that is asked for first.
+    pub first: SegmentName,
+    /// Nothing from this segment on: the log ends there for this restore.
+    pub ends_at: Option<SegmentName>,
+    /// Nothing of the segment that holds this place: it is cut there, by the call for it.
+    pub cut: Option<Lsn>,
+}
+
 /// Serves until nobody has asked for a while. `listener` is that of the folder's socket, by [`Shelf::open`].
-pub fn serve(
-    repository: &Repository,
-    stream: &str,
-    first: SegmentName,
-    ends_at: Option<SegmentName>,
-    shelf: Shelf,
-    listener: UnixListener,
-) -> Result<(), Error> {
-    let why = || WalError::Stream { name: first.to_string(), why: "no writer of the repository has it".to_owned() };
-    let writer = writer_of(repository, stream)?.ok_or_else(why)?;
+pub fn serve(repository: &Repository, of: &Ahead<'_>, shelf: Shelf, listener: UnixListener) -> Result<(), Error> {
+    let writer = writer_of(repository, of.stream, of.writer)?;
     let service = Arc::new(Service {
         reader: repository.segment_reader(&writer)?,
-        stream: stream.to_owned(),
-        ends_at,
+        stream: of.stream.to_owned(),
+        ends_at: of.ends_at,
+        cut: of.cut,
         desk: Mutex::default(),
         changed: Condvar::new(),
         shelf,
     });
-    service.desk().wanted.insert(first, State::Waiting);
+    service.desk().wanted.insert(of.first, State::Waiting);
     for _ in 0..FETCHERS {
         let service = Arc::clone(&service);
         std::thread::spawn(move || service.fetch_for_ever());
@@ -198,7 +207,10 @@ impl Service {
         let mut window = Vec::new();
         let mut at = name;
         for _ in 0..room {
-            match at.next(size).filter(|next| self.ends_at.is_none_or(|end| *next < end)) {
+            match at
+                .next(size)
+                .filter(|next| self.ends_at.is_none_or(|end| (next.log, next.segment) < (end.log, end.segment)))
+            {
                 Some(next) => window.push(next),
                 None => break,
             }
@@ -292,6 +304,9 @@ impl Service {
         let bytes = worker.read(record)?;
         let header =
             check_segment(bytes, name).map_err(|e| WalError::Content { name: name.to_string(), why: e.to_string() })?;
+        if self.cut.is_some_and(|cut| cut < header.start.plus(header.segment_size.bytes())) {
+            return Ok(None);
+        }
         put_in_place(bytes, &self.path(name))?;
         Ok(Some(header.segment_size))
     }

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use super::pieces::{as_segment, is_piece_of, join_pieces};
 use super::{WalError, place_of};
 use crate::format::wal::{ArchiveFile, check_segment};
-use crate::model::SegmentPlace;
+use crate::model::lsn::Lsn;
+use crate::model::{SegmentPlace, SegmentRecord};
 use crate::ops::Error;
 use crate::repository::Repository;
 
@@ -22,43 +23,70 @@ pub enum Got {
     Absent,
 }
 
-/// The writer of a stream: by the index where it knows, else by asking the store.
-pub(super) fn writer_of(repository: &Repository, stream: &str) -> Result<Option<String>, Error> {
-    let catalog = |e| Error::from(crate::repository::Error::from(e));
-    if let Some(known) = repository.catalog().writer_of_stream(stream).map_err(catalog)? {
-        return Ok(Some(known));
-    }
-    for name in repository.store().folders("writers").map_err(crate::repository::Error::from)? {
-        if repository.streams(&name)?.iter().any(|other| other == stream) {
-            return Ok(Some(name));
-        }
-    }
-    Ok(None)
+/// Which log is meant, and how much of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// Its stream.
+    pub stream: &'a str,
+    /// The writer that has it; left out where one alone has.
+    pub writer: Option<&'a str>,
+    /// From this place on the log is taken to have ended.
+    pub cut: Option<Lsn>,
 }
 
-/// Brings a file of the log to `target`. `stream` names the cluster's stream; `source` and the data directory above the target
-/// tell it where it is not given.
-pub fn get(repository: &Repository, stream: &str, name: &str, target: &Path) -> Result<Got, Error> {
+/// The writer of a stream: the one that was named, else the only one that has it, by the index, else by the store. Of several none is
+/// taken: the log of one may end where that of another goes on, and its end would be taken for the end.
+pub(super) fn writer_of(repository: &Repository, stream: &str, named: Option<&str>) -> Result<String, Error> {
+    let catalog = |e| Error::from(crate::repository::Error::from(e));
+    if let Some(named) = named {
+        return Ok(named.to_owned());
+    }
+    let mut writers = repository.catalog().writers_of_stream(stream).map_err(catalog)?;
+    if writers.is_empty() {
+        for name in repository.store().folders("writers").map_err(crate::repository::Error::from)? {
+            if repository.streams(&name)?.iter().any(|other| other == stream) {
+                writers.push(name);
+            }
+        }
+    }
+    let unclear = |why: String| WalError::Stream { name: stream.to_owned(), why };
+    match writers.as_slice() {
+        [one] => Ok(one.clone()),
+        [] => Err(unclear("no writer of the repository has it".to_owned()).into()),
+        several => {
+            Err(unclear(format!("several writers have it ({}); `--writer NAME` says which", several.join(", "))).into())
+        }
+    }
+}
+
+/// Brings a file of the log to `target`.
+pub fn get(repository: &Repository, wanted: &Wanted<'_>, name: &str, target: &Path) -> Result<Got, Error> {
     let file = ArchiveFile::parse(name).map_err(|_| WalError::Name(name.to_owned()))?;
-    let place = place_of(stream, name)?;
+    let place = place_of(wanted.stream, name)?;
     let unclear = |why: &str| WalError::Stream { name: name.to_owned(), why: why.to_owned() };
-    let writer = writer_of(repository, stream)?.ok_or_else(|| unclear("no writer of the repository has it"))?;
+    let writer = writer_of(repository, wanted.stream, wanted.writer)?;
     let writer = writer.as_str();
     let there = repository.segments_in_store(writer, &place)?;
     // Where two lie under one name, the one that was acknowledged is in the index.
     let named = repository.catalog().segments_at(writer, &place).map_err(crate::repository::Error::from)?;
     let chosen = match there.as_slice() {
         [] if !named.is_empty() => return Err(WalError::Gap { name: name.to_owned() }.into()),
-        [] => return grown_or_absent(repository, writer, &place, &file, target),
+        [] => return grown_or_absent(repository, writer, &place, &file, wanted.cut, target),
         [one] => one.clone(),
         several => {
-            let known = several.iter().find(|one| named.iter().any(|record| record.digest == one.digest));
-            known.cloned().ok_or_else(|| unclear("two files have that name, and the index knows neither"))?
+            let is_known = |one: &&SegmentRecord| named.iter().any(|record| record.digest == one.digest);
+            let known: Vec<&SegmentRecord> = several.iter().filter(is_known).collect();
+            let [one] = known.as_slice() else {
+                return Err(unclear("several files have that name, and the index does not say which one counts").into());
+            };
+            (*one).clone()
         }
     };
-    let bytes = repository.read_segment(writer, &chosen)?;
+    let mut bytes = repository.read_segment(writer, &chosen)?;
     if let ArchiveFile::Segment(segment) = file {
-        check_segment(&bytes, segment).map_err(|e| WalError::Content { name: name.to_owned(), why: e.to_string() })?;
+        let header = check_segment(&bytes, segment)
+            .map_err(|e| WalError::Content { name: name.to_owned(), why: e.to_string() })?;
+        cut_off(&mut bytes, header.start, wanted.cut);
     }
     put_in_place(&bytes, target)?;
     Ok(Got::Placed)
@@ -70,6 +98,7 @@ fn grown_or_absent(
     writer: &str,
     place: &SegmentPlace,
     file: &ArchiveFile,
+    cut: Option<Lsn>,
     target: &Path,
 ) -> Result<Got, Error> {
     // Histories and labels are asked for on the chance that they exist.
@@ -88,9 +117,19 @@ fn grown_or_absent(
     if !listing.there.iter().any(|record| is_piece_of(record, *segment)) {
         return Ok(Got::Absent);
     }
-    let (bytes, _) = join_pieces(&repository.segment_reader(writer)?, *segment, &listing.there)?;
-    put_in_place(&as_segment(bytes, *segment)?, target)?;
+    let (bytes, facts) = join_pieces(&repository.segment_reader(writer)?, *segment, &listing.there)?;
+    let mut bytes = as_segment(bytes, *segment)?;
+    cut_off(&mut bytes, facts.start, cut);
+    put_in_place(&bytes, target)?;
     Ok(Got::Placed)
+}
+
+/// Zeros from a place on: to a server the log ends there.
+fn cut_off(bytes: &mut [u8], start: Lsn, cut: Option<Lsn>) {
+    let at = cut.map_or(bytes.len() as u64, |cut| cut.since(start));
+    if let Some(rest) = usize::try_from(at).ok().and_then(|at| bytes.get_mut(at..)) {
+        rest.fill(0);
+    }
 }
 
 /// Writes beside the target and renames: the server never sees half a file. Not synced: a server that loses it in a crash

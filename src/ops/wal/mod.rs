@@ -5,6 +5,7 @@
 //! one of its name; absence is told only when it is proven, and lies behind the end of what is there (docs/postgres.md).
 
 pub mod ahead;
+pub mod door;
 mod get;
 mod known;
 pub mod pieces;
@@ -21,8 +22,9 @@ use crate::model::SegmentPlace;
 use crate::model::base::BaseBackup;
 use crate::model::lsn::SystemId;
 
-pub use get::{Got, get};
+pub use get::{Got, Wanted, get};
 pub use known::{Identity, Known};
+use push::refuse_unfinished;
 pub use push::{AHEAD, Pushed, commit_if_due, push, push_files};
 
 /// Bytes of a history, label or other small file at most.
@@ -61,6 +63,22 @@ pub enum WalError {
         /// Why.
         why: String,
     },
+    /// It was put, and a listing does not show it.
+    #[error("`{name}` was put into the repository, and the store does not list it")]
+    Vanished {
+        /// The file.
+        name: String,
+    },
+    /// The store has it in another length than the one that was put.
+    #[error("`{name}` is in the repository already, damaged: {stored} bytes were stored, and {found} are there")]
+    Damaged {
+        /// The file.
+        name: String,
+        /// Bytes that were stored.
+        stored: u64,
+        /// Bytes that are there.
+        found: u64,
+    },
     /// The server is still writing it.
     #[error("`{name}` is still being written: PostgreSQL has not marked it as ready to be archived")]
     Unfinished {
@@ -90,6 +108,12 @@ pub enum WalError {
         folder: PathBuf,
         /// Its bound in bytes.
         max: u64,
+    },
+    /// The spool's directory is not there.
+    #[error("the spool `{}` is not there", folder.display())]
+    SpoolGone {
+        /// Its directory.
+        folder: PathBuf,
     },
     /// Another process follows the same stream.
     #[error("another process follows this source already")]

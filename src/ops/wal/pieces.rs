@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::WalError;
 use crate::format::wal::{ArchiveFile, SegmentFacts, SegmentHeader, scan};
-use crate::model::SegmentRecord;
 use crate::model::lsn::SegmentName;
+use crate::model::{SegmentRecord, limits};
 use crate::ops::Error;
 use crate::repository::SegmentReader;
 
@@ -111,6 +111,10 @@ pub fn join_pieces(
         records.iter().filter_map(|record| Some((end_of(record, segment)?, record))).collect();
     pieces.sort_by_key(|(to, record)| (*to, record.put));
     let newest = pieces.last().map(|(to, _)| *to).ok_or_else(|| bad("it has no pieces".to_owned()))?;
+    // It is a number in a name, which anybody who may write to the store can make up.
+    if newest as usize > limits::SEGMENT_MAX {
+        return Err(bad(format!("a piece of it says that it ends at byte {newest}: no segment is as long")));
+    }
     let mut bytes = vec![0; newest as usize];
     let mut end = newest;
     while end > 0 {

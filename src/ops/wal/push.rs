@@ -117,6 +117,11 @@ impl Sender<'_> {
         }
         // The index alone is no proof: what it names could have been taken from the store.
         let (record, known) = match (noted.first(), stored.first()) {
+            // One and the same object has one length.
+            (Some(record), Some((_, found))) if *found != record.stored => {
+                let name = place.name().to_owned();
+                return Err(WalError::Damaged { name, stored: record.stored, found: *found }.into());
+            }
             (Some(record), Some(_)) => (record.clone(), true),
             (None, Some((_, stored))) => {
                 let (plain, place) = (desk.bytes.len() as u64, place.clone());
@@ -158,7 +163,7 @@ pub fn push(
 
 /// A segment that is pushed by hand while the server writes it would stand under its name for ever, and its whole would be refused.
 /// PostgreSQL marks what it wants archived, and what was; where nothing is ever marked, nothing is known.
-fn refuse_unfinished(path: &Path, name: &str) -> Result<(), WalError> {
+pub(super) fn refuse_unfinished(path: &Path, name: &str) -> Result<(), WalError> {
     let status = path.with_file_name("archive_status");
     let marked = ["ready", "done"].iter().any(|mark| status.join(format!("{name}.{mark}")).exists());
     match status.is_dir() && !marked {
@@ -194,11 +199,11 @@ pub fn push_files(
     let (mut records, mut outcome) = (Vec::new(), None);
     let mut pushed = Pushed { known: false, along: Vec::new(), newest: None };
     for (place, result) in places.iter().zip(results) {
-        let alone = |digest| after.get(place).is_some_and(|all| all.iter().all(|(other, _)| *other == digest));
-        let result = match result {
-            Ok(sent) if !alone(sent.record.digest) => Err(WalError::Conflict { name: place.name().to_owned() }.into()),
-            other => other,
-        };
+        let result = result.and_then(|sent| match after.get(place).map_or(&[][..], Vec::as_slice) {
+            [] => Err(WalError::Vanished { name: place.name().to_owned() }.into()),
+            all if all.iter().all(|(other, _)| *other == sent.record.digest) => Ok(sent),
+            _ => Err(WalError::Conflict { name: place.name().to_owned() }.into()),
+        });
         match (result, outcome.is_none()) {
             (Ok(sent), is_first) => {
                 match is_first {

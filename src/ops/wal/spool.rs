@@ -10,7 +10,7 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::{Cluster, SMALL, WalError, cluster_of, data_directory, push_files, read_whole};
+use super::{Cluster, SMALL, WalError, cluster_of, data_directory, push_files, read_whole, refuse_unfinished};
 use crate::format::wal::{ArchiveFile, check_segment};
 use crate::model::{Moment, limits};
 use crate::ops::Error;
@@ -23,6 +23,9 @@ const BATCH: usize = 8;
 /// A spool of one source.
 #[derive(Debug, Clone)]
 pub struct Spool {
+    /// As it was named. It is never made here: a disk that is not mounted would be missed.
+    root: PathBuf,
+    /// The source's own below it.
     folder: PathBuf,
     max: u64,
 }
@@ -39,7 +42,7 @@ pub struct Waiting {
 impl Spool {
     /// A directory of its own on another disk than the data's; `max` bytes at most.
     pub fn new(folder: PathBuf, source: &str, max: u64) -> Self {
-        Self { folder: folder.join(source), max }
+        Self { folder: folder.join(source), root: folder, max }
     }
 
     /// The directory.
@@ -87,11 +90,15 @@ impl Spool {
         let (bytes, _) = read_whole(path, if is_log { limits::SEGMENT_MAX as u64 } else { SMALL })?;
         let cluster = cluster_of(&data_directory(path), &name)?;
         if let ArchiveFile::Segment(segment) = file {
+            refuse_unfinished(path, &name)?;
             let bad = |why: String| WalError::Content { name: name.clone(), why };
             let header = check_segment(&bytes, segment).map_err(|e| bad(e.to_string()))?;
             if header.system_id != cluster.system_id {
                 return Err(bad(format!("it belongs to cluster {}", header.system_id)));
             }
+        }
+        if !self.root.is_dir() {
+            return Err(WalError::SpoolGone { folder: self.root.clone() });
         }
         let folder = self.folder.join(cluster.stream(source));
         let target = folder.join(&name);
@@ -111,7 +118,8 @@ impl Spool {
             file.write_all(&bytes)?;
             file.sync_all()?;
             fs::rename(&part, &target)?;
-            for directory in [&folder, &self.folder] {
+            // The directories' own names too: they may be new.
+            for directory in [&folder, &self.folder, &self.root] {
                 File::open(directory)?.sync_all()?;
             }
             Ok(())

@@ -28,7 +28,6 @@ use self::server::{Running, read_control};
 use super::volume::VolumeSource;
 use super::{Body, Error, Found, FoundEntry, Late, Opened, Rules, SmallRead, Source};
 use crate::client::postgres::Session;
-use crate::client::{self, Connection};
 use crate::format::pg_control;
 use crate::model::base::BaseBackup;
 use crate::model::lsn::Lsn;
@@ -58,13 +57,7 @@ pub struct PostgresSource {
 /// Connects, and chooses the way: what is asked for, else the data directory where it is at hand, else the replication protocol
 /// where this role may use it.
 pub fn begin(options: &BaseOptions) -> Result<Box<dyn Source>, Error> {
-    let mut options = options.clone();
-    if let Some(path) = &options.password_file {
-        let fail = |source| client::Error::Io { doing: "read the password file", path: path.clone(), source };
-        let password = fs::read_to_string(path).map_err(fail)?.trim_end_matches(['\r', '\n']).to_owned();
-        options.connection = Connection::parse(&options.connection)?.with_password(password).with_secrets();
-    }
-    let options = &options;
+    let options = &options.with_password()?;
     let session = Session::connect(&options.connection)?;
     let via = match options.via {
         Some(via) => via,

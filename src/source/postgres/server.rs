@@ -13,6 +13,7 @@ use chrono::{TimeZone, Utc};
 use super::describe::describe;
 use super::pages::PAGE;
 use crate::client::postgres::Session;
+use crate::client::{self, Connection};
 use crate::format::backup_label::parse_tablespace_map;
 use crate::format::pg_control::ControlFile;
 use crate::model::base::{BadPages, BaseBackup, Tablespace};
@@ -40,6 +41,19 @@ pub struct BaseOptions {
     pub work_dir: Option<PathBuf>,
 }
 
+impl BaseOptions {
+    /// The same with the password of its file in the connection: what reaches the server.
+    pub fn with_password(&self) -> Result<Self, Error> {
+        let Some(path) = &self.password_file else { return Ok(self.clone()) };
+        let fail = |source| client::Error::Io { doing: "read the password file", path: path.clone(), source };
+        let mut text = String::new();
+        File::open(path).and_then(|file| file.take(PASSWORD_MAX).read_to_string(&mut text)).map_err(fail)?;
+        let password = text.trim_end_matches(['\r', '\n']).to_owned();
+        let connection = Connection::parse(&self.connection)?.with_password(password).with_secrets();
+        Ok(Self { connection, password_file: None, ..self.clone() })
+    }
+}
+
 /// How a base backup is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -64,6 +78,8 @@ pub(super) struct Running {
     base: BaseBackup,
 }
 
+/// Bytes of a password's file at most.
+const PASSWORD_MAX: u64 = 64 << 10;
 /// Tries to read a `pg_control` that the server is writing at that moment.
 const CONTROL_TRIES: u32 = 50;
 /// The oldest and the newest major version that is known.

@@ -1,0 +1,176 @@
+//! The one thing to do about a failure, where it is known: what a person reads below the error. Those of PostgreSQL are in a file of
+//! their own. Not here: what kind of failure it is (`kind`).
+
+mod postgres;
+
+use super::Error;
+use crate::plan::restore::NoPlan;
+use crate::{catalog, destination, repository, seal, source, store};
+use postgres::{client_hint, no_place_hint, no_way_hint, onto_hint, recover_hint, wal_hint};
+
+impl Error {
+    /// What to do about it, where we know.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Repository(e) => repository_hint(e),
+            Self::NoPlan(e) => no_plan_hint(e),
+            Self::NoWay(e) => no_way_hint(e),
+            Self::NoPlace(e) => Some(no_place_hint(e)),
+            Self::Wal(e) => wal_hint(e),
+            Self::Recover(e) => recover_hint(e),
+            Self::Onto(e) => Some(onto_hint(e)),
+            Self::Source(source::Error::NoArchive(_)) => Some(
+                "Set `archive_mode = on` and `archive_command = 'lifeboat wal push %p'`, restart the server, and run this again; \
+                 docs/postgres.md has the five minutes in full."
+                    .to_owned(),
+            ),
+            Self::Source(source::Error::BadPages { .. }) => Some(
+                "No snapshot was made. Without `--fail-on-page-errors` one is made and marked. The disk or the memory is failing: \
+                 look at the kernel's log, and restore the damaged relation from an older base backup."
+                    .to_owned(),
+            ),
+            Self::Source(source::Error::Client(e)) => client_hint(e, true),
+            Self::Client(e) => client_hint(e, false),
+            Self::NoDumps { .. } => Some("Restore it into a directory: `--into DIR`.".to_owned()),
+            Self::PlainDump(_) => Some(
+                "Restore it into a database that is not there yet: `--create`, or `--database OLD=NEW`. Or lay it down with \
+                 `--into DIR` and use `psql`."
+                    .to_owned(),
+            ),
+            Self::NoGlobals => Some("Leave `--globals` out, and make the roles by hand; or say `--no-owner`.".to_owned()),
+            Self::OneDatabase { .. } => {
+                Some("Choose one with `--database NAME`, or leave the database out of the URL and say `--database OLD=NEW`.".to_owned())
+            }
+            Self::SameDatabase(_) => Some("Give each a name of its own: `--database OLD=NEW`.".to_owned()),
+            Self::HasTables { from, .. } => Some(format!(
+                "Restore beside it: `--database {from}={from}_restored`. Or drop what the dump holds and make it anew: `--clean`. \
+                 Nothing was changed."
+            )),
+            Self::Busy(_) => Some("Add `--wait` to wait for it.".to_owned()),
+            Self::Destination(destination::Error::NotEmpty(_)) => Some(
+                "Choose an empty directory, or say what happens to the files there: `--overwrite if-changed`, `--delta`, \
+                 or `--delete`."
+                    .to_owned(),
+            ),
+            Self::Destination(destination::Error::Interrupted { snapshot, .. }) => {
+                Some(format!("Go on with it: `--snapshot {snapshot}`. Or choose another directory."))
+            }
+            Self::Destination(destination::Error::BegunOver { flag: Some(flag), .. }) => {
+                Some(format!("Say again what happens to them: `{flag}`. Or choose another directory."))
+            }
+            Self::Destination(destination::Error::BegunOver { .. }) => Some(
+                "Say again what happens to them, as `--overwrite never` or `--overwrite if-changed`; if it began in an \
+                 empty directory, `--delta` mends what is there."
+                    .to_owned(),
+            ),
+            Self::NothingSelected => Some(
+                "Patterns are relative to the source's root, as lines of .gitignore: `--include etc/app`. \
+                 `lifeboat find SOURCE PATTERN` tries one."
+                    .to_owned(),
+            ),
+            Self::Destination(destination::Error::NoSpace { .. }) => {
+                Some("Restore a part with `--include`, or choose another `--into`.".to_owned())
+            }
+            Self::Hurt { .. } => Some(
+                "Files that are not whole end in `.lifeboat-incomplete`; all others are right. `lifeboat check --read-data` \
+                 names what is damaged; an older snapshot may have those files."
+                    .to_owned(),
+            ),
+            Self::NoSuchPath { .. } => Some("`lifeboat ls SOURCE --recursive` lists what is there.".to_owned()),
+            Self::Unreadable { .. } => Some("No snapshot was made. Run it again when the stream is whole.".to_owned()),
+            Self::Source(source::Error::Failed { .. }) => {
+                Some("Its own message is above. No snapshot was made; what came before is untouched.".to_owned())
+            }
+            _ => None,
+        }
+    }
+}
+
+fn repository_hint(error: &repository::Error) -> Option<String> {
+    use repository::Error as E;
+    let hint = match error {
+        E::NoRepository(url) => {
+            format!("Check the URL, or make one there: `lifeboat --repo {url} init --generate-identity FILE`.")
+        }
+        E::Store(store::Error::NotFound { store, key }) if key == "lifeboat.json" => {
+            format!("Check the URL, or make one there: `lifeboat --repo {store} init --generate-identity FILE`.")
+        }
+        E::Exists(_) => "To join it from this host, run `init` with `--identity FILE`. Nothing was changed.".to_owned(),
+        E::AlreadyWriter { .. } => "There is nothing to do: `lifeboat backup` works from here. Nothing was changed.".to_owned(),
+        E::Admitted(_) => "There is nothing to do: that host can back up. Nothing was changed.".to_owned(),
+        E::Keys { source: seal::Error::NoIdentity(_), .. } => {
+            "Point `--identity` at the file whose public key is among the recipients (`lifeboat key list` shows them)."
+                .to_owned()
+        }
+        E::NeedsIdentity(_) => {
+            "Give the file with the secret key: `--identity FILE`, or set LIFEBOAT_IDENTITY_FILE.".to_owned()
+        }
+        E::NotAWriter(_) => "Join it with an identity at hand, once: `lifeboat init --identity FILE`. Without one: \
+                             `lifeboat key request`, and have it admitted."
+            .to_owned(),
+        E::NotAdmitted(_) => {
+            "Where an identity is at hand, run `lifeboat key admit REQUEST`, then this again.".to_owned()
+        }
+        E::OtherRecipients => {
+            "This host seals only to the recipients it pinned. Leave `recipients` out, or make the list \
+                               the same; `lifeboat key list` shows it."
+                .to_owned()
+        }
+        E::Fingerprint { .. } => {
+            "Do not go on unless you know why it changed: somebody may have replaced the repository. \
+                                  The right fingerprint is the one that `init` printed. If this is another repository of yours, pin it: \
+             `fingerprint = \"...\"` under [repository]."
+                .to_owned()
+        }
+        E::Newer { .. } => "Use a newer lifeboat.".to_owned(),
+        E::Catalog(catalog::Error::Newer { .. }) => {
+            "Use the newer lifeboat, or `lifeboat catalog rebuild`, which makes it anew.".to_owned()
+        }
+        E::CatalogInUse => "Run it again when they have ended. Nothing was changed.".to_owned(),
+        E::Catalog(e) if e.is_of_the_disk() => {
+            "Check the free space and the permissions there. What is stored is safe; run the same command again.".to_owned()
+        }
+        E::Catalog(catalog::Error::Sqlite { .. } | catalog::Error::Inconsistent { .. }) => {
+            "The catalog is a cache: `lifeboat catalog rebuild` makes it anew.".to_owned()
+        }
+        E::Frame { .. } | E::Pack { .. } | E::UnknownFrame(_) | E::Manifest { .. } => {
+            "`lifeboat check --read-data` names everything that is hurt. Another snapshot may be whole.".to_owned()
+        }
+        E::Store(store::Error::Gone { .. }) => {
+            "Mount the disk again, or move the directory back, and run the same command again. What was acknowledged lies there; \
+             nothing was put elsewhere."
+                .to_owned()
+        }
+        E::Store(store::Error::Denied { .. }) => {
+            "Check the credentials and their rights: a backup needs to list, read and create.".to_owned()
+        }
+        E::Store(store::Error::Unreachable { tries: 1, .. }) => {
+            "Trying again would not help: check its free space and the permissions. What is stored is safe.".to_owned()
+        }
+        E::Store(store::Error::Unreachable { .. } | store::Error::Deadline { .. }) => {
+            "What is stored is safe. Run the same command again when the store answers; it reuses what is there."
+                .to_owned()
+        }
+        E::Cancelled => "Nothing that was done is lost. Run the same command again to go on.".to_owned(),
+        E::KeyFile { path, .. } => format!(
+            "Move `{}` away, then join again with an identity: `lifeboat init --identity FILE`.",
+            path.display()
+        ),
+        _ => return None,
+    };
+    Some(hint)
+}
+
+fn no_plan_hint(error: &NoPlan) -> Option<String> {
+    Some(match error {
+        NoPlan::TooEarly { first, .. } => format!("The earliest that can be had: `--to {first}`."),
+        NoPlan::NotExact { nearest, .. } => format!("Leave `--exact` out, or say `--to {nearest}`."),
+        NoPlan::NoSnapshot(_) => "`lifeboat snapshots` lists what there is.".to_owned(),
+        NoPlan::NoneComplete(_) => {
+            "Name an incomplete one if that will do: `lifeboat snapshots`, then `--snapshot ID`.".to_owned()
+        }
+        NoPlan::NoSuchId(_) => "`lifeboat snapshots` lists the ids.".to_owned(),
+        NoPlan::Ambiguous(..) => "Give more characters of the id.".to_owned(),
+        NoPlan::SeveralWriters(..) => "Say which one by its full name, `writer/source`.".to_owned(),
+    })
+}
