@@ -29,7 +29,8 @@ pub fn run_push(context: &Context, args: &WalPushArgs) -> Result<Outcome, Failur
         return Ok(Outcome::Done);
     }
     let spool = spool(context, &source)?;
-    let spool_is_empty = spool.as_ref().is_none_or(|spool| spool.waiting().is_ok_and(|waiting| waiting.files.is_empty()));
+    let spool_is_empty =
+        spool.as_ref().is_none_or(|spool| spool.waiting().is_ok_and(|waiting| waiting.files.is_empty()));
     if spool_is_empty && let Some(stored) = door(context, &source)?.ask(&args.path, args.ahead) {
         if !stored.along.is_empty() {
             known.write(&stored.along, context.now());

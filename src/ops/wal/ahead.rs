@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use super::get::{put_in_place, writer_of};
 use super::{WalError, place_of};
 use crate::format::wal::check_segment;
-use crate::model::{Lsn, SegmentRecord};
 use crate::model::lsn::{SegmentName, SegmentSize};
+use crate::model::{Lsn, SegmentRecord};
 use crate::ops::Error;
 use crate::repository::{Repository, SegmentReader, SegmentWorker};
 

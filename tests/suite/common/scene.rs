@@ -165,6 +165,8 @@ impl Scene {
             for entry in fs::read_dir(directory).unwrap().flatten() {
                 match entry.file_type().unwrap().is_dir() {
                     true => open.push(entry.path()),
+                    // What a killed put leaves half-written carries a `#`, and is no object.
+                    false if entry.file_name().to_string_lossy().contains('#') => {}
                     false if entry.file_name().to_string_lossy().starts_with(start) => found.push(entry.path()),
                     false => {}
                 }
