@@ -1,9 +1,11 @@
 //! Reading frames: grouped by pack, neighbours in one request, each fetched once, opened in parallel, and handed on only
-//! after their keyed digest matched.
+//! after their keyed digest matched. Whoever takes them may say, right before they are fetched, which it can do without.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+
+use crossbeam_channel::{Receiver, bounded};
 
 use super::{Error, Repository};
 use crate::catalog::{FrameRow, WriterRow, pack_key};
@@ -49,8 +51,33 @@ pub fn plan_fetches(mut frames: Vec<FrameRow>) -> Vec<Fetch> {
     all
 }
 
+/// Makes requests smaller, so that each has at most so many plain bytes, or one frame: units of work that several threads
+/// share evenly, however well the bytes compress.
+pub fn split_fetches(fetches: Vec<Fetch>, plain: u64) -> Vec<Fetch> {
+    let mut all: Vec<Fetch> = Vec::with_capacity(fetches.len());
+    for fetch in fetches {
+        let (mut frames, mut bytes) = (Vec::new(), 0);
+        for frame in fetch.frames {
+            if bytes + frame.plain > plain && !frames.is_empty() {
+                all.extend(plan_fetches(std::mem::take(&mut frames)));
+                bytes = 0;
+            }
+            bytes += frame.plain;
+            frames.push(frame);
+        }
+        all.extend(plan_fetches(frames));
+    }
+    all
+}
+
 /// Takes frames as they come, in any order, from several threads.
 pub trait Sink: Sync {
+    /// Takes away the frames of a request that are not wanted after all; asked by the thread that would fetch them, right
+    /// before. `buffer` is that thread's own, to work in. An error stops the reading.
+    fn narrow(&self, _frames: &mut Vec<FrameRow>, _buffer: &mut Vec<u8>) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// The plain bytes of a frame, or why there are none. An error of its own stops the reading.
     fn frame(&self, row: &FrameRow, plain: Result<&[u8], Error>) -> Result<(), Error>;
 }
@@ -88,30 +115,56 @@ impl Repository {
 impl FrameReader {
     /// Carries out requests in parallel and hands each frame to `sink`.
     pub fn read(&self, fetches: &[Fetch], sink: &dyn Sink, progress: &dyn Progress) -> Result<(), Error> {
-        let next = AtomicUsize::new(0);
-        let stop = std::sync::atomic::AtomicBool::new(false);
-        let work = || -> Result<(), Error> {
-            let (mut worker, mut body) = (self.worker()?, Vec::new());
-            while let Some(fetch) = fetches.get(next.fetch_add(1, Ordering::Relaxed)) {
-                if stop.load(Ordering::Relaxed) {
-                    return Ok(());
-                }
-                if progress.cancelled() {
-                    return Err(Error::Cancelled);
-                }
-                worker.read_one(fetch, &mut body, sink).inspect_err(|_| stop.store(true, Ordering::Relaxed))?;
-            }
-            Ok(())
+        self.read_with(fetches, &mut |_| Ok(()), sink, progress)
+    }
+
+    /// The same; `ready` is called for each request on the caller's thread, some requests before one of the others takes it.
+    /// It may use what one thread alone may use, such as the catalog.
+    pub fn read_with(
+        &self,
+        fetches: &[Fetch],
+        ready: &mut dyn FnMut(&Fetch) -> Result<(), Error>,
+        sink: &dyn Sink,
+        progress: &dyn Progress,
+    ) -> Result<(), Error> {
+        let stop = AtomicBool::new(false);
+        let one = |worker: &mut FrameWorker<'_>, fetch: &Fetch, body: &mut Vec<u8>| {
+            if progress.cancelled() { Err(Error::Cancelled) } else { worker.read_wanted(fetch, body, sink) }
         };
         let threads = PARALLEL.min(fetches.len());
         if threads <= 1 {
-            return work();
+            let (mut worker, mut body) = (self.worker()?, Vec::new());
+            return fetches.iter().try_for_each(|fetch| {
+                ready(fetch)?;
+                one(&mut worker, fetch, &mut body)
+            });
         }
+        let work = |queue: Receiver<&Fetch>| -> Result<(), Error> {
+            let (mut worker, mut body) = (self.worker()?, Vec::new());
+            for fetch in queue {
+                if stop.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
+                one(&mut worker, fetch, &mut body).inspect_err(|_| stop.store(true, Ordering::Relaxed))?;
+            }
+            Ok(())
+        };
         std::thread::scope(|scope| {
-            let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            let (ahead, queue) = bounded(threads);
+            let handles: Vec<_> = (0..threads).map(|_| queue.clone()).map(|q| scope.spawn(|| work(q))).collect();
+            // Once all threads have ended, whyever, nothing waits for them any more.
+            drop(queue);
+            let mut fed = Ok(());
+            for fetch in fetches {
+                fed = ready(fetch).inspect_err(|_| stop.store(true, Ordering::Relaxed));
+                if fed.is_err() || ahead.send(fetch).is_err() {
+                    break;
+                }
+            }
+            drop(ahead);
             let results: Vec<_> =
                 handles.into_iter().map(|handle| handle.join().unwrap_or(Err(Error::Pipeline))).collect();
-            results.into_iter().collect()
+            results.into_iter().chain([fed]).collect()
         })
     }
 
@@ -137,6 +190,15 @@ pub struct FrameWorker<'f> {
 }
 
 impl FrameWorker<'_> {
+    fn read_wanted(&mut self, fetch: &Fetch, body: &mut Vec<u8>, sink: &dyn Sink) -> Result<(), Error> {
+        let mut frames = fetch.frames.clone();
+        sink.narrow(&mut frames, body)?;
+        if frames.len() == fetch.frames.len() {
+            return self.read_one(fetch, body, sink);
+        }
+        plan_fetches(frames).iter().try_for_each(|fetch| self.read_one(fetch, body, sink))
+    }
+
     fn read_one(&mut self, fetch: &Fetch, body: &mut Vec<u8>, sink: &dyn Sink) -> Result<(), Error> {
         let Some(first) = fetch.frames.first() else { return Ok(()) };
         let writer = self.reader.writers.get(&first.writer).ok_or(Error::Pipeline)?;
@@ -249,5 +311,20 @@ mod tests {
         let frames = (0..10).map(|n| frame(n, 1, n as u64 * 3 * mb, 3 * mb)).collect();
         assert!(plan_fetches(frames).iter().all(|f| f.end - f.start <= REQUEST));
         assert_eq!(plan_fetches(vec![frame(1, 1, 0, 9 * mb)]).len(), 1);
+    }
+
+    #[test]
+    fn requests_are_split_by_their_plain_bytes_and_lose_no_frame() {
+        let kb = 1 << 10;
+        let frames = (0..10).map(|n| FrameRow { plain: 2 << 20, ..frame(n, 1, n as u64 * kb, kb) }).collect();
+        let whole = plan_fetches(frames);
+        assert_eq!(whole.len(), 1);
+        let split = |plain| -> Vec<_> {
+            let all = split_fetches(whole.clone(), plain);
+            all.iter().map(|f| (f.start / kb, f.end / kb, f.frames.len())).collect()
+        };
+        assert_eq!(split(8 << 20), [(0, 4, 4), (4, 8, 4), (8, 10, 2)]);
+        assert_eq!(split(1).len(), 10, "a frame is never split");
+        assert_eq!(split(1 << 30), [(0, 10, 10)]);
     }
 }

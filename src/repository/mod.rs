@@ -25,7 +25,7 @@ mod trust;
 mod unordered;
 
 pub use draft::{Counts, Draft, SessionEnd, SnapshotDraft};
-pub use fetch::{Fetch, FrameReader, FrameWorker, Sink, plan_fetches};
+pub use fetch::{Fetch, FrameReader, FrameWorker, Sink, plan_fetches, split_fetches};
 pub use host::{HostFolder, HostWriter};
 pub use init::{Admission, InitOptions, Made, Request, init};
 pub use layout::{

@@ -11,6 +11,7 @@ mod common;
 mod contract;
 mod crash;
 mod damage;
+mod delta;
 mod faults;
 mod fixtures;
 mod floors;

@@ -7,6 +7,7 @@
 
 mod delta;
 mod entries;
+mod files;
 mod mark;
 mod onto;
 pub mod server;

@@ -1,57 +1,31 @@
 //! Writing one window of entries after another: directories first, then files as their frames come, then links and nodes;
 //! directories' metadata at the very end, deepest first.
 
-use std::collections::{HashMap, HashSet};
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::collections::HashSet;
 
-use super::{Locator, Overwrite, Prepared, RestoreReport, each_selected};
-use crate::catalog::FrameRow;
+use super::delta::{self, Comparison};
+use super::files::{FileSink, Target, Targets, Task, finish_file};
+use super::{LandingState, Locator, Overwrite, Prepared, RestoreReport, each_selected};
 use crate::destination::{Directory, Writeback};
 use crate::model::{Entry, EntryKind, FileContent, RelPath, limits};
 use crate::ops::Error;
-use crate::ops::restore::{LandingState, delta};
 use crate::progress::{Event, Progress};
-use crate::repository::{self, Repository, Sink, plan_fetches};
+use crate::repository::{Repository, plan_fetches, split_fetches};
 
-/// Files that stay open between two of their pieces at most.
-const OPEN_FILES: usize = 256;
-
-/// A run of a frame's bytes, and where in which file they go.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Target {
-    pub file: u32,
-    pub file_offset: u64,
-    pub frame_offset: u32,
-    pub length: u32,
-}
-
-/// A file of the window that is being written.
-struct Task {
-    entry: Entry,
-    left: AtomicU64,
-    handle: Mutex<Handle>,
-    hurt: AtomicBool,
-    in_place: bool,
-}
-
-enum Handle {
-    New,
-    Open(Arc<File>),
-    Closed,
-}
+/// Plain bytes of one unit of work where files are mended: a thread compares them, and then fetches what is wrong.
+const MEND_UNIT: u64 = 16 << 20;
 
 /// What a window still has to write.
 #[derive(Default)]
 struct Window {
     tasks: Vec<Task>,
-    targets: HashMap<i64, (FrameRow, Vec<Target>)>,
+    targets: Targets,
     nodes: Vec<Entry>,
     bytes: u64,
     entries: usize,
     extents: usize,
+    /// Whether files of it are there already, and compared first.
+    mends: bool,
 }
 
 /// Files that a restore did not put whole: path and why; and files of the user's that it left as they were.
@@ -76,20 +50,20 @@ pub(super) fn run(
     let repository = &*repository;
     let mut locator = Locator::new(repository, &prepared.snapshot);
     let mut window = Window::default();
-    repository.catalog().at_one_moment(|| match &prepared.entries {
-        Some(entries) => entries.iter().try_for_each(|entry| {
-            state.add(repository, &mut locator, &mut window, entry.clone())?;
+    repository.catalog().at_one_moment(|| {
+        let mut each = |entry: Entry| {
+            state.add(&mut locator, &mut window, entry)?;
             state.flush_if_full(repository, &mut window)
-        }),
-        None => {
-            let selection = &prepared.options.selection;
-            each_selected(repository, &prepared.snapshot, selection, progress, &mut |entry| {
-                state.add(repository, &mut locator, &mut window, entry)?;
-                state.flush_if_full(repository, &mut window)
-            })
+        };
+        match &prepared.entries {
+            Some(entries) => entries.iter().cloned().try_for_each(&mut each)?,
+            None => {
+                let selection = &prepared.options.selection;
+                each_selected(repository, &prepared.snapshot, selection, progress, &mut each)?;
+            }
         }
+        state.flush(repository, &mut window)
     })?;
-    state.flush(repository, &mut window)?;
     let leftovers = state.finish()?;
     directory.synced(writeback.finish())?;
     Ok(leftovers)
@@ -151,13 +125,7 @@ enum Deed {
 }
 
 impl State<'_> {
-    fn add(
-        &mut self,
-        repository: &Repository,
-        locator: &mut Locator<'_>,
-        window: &mut Window,
-        entry: Entry,
-    ) -> Result<(), Error> {
+    fn add(&mut self, locator: &mut Locator<'_>, window: &mut Window, entry: Entry) -> Result<(), Error> {
         window.entries += 1;
         window.extents += entry.content().map_or(0, |content| content.extents.len());
         match &entry.kind {
@@ -179,8 +147,8 @@ impl State<'_> {
                         self.report.bytes_kept += content.size;
                         self.progress.event(Event::Done { items: 1, bytes: content.size });
                     }
-                    Deed::Write => self.add_file(locator, window, entry, &content)?,
-                    Deed::Mend => self.mend(repository, locator, window, entry, &content)?,
+                    Deed::Write => self.add_file(locator, window, entry, &content, false)?,
+                    Deed::Mend => self.add_file(locator, window, entry, &content, true)?,
                 }
             }
             _ => window.nodes.push(entry),
@@ -206,15 +174,17 @@ impl State<'_> {
         })
     }
 
+    /// A file that is written, or with `in_place` one that is there: of that only what is wrong will be written.
     fn add_file(
         &mut self,
         locator: &mut Locator<'_>,
         window: &mut Window,
         entry: Entry,
         content: &FileContent,
+        in_place: bool,
     ) -> Result<(), Error> {
         let file = window.tasks.len() as u32;
-        let (mut at, mut left, mut lost) = (0, 0, None);
+        let (mut at, mut left, mut lost, mut holes) = (0, 0, None, Vec::new());
         for extent in &content.extents {
             match locator.find_known(extent)? {
                 Ok(Some(row)) => {
@@ -223,38 +193,38 @@ impl State<'_> {
                     window.targets.entry(row.row).or_insert_with(|| (row, Vec::new())).1.push(target);
                     left += extent.length;
                 }
+                Ok(None) if in_place => holes.push((at, extent.length)),
                 Ok(None) => {}
                 Err(why) => lost = Some(why),
             }
             at += extent.length;
         }
-        self.add_task(window, entry, left, lost, false)
+        if in_place {
+            self.prepare_mending(&entry.path, &holes)?;
+            self.report.bytes_kept += content.size - left.min(content.size);
+            window.mends = true;
+        }
+        self.add_task(window, Task::new(entry, left, lost.is_some(), in_place), left, lost)
     }
 
-    fn add_task(
-        &mut self,
-        window: &mut Window,
-        entry: Entry,
-        left: u64,
-        lost: Option<String>,
-        in_place: bool,
-    ) -> Result<(), Error> {
+    fn prepare_mending(&self, path: &RelPath, holes: &[(u64, u64)]) -> Result<(), Error> {
+        if !holes.is_empty() {
+            let file = self.directory.open_file(path)?;
+            holes.iter().try_for_each(|(at, length)| delta::clear(&file, *at, *length))?;
+        }
+        Ok(self.directory.discard(path)?)
+    }
+
+    fn add_task(&mut self, window: &mut Window, task: Task, left: u64, lost: Option<String>) -> Result<(), Error> {
         window.bytes += left;
-        let task = Task {
-            entry,
-            left: AtomicU64::new(left),
-            handle: Mutex::new(Handle::New),
-            hurt: AtomicBool::new(lost.is_some()),
-            in_place,
-        };
         if let Some(why) = lost {
             self.progress.event(Event::Skipped { what: &task.entry.path.to_string(), why: &why });
             self.leftovers.hurt.push((task.entry.path.to_string(), why));
         }
         if left == 0 {
-            // Empty, or nothing but holes, or right already; or nothing of it is known.
-            match task.hurt.load(Ordering::Relaxed) {
-                true => self.directory.mark_incomplete(&task.entry.path, in_place)?,
+            // Empty, or nothing but holes; or nothing of it is known.
+            match task.is_hurt() {
+                true => self.directory.mark_incomplete(&task.entry.path, task.in_place)?,
                 false => finish_file(self.directory, &task)?,
             }
             self.progress.event(Event::Done { items: 1, bytes: task.entry.size() });
@@ -263,29 +233,6 @@ impl State<'_> {
         self.report.files_written += 1;
         self.report.bytes_written += left;
         Ok(())
-    }
-
-    /// A file that is there: only its wrong blocks are written.
-    fn mend(
-        &mut self,
-        repository: &Repository,
-        locator: &mut Locator<'_>,
-        window: &mut Window,
-        entry: Entry,
-        content: &FileContent,
-    ) -> Result<(), Error> {
-        let file = Arc::new(self.directory.open_file(&entry.path)?);
-        let number = window.tasks.len() as u32;
-        let (wrong, lost) = delta::compare(repository, locator, &file, content, number)?;
-        let left: u64 = wrong.iter().map(|(_, target)| u64::from(target.length)).sum();
-        self.report.bytes_kept += content.size - left.min(content.size);
-        for (row, target) in wrong {
-            window.targets.entry(row.row).or_insert_with(|| (row, Vec::new())).1.push(target);
-        }
-        // Closed meanwhile: there may be more of them than descriptors.
-        drop(file);
-        self.directory.discard(&entry.path)?;
-        self.add_task(window, entry, left, lost, true)
     }
 
     fn flush_if_full(&mut self, repository: &Repository, window: &mut Window) -> Result<(), Error> {
@@ -297,23 +244,20 @@ impl State<'_> {
 
     fn flush(&mut self, repository: &Repository, window: &mut Window) -> Result<(), Error> {
         let window = std::mem::take(window);
-        let frames = window.targets.values().map(|(row, _)| *row).collect();
-        let sink = FileSink {
-            directory: self.directory,
-            tasks: &window.tasks,
-            targets: &window.targets,
-            open: AtomicUsize::new(0),
-            hurt: Mutex::default(),
-            progress: self.progress,
-            writeback: self.writeback,
-            failed: Mutex::default(),
-        };
-        let read = repository.frame_reader("a restore")?.read(&plan_fetches(frames), &sink, self.progress);
-        if let Some(error) = sink.failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take() {
-            return Err(error);
+        let mut fetches = plan_fetches(window.targets.values().map(|(row, _)| *row).collect());
+        let comparison = window.mends.then(|| Comparison::new(repository.content_key().clone()));
+        if window.mends {
+            fetches = split_fetches(fetches, MEND_UNIT);
         }
-        read?;
-        self.leftovers.hurt.extend(sink.hurt.into_inner().unwrap_or_default());
+        let sink =
+            FileSink::new(self.directory, &window.tasks, &window.targets, comparison, self.writeback, self.progress);
+        let reader = repository.frame_reader("a restore")?;
+        let read =
+            reader.read_with(&fetches, &mut |fetch| sink.expect(fetch, repository.catalog()), &sink, self.progress);
+        let outcome = sink.outcome(read)?;
+        self.leftovers.hurt.extend(outcome.hurt);
+        self.report.bytes_written -= outcome.right;
+        self.report.bytes_kept += outcome.right;
         for entry in &window.nodes {
             self.place_node(entry)?;
         }
@@ -348,115 +292,5 @@ impl State<'_> {
             self.directory.finish_dir(entry)?;
         }
         Ok(self.leftovers)
-    }
-}
-
-/// Sets a file's length and metadata, once its last piece is written.
-fn finish_file(directory: &Directory, task: &Task) -> Result<(), Error> {
-    let mut handle = task.handle.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let file = open_handle(directory, task, &mut handle)?;
-    directory.finish_file(&file, &task.entry)?;
-    *handle = Handle::Closed;
-    if task.in_place { Ok(()) } else { Ok(directory.publish(&task.entry.path)?) }
-}
-
-fn open_handle(directory: &Directory, task: &Task, handle: &mut Handle) -> Result<Arc<File>, Error> {
-    Ok(match handle {
-        Handle::Open(file) => Arc::clone(file),
-        Handle::New | Handle::Closed if task.in_place => Arc::new(directory.open_file(&task.entry.path)?),
-        Handle::New => Arc::new(directory.create_file(&task.entry.path)?),
-        Handle::Closed => Arc::new(directory.reopen_file(&task.entry.path)?),
-    })
-}
-
-struct FileSink<'w> {
-    directory: &'w Directory,
-    tasks: &'w [Task],
-    targets: &'w HashMap<i64, (FrameRow, Vec<Target>)>,
-    open: AtomicUsize,
-    hurt: Mutex<Vec<(String, String)>>,
-    progress: &'w dyn Progress,
-    writeback: &'w Writeback,
-    failed: Mutex<Option<Error>>,
-}
-
-impl Sink for FileSink<'_> {
-    fn frame(&self, row: &FrameRow, plain: Result<&[u8], repository::Error>) -> Result<(), repository::Error> {
-        let Some((_, targets)) = self.targets.get(&row.row) else { return Ok(()) };
-        let plain = match plain {
-            Ok(plain) => plain,
-            Err(e @ repository::Error::Frame { .. }) => {
-                self.mark_hurt(targets, &e.to_string());
-                return Ok(());
-            }
-            Err(e) => return Err(e),
-        };
-        for target in targets {
-            if let Err(e) = self.write(target, plain) {
-                let mut failed = self.failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                failed.get_or_insert(e);
-                return Err(repository::Error::Pipeline);
-            }
-        }
-        Ok(())
-    }
-}
-
-impl FileSink<'_> {
-    fn mark_hurt(&self, targets: &[Target], why: &str) {
-        for target in targets {
-            let Some(task) = self.tasks.get(target.file as usize) else { continue };
-            if !task.hurt.swap(true, Ordering::Relaxed) {
-                let mut hurt = self.hurt.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                self.progress.event(Event::Skipped { what: &task.entry.path.to_string(), why });
-                hurt.push((task.entry.path.to_string(), why.to_owned()));
-            }
-            let _ = self.done(task, u64::from(target.length));
-        }
-    }
-
-    fn write(&self, target: &Target, plain: &[u8]) -> Result<(), Error> {
-        let task = self.tasks.get(target.file as usize).ok_or(repository::Error::Pipeline)?;
-        let start = target.frame_offset as usize;
-        let bytes = plain.get(start..start + target.length as usize).ok_or(repository::Error::Pipeline)?;
-        let file = {
-            let mut handle = task.handle.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let file = open_handle(self.directory, task, &mut handle)?;
-            if !matches!(*handle, Handle::Open(_)) {
-                let few = self.open.load(Ordering::Relaxed) < OPEN_FILES;
-                *handle = if few {
-                    self.open.fetch_add(1, Ordering::Relaxed);
-                    Handle::Open(Arc::clone(&file))
-                } else {
-                    Handle::Closed
-                };
-            }
-            file
-        };
-        file.write_all_at(bytes, target.file_offset).map_err(|source| Error::Io {
-            doing: "write",
-            path: self.directory.path().join(task.entry.path.to_string()),
-            source,
-        })?;
-        drop(file);
-        self.writeback.wrote(bytes.len() as u64);
-        self.progress.event(Event::Done { items: 0, bytes: u64::from(target.length) });
-        self.done(task, u64::from(target.length))
-    }
-
-    fn done(&self, task: &Task, bytes: u64) -> Result<(), Error> {
-        if task.left.fetch_sub(bytes, Ordering::AcqRel) != bytes {
-            return Ok(());
-        }
-        let was_open =
-            matches!(*task.handle.lock().unwrap_or_else(std::sync::PoisonError::into_inner), Handle::Open(_));
-        if was_open {
-            self.open.fetch_sub(1, Ordering::Relaxed);
-        }
-        self.progress.event(Event::Done { items: 1, bytes: 0 });
-        if task.hurt.load(Ordering::Relaxed) {
-            return Ok(self.directory.mark_incomplete(&task.entry.path, task.in_place)?);
-        }
-        finish_file(self.directory, task)
     }
 }
