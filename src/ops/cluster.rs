@@ -12,8 +12,8 @@ use std::path::Path;
 use super::wal::WalError;
 use super::wal::pieces::{PieceFacts, join_pieces};
 use super::{Error, Kind};
-use crate::format::history;
 use crate::format::wal::{ArchiveFile, SegmentFacts, join, scan};
+use crate::format::{history, pg_conf};
 use crate::model::base::BaseBackup;
 use crate::model::{Moment, SegmentName, SegmentPlace, SegmentRecord, SnapshotRecord, Timeline};
 use crate::plan::recovery::{Archive, Base, Commits, Fork, Growing, Target, Way};
@@ -186,10 +186,16 @@ pub fn waits_for(repository: &Repository, record: &SnapshotRecord) -> Result<Opt
     let base: BaseBackup = serde_json::from_value(record.facts.clone()).map_err(unfit)?;
     let name = &repository.host()?.name;
     let (mut at, last) = base.needs();
+    // A listing for each folder, not for each segment: a long backup of a busy server needs thousands, and this is asked again and again.
+    let (mut listed, mut there) = (None, BTreeSet::new());
     loop {
         let place = SegmentPlace::new(&base.stream, &format!("{:08X}", at.timeline.0), &at.to_string());
         let place = place.ok_or_else(|| WalError::Name(at.to_string()))?;
-        if repository.segments_in_store(name, &place)?.is_empty() {
+        if listed.as_ref() != Some(&place.folder()) {
+            listed = Some(place.folder());
+            there = repository.segments_from(name, &place)?.into_iter().map(|record| record.place).collect();
+        }
+        if !there.contains(&place) {
             return Ok(Some(at));
         }
         match at.next(base.segment_size) {
@@ -331,10 +337,19 @@ pub fn make_ready(directory: &Path, way: &Way, recovery: &Recovery) -> Result<()
     let mut set = |name: &str, value: &str| text.push_str(&format!("{name} = '{}'\n", value.replace('\'', "''")));
     set("restore_command", &recovery.restore_command);
     set("recovery_target_timeline", &way.reach.timeline.0.to_string());
-    if let Target::Setting(name, value) = &way.target {
-        set(name, value);
-        set("recovery_target_inclusive", "on");
-        set("recovery_target_action", recovery.action);
+    match &way.target {
+        Target::Setting(name, value) => {
+            set(name, value);
+            set("recovery_target_inclusive", "on");
+            set("recovery_target_action", recovery.action);
+        }
+        // One of the cluster's own configuration would end this recovery early, and without a word. (Beside one of ours PostgreSQL
+        // refuses a second by itself.)
+        Target::End => targets_of(&directory.join("postgresql.conf")).iter().for_each(|name| set(name, "")),
+    }
+    if !recovery.standby {
+        // Of a standby that lags on purpose.
+        set("recovery_min_apply_delay", "0");
     }
     if recovery.no_archive {
         set("archive_mode", "off");
@@ -352,6 +367,21 @@ pub fn make_ready(directory: &Path, way: &Way, recovery: &Recovery) -> Result<()
         file.sync_all()
     });
     made.and_then(|()| File::open(directory)?.sync_all()).map_err(io(&signal))
+}
+
+/// Targets that a configuration sets, left there by another restore.
+fn targets_of(path: &Path) -> BTreeSet<String> {
+    const TARGETS: [&str; 5] = [
+        "recovery_target",
+        "recovery_target_lsn",
+        "recovery_target_name",
+        "recovery_target_time",
+        "recovery_target_xid",
+    ];
+    let text = fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let names = text.lines().filter_map(pg_conf::setting).map(|setting| setting.name);
+    names.filter(|name| TARGETS.contains(&name.as_str())).collect()
 }
 
 /// The owner of the data directory owns what is added to it; nobody else reads it.

@@ -248,8 +248,13 @@ impl Repository {
 
     /// What the store holds under a place: one segment, none, or several where two servers pushed there.
     pub fn segments_in_store(&self, writer: &str, place: &SegmentPlace) -> Result<Vec<SegmentRecord>, Error> {
-        let all = list_folder(&self.store, writer, place)?;
+        let all = self.segments_from(writer, place)?;
         Ok(all.into_iter().filter(|record| record.place == *place).collect())
+    }
+
+    /// What the store holds in the folder of a place, from its name on: one listing.
+    pub fn segments_from(&self, writer: &str, place: &SegmentPlace) -> Result<Vec<SegmentRecord>, Error> {
+        list_folder(&self.store, writer, place)
     }
 
     /// What opens the segments of a writer; needs an identity.

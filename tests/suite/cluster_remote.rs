@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::common::scene::{ORACLE, Scene, own};
+use crate::common::scene::{ORACLE, Scene, own, text};
 
 /// A scene whose role may replicate, and whose source says how it is taken.
 fn scene(major: u32, made_with: &[&str], keys: &str) -> Option<Scene> {

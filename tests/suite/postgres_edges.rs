@@ -161,3 +161,18 @@ fn a_spool_takes_no_half_segment_and_is_not_made_where_its_disk_is_not_mounted()
     fs::rename(scene.path("away"), scene.path("repo")).unwrap();
     assert!(!Cluster::log(&scene.cluster).contains("PANIC"));
 }
+
+#[test]
+fn a_target_that_the_cluster_was_left_with_does_not_end_its_recovery() {
+    let Some(scene) = Scene::new(15, &[]) else { return };
+    let conf = scene.cluster.data_dir().join("postgresql.conf");
+    let text = fs::read_to_string(&conf).unwrap();
+    fs::write(&conf, format!("{text}\nrecovery_target_time = '2020-01-01 00:00:00+00'\n")).unwrap();
+    scene.cluster.psql(ORACLE);
+    scene.insert(10);
+    scene.expect(0, &["backup", "db"]);
+    segment_with(&scene, 5);
+    segment_with(&scene, 7);
+    let server = Started::new(&scene, "all");
+    assert_eq!(server.rows(&[]), rows(&scene));
+}
