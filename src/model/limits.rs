@@ -42,7 +42,7 @@ pub const FETCH_MAX: u64 = 16 << 20;
 pub const RESTORE_WINDOW_ENTRIES: usize = 200_000;
 /// Extents that they have at most, but for those of the last one: some 60 bytes each.
 pub const RESTORE_WINDOW_EXTENTS: usize = 2_000_000;
-/// Plain bytes that one window of a restore writes at most.
+/// Plain bytes that one window of a restore writes or compares at most.
 pub const RESTORE_WINDOW_BYTES: u64 = 64 << 30;
 /// Plain bytes of a segment of a stream at most: the largest that PostgreSQL's WAL can have.
 pub const SEGMENT_MAX: usize = 1 << 30;

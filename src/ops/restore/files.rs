@@ -6,9 +6,12 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+
+use rustix::fs::{Advice, fadvise};
 
 use super::delta::{Chunks, Comparison};
 use crate::catalog::{Catalog, FrameRow};
@@ -105,6 +108,7 @@ impl Sink for FileSink<'_> {
     fn narrow(&self, frames: &mut Vec<FrameRow>, buffer: &mut Vec<u8>) -> Result<(), repository::Error> {
         let Some(comparison) = &self.comparison else { return Ok(()) };
         let mut wanted = Vec::with_capacity(frames.len());
+        frames.iter().try_for_each(|frame| self.read_ahead(frame)).map_err(|e| self.fail(e))?;
         for frame in frames.drain(..) {
             let Some(chunks) = comparison.take_chunks(frame.row) else {
                 wanted.push(frame);
@@ -122,8 +126,7 @@ impl Sink for FileSink<'_> {
 
     fn frame(&self, row: &FrameRow, plain: Result<&[u8], repository::Error>) -> Result<(), repository::Error> {
         let wrong = self.comparison.as_ref().and_then(|comparison| comparison.take_wrong(row.row));
-        let all = self.targets.get(&row.row).map(|(_, targets)| targets.as_slice());
-        let Some(targets) = wrong.as_deref().or(all) else { return Ok(()) };
+        let targets = wrong.as_deref().unwrap_or_else(|| self.targets_of(row));
         let plain = match plain {
             Ok(plain) => plain,
             Err(e @ repository::Error::Frame { .. }) => {
@@ -154,8 +157,7 @@ impl<'w> FileSink<'w> {
     pub fn expect(&self, fetch: &Fetch, catalog: &Catalog) -> Result<(), repository::Error> {
         let Some(comparison) = &self.comparison else { return Ok(()) };
         for frame in &fetch.frames {
-            let targets = self.targets.get(&frame.row).map_or(&[][..], |(_, targets)| targets);
-            if targets.iter().any(|target| self.tasks.get(target.file as usize).is_some_and(|task| task.in_place)) {
+            if self.targets_of(frame).iter().any(|target| self.task(target).is_ok_and(|task| task.in_place)) {
                 comparison.expect(frame.row, catalog.chunks_of(frame.row)?);
             }
         }
@@ -178,6 +180,18 @@ impl<'w> FileSink<'w> {
         repository::Error::Pipeline
     }
 
+    /// Has the system read what will be compared while the first of it is being digested.
+    fn read_ahead(&self, frame: &FrameRow) -> Result<(), Error> {
+        for target in self.targets_of(frame) {
+            let task = self.task(target)?;
+            if let (true, Some(length)) = (task.in_place, NonZeroU64::new(target.length.into())) {
+                // A wish: a file system that does not grant it is read all the same.
+                let _ = fadvise(&*self.handle_of(task)?, target.file_offset, Some(length), Advice::WillNeed);
+            }
+        }
+        Ok(())
+    }
+
     /// What has to be written of a frame; what is right already is done.
     fn compare(
         &self,
@@ -186,8 +200,8 @@ impl<'w> FileSink<'w> {
         chunks: &Chunks,
         buffer: &mut Vec<u8>,
     ) -> Result<Vec<Target>, Error> {
-        let (mut left, targets) = (Vec::new(), self.targets.get(&frame.row).map_or(&[][..], |(_, targets)| targets));
-        for target in targets {
+        let mut left = Vec::new();
+        for target in self.targets_of(frame) {
             let task = self.task(target)?;
             if !task.in_place {
                 left.push(*target);
@@ -203,6 +217,10 @@ impl<'w> FileSink<'w> {
             }
         }
         Ok(left)
+    }
+
+    fn targets_of(&self, frame: &FrameRow) -> &'w [Target] {
+        self.targets.get(&frame.row).map_or(&[], |(_, targets)| targets)
     }
 
     fn task(&self, target: &Target) -> Result<&'w Task, Error> {

@@ -93,7 +93,7 @@ pub struct RestorePlan {
     pub packs: u64,
     /// Sealed bytes that are fetched, files that are right already included.
     pub fetch_bytes: u64,
-    /// Requests.
+    /// Requests; where files are mended, perhaps more and smaller ones.
     pub requests: u64,
     /// The destination.
     pub into: Option<PathBuf>,
