@@ -26,7 +26,7 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 
 /// The fixtures of real servers: how they were made is in `fixtures/postgres/make`.
 #[cfg(test)]
-mod fixtures {
+pub(crate) mod fixtures {
     use std::path::{Path, PathBuf};
 
     /// The major versions that have fixtures.

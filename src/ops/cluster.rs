@@ -164,7 +164,7 @@ pub fn gather(repository: &Repository, source: &str, which: Which<'_>) -> Result
     }
     let ends: BTreeMap<_, _> =
         grown.iter().map(|name| (*name, facts.get(name).and_then(|f| f.as_ref().map(|f| f.end)))).collect();
-    archive.wal = commits(&facts);
+    archive.wal = commits(&facts, &archive.forks);
     for (name, end) in ends {
         let commits = archive.wal.remove(&name).flatten();
         // Pieces that nobody here can open tell nothing.
@@ -274,27 +274,46 @@ fn fork_of(
     Ok(forks)
 }
 
-/// Ends of transactions by segment, those among them whose record crosses a border.
-fn commits(facts: &BTreeMap<SegmentName, Option<SegmentFacts>>) -> BTreeMap<SegmentName, Option<Commits>> {
+/// The segment that the log goes on from: the one before it, on its own timeline or, where that begins with it, on the one that it left.
+fn before<'f>(
+    facts: &'f BTreeMap<SegmentName, Option<SegmentFacts>>,
+    forks: &[Fork],
+    name: SegmentName,
+) -> Option<&'f SegmentFacts> {
+    let mut timeline = name.timeline;
+    // A history names each ancestor once; a hostile one could name a circle.
+    for _ in 0..=forks.len() {
+        let first = SegmentName { timeline, log: 0, segment: 0 };
+        if let Some((_, found)) = facts.range(first..SegmentName { timeline, ..name }).next_back() {
+            return found.as_ref();
+        }
+        timeline = forks.iter().find(|fork| fork.timeline == timeline && fork.parent < timeline)?.parent;
+    }
+    None
+}
+
+/// Ends of transactions by segment, those among them whose record crosses a border. That the segment before is the one right before is
+/// told by the record: its parts fit by their lengths and its checksum.
+fn commits(
+    facts: &BTreeMap<SegmentName, Option<SegmentFacts>>,
+    forks: &[Fork],
+) -> BTreeMap<SegmentName, Option<Commits>> {
     let mut all: BTreeMap<SegmentName, Option<Commits>> = BTreeMap::new();
-    let mut before: Option<&SegmentFacts> = None;
-    for (name, facts) in facts {
-        let Some(facts) = facts else {
+    for (name, known) in facts {
+        let Some(known) = known else {
             all.insert(*name, None);
-            before = None;
             continue;
         };
         let moment = |micros: i64| Moment::from_timestamp_micros(micros);
-        let crossing = before
-            .filter(|before| before.full && before.end <= facts.end)
-            .and_then(|before| join(before.tail.as_ref()?, facts.head.as_ref()?));
-        let times = [crossing.as_ref(), facts.first.as_ref(), facts.last.as_ref()].into_iter().flatten();
+        let crossing = before(facts, forks, *name)
+            .filter(|before| before.full && before.end <= known.end)
+            .and_then(|before| join(before.tail.as_ref()?, known.head.as_ref()?));
+        let times = [crossing.as_ref(), known.first.as_ref(), known.last.as_ref()].into_iter().flatten();
         let first = times.clone().filter_map(|commit| moment(commit.time)).min();
-        let last = facts.latest.into_iter().chain(crossing.as_ref().map(|c| c.time)).filter_map(moment).max();
+        let last = known.latest.into_iter().chain(crossing.as_ref().map(|c| c.time)).filter_map(moment).max();
         let end = times.map(|commit| commit.end).max();
-        let count = facts.commits + u64::from(crossing.as_ref().is_some_and(|c| c.committed));
+        let count = known.commits + u64::from(crossing.as_ref().is_some_and(|c| c.committed));
         all.insert(*name, first.zip(last).zip(end).map(|((first, last), end)| Commits { first, last, end, count }));
-        before = Some(facts);
     }
     all
 }
@@ -395,44 +414,5 @@ fn like(file: &File, directory: &Path) -> std::io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::lsn::{Lsn, SegmentSize, SystemId};
-    use crate::model::{SnapshotId, Timeline};
-
-    fn base(writer: &str, major: u32, second: u64) -> (String, Base) {
-        let backup = BaseBackup {
-            system_id: SystemId(7),
-            server_version: major * 10_000,
-            timeline: Timeline(1),
-            start: Lsn(40),
-            stop: Lsn(4000),
-            stopped: Moment::from_timestamp(second as i64, 0).unwrap(),
-            segment_size: SegmentSize::DEFAULT,
-            stream: format!("db-7-{major}"),
-            checksums: true,
-            tablespaces: Vec::new(),
-            tablespaces_made: Vec::new(),
-            bad_pages: Default::default(),
-            settings: BTreeMap::new(),
-            environment: BTreeMap::new(),
-        };
-        (writer.to_owned(), Base { id: SnapshotId::new(second * 1000, [0; 10]), backup, whole: true })
-    }
-
-    #[test]
-    fn what_a_source_was_before_it_moved_to_another_version_can_still_be_had() {
-        let bases = [base("a", 15, 10), base("a", 15, 20), base("a", 16, 30), base("a", 16, 40)];
-        let major = |which: Which<'_>| chosen(&bases, which).map(|(_, base)| base.backup.major());
-        let at = |second| Which::At(Moment::from_timestamp(second, 0).unwrap());
-        assert_eq!(major(Which::Newest), Some(16));
-        assert_eq!((major(at(29)), major(at(30)), major(at(20))), (Some(15), Some(16), Some(15)));
-        assert_eq!(major(at(1)), Some(16), "too early: the newest says so");
-        let id = bases[1].1.id.to_string();
-        assert_eq!(major(Which::Of(&id)), Some(15));
-        assert_eq!(major(Which::Of("latest")), Some(16));
-        let others = others(&bases, "a", "db-7-16");
-        let time = |second| Moment::from_timestamp(second, 0).unwrap();
-        assert_eq!((others.len(), others[0].bases, others[0].first, others[0].last), (1, 2, time(10), time(20)));
-    }
-}
+#[path = "cluster_tests.rs"]
+mod tests;

@@ -250,3 +250,29 @@ fn a_push_goes_through_the_process_that_follows_and_by_itself_where_that_is_gone
     scene.archive_all();
     assert_eq!(scene.restored_rows("r", &[]), (all.parse::<u32>().unwrap() + 1).to_string());
 }
+
+#[test]
+fn a_segment_that_was_half_made_when_everything_was_killed_is_begun_anew() {
+    let Some(scene) = scene(15) else { return };
+    let follow = Follow::start(&scene);
+    scene.insert(10);
+    back_up(&scene);
+    let (at, _) = scene.point();
+    scene.insert(1);
+    wait_until_known(&scene, &at);
+    assert_eq!(follow.end(), Some(0));
+    let folder = std::fs::read_dir(scene.path("state/follow")).unwrap().next().unwrap().unwrap().path();
+    let half = |entry: std::fs::DirEntry| {
+        let is_partial = entry.file_name().to_string_lossy().ends_with(".partial");
+        is_partial
+            .then(|| std::fs::OpenOptions::new().write(true).open(entry.path()).unwrap().set_len(5 << 20).unwrap())
+    };
+    assert_eq!(std::fs::read_dir(folder).unwrap().flatten().filter_map(half).count(), 1);
+    let follow = Follow::start(&scene);
+    scene.insert(5);
+    let (end, rows) = scene.point();
+    scene.insert(1);
+    wait_until_known(&scene, &end);
+    assert_eq!(scene.restored_rows("end", &["--to", &end]), rows);
+    assert_eq!(follow.end(), Some(0));
+}

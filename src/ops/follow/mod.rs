@@ -137,7 +137,7 @@ pub fn follow(
 ) -> Result<(), Error> {
     let connection = Connection::parse(&options.connection)?;
     let session = Session::connect(&options.connection).map_err(crate::source::Error::from)?;
-    let (cluster, made) = slot::prepare(&session, &options.slot)?;
+    let slot::Prepared { cluster, segment, made } = slot::prepare(&session, &options.slot)?;
     let stream = cluster.stream(&options.source);
     let folder = options.folder.join(&stream);
     fs::create_dir_all(&folder).map_err(|source| io("make", &folder, source))?;
@@ -145,7 +145,7 @@ pub fn follow(
     // Held until this process ends: two would end each other's `pg_receivewal`.
     lock.try_lock().map_err(|_| WalError::Followed)?;
     let programs = Programs::new(options.bin_dir.clone());
-    let mut receiver = Receiver::new(&programs, cluster.major, connection, &options.slot, &folder)?;
+    let mut receiver = Receiver::new(&programs, (cluster.major, segment), connection, &options.slot, &folder)?;
     hear(Heard::Following { stream: stream.clone(), slot: options.slot.clone(), made });
     let mut following = Following {
         repository,

@@ -11,6 +11,8 @@ use super::Heard;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::client::{Connection, Leash, Program, Programs, Running};
+use crate::format::wal::ArchiveFile;
+use crate::model::lsn::SegmentSize;
 use crate::ops::Error;
 use crate::ops::wal::WalError;
 
@@ -28,6 +30,7 @@ pub(super) struct Receiver {
     connection: Connection,
     slot: String,
     folder: PathBuf,
+    segment: SegmentSize,
     leash: Leash,
     running: Option<(Running, Instant)>,
     pause: Duration,
@@ -37,7 +40,7 @@ pub(super) struct Receiver {
 impl Receiver {
     pub fn new(
         programs: &Programs,
-        major: u32,
+        (major, segment): (u32, SegmentSize),
         connection: Connection,
         slot: &str,
         folder: &Path,
@@ -49,6 +52,7 @@ impl Receiver {
             connection,
             slot: slot.to_owned(),
             folder: folder.to_owned(),
+            segment,
             leash: Leash::default(),
             running: None,
             pause: FIRST_PAUSE,
@@ -83,6 +87,7 @@ impl Receiver {
         if self.not_before.is_some_and(|at| Instant::now() < at) {
             return Ok(());
         }
+        begin_anew(&self.folder, self.segment);
         let arguments = [
             "--no-loop",
             "--no-password",
@@ -105,6 +110,22 @@ impl Receiver {
         self.running = None;
         self.not_before = None;
         let _ = fs::remove_file(self.folder.join(PID_FILE));
+    }
+}
+
+/// Removes segments that were being filled up with zeros when `pg_receivewal` was killed: before that is done it writes no log there, and
+/// one that is neither empty nor whole it refuses at every start. It gets the segment from its beginning, whatever was there.
+fn begin_anew(folder: &Path, size: SegmentSize) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let is_partial = matches!(ArchiveFile::parse(&name.to_string_lossy()), Ok(ArchiveFile::Partial(_)));
+        let length = entry.metadata().map_or(0, |meta| meta.len());
+        if is_partial && length != 0 && length != size.bytes() {
+            match fs::remove_file(entry.path()) {
+                Ok(()) => tracing::info!(?name, length, "it was not made whole, and is begun anew"),
+                Err(e) => tracing::warn!(?name, "it was not made whole, and cannot be removed: {e}"),
+            }
+        }
     }
 }
 

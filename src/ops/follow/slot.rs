@@ -3,6 +3,7 @@
 
 use super::{FollowOptions, Heard};
 use crate::client::postgres::Session;
+use crate::model::lsn::SegmentSize;
 use crate::ops::Error;
 use crate::ops::wal::{Cluster, WalError};
 use crate::source;
@@ -26,29 +27,43 @@ pub fn slot_name(source: &str) -> String {
     name
 }
 
-/// Which cluster it is, and whether the slot had to be made.
-pub(super) fn prepare(session: &Session, slot: &str) -> Result<(Cluster, bool), Error> {
+/// What is followed.
+pub(super) struct Prepared {
+    pub cluster: Cluster,
+    /// Bytes of its segments.
+    pub segment: SegmentSize,
+    /// Whether the slot had to be made.
+    pub made: bool,
+}
+
+/// Asks which cluster it is, and makes the slot where there is none.
+pub(super) fn prepare(session: &Session, slot: &str) -> Result<Prepared, Error> {
     let from = |e: crate::client::postgres::Error| Error::from(source::Error::from(e));
     let doing = "ask what it is";
-    let [id, version] = session
-        .row(doing, "SELECT system_identifier, current_setting('server_version_num') FROM pg_control_system()")
+    let [id, version, segment] = session
+        .row(
+            doing,
+            "SELECT system_identifier, current_setting('server_version_num'), w.setting
+             FROM pg_control_system(), pg_settings w WHERE w.name = 'wal_segment_size'",
+        )
         .map_err(from)?;
     let unfit = |text: &str| from(session.unfit(doing, text));
     let system_id = id.parse().map_err(|_| unfit(&id))?;
     let major = version.parse::<u32>().map_err(|_| unfit(&version))? / 10_000;
     let cluster = Cluster { system_id, major };
+    let segment = segment.parse().ok().and_then(SegmentSize::new).ok_or_else(|| unfit(&segment))?;
     let quoted = slot.replace('\'', "''");
     let found = session
         .rows("look at its slots", &format!("SELECT slot_type FROM pg_replication_slots WHERE slot_name = '{quoted}'"))
         .map_err(from)?;
     match found.first().map(Vec::as_slice) {
-        Some([Some(kind)]) if kind == "physical" => Ok((cluster, false)),
+        Some([Some(kind)]) if kind == "physical" => Ok(Prepared { cluster, segment, made: false }),
         Some(_) => Err(WalError::SlotKind { slot: slot.to_owned() }.into()),
         None => {
             // From now on the server keeps its log, also before we have connected.
             let sql = format!("SELECT lsn FROM pg_create_physical_replication_slot('{quoted}', true)");
             session.rows("make a replication slot", &sql).map_err(WalError::NoReplication)?;
-            Ok((cluster, true))
+            Ok(Prepared { cluster, segment, made: true })
         }
     }
 }
