@@ -335,6 +335,7 @@ def round_of(kind, scale, number, scratch, binary):
         raise RuntimeError(f"{error}\nthe server's log ends:\n{(folder / 'log').read_text()[-1500:]}") from None
     finally:
         server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
     return results
 
 
