@@ -157,17 +157,16 @@ impl Scene {
         self.objects_that_begin(&format!("{name}-"))
     }
 
-    /// The objects of the store whose names begin like this.
+    /// The objects of the store whose names begin like this. What a killed put left behind (`NAME#1`) is none.
     pub fn objects_that_begin(&self, start: &str) -> Vec<PathBuf> {
         let mut found = Vec::new();
+        let is_object = |name: &str| name.starts_with(start) && !name.contains('#');
         let mut open = vec![self.path("repo")];
         while let Some(directory) = open.pop() {
             for entry in fs::read_dir(directory).unwrap().flatten() {
                 match entry.file_type().unwrap().is_dir() {
                     true => open.push(entry.path()),
-                    // What a killed put leaves half-written carries a `#`, and is no object.
-                    false if entry.file_name().to_string_lossy().contains('#') => {}
-                    false if entry.file_name().to_string_lossy().starts_with(start) => found.push(entry.path()),
+                    false if is_object(&entry.file_name().to_string_lossy()) => found.push(entry.path()),
                     false => {}
                 }
             }
