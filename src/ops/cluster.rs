@@ -33,6 +33,11 @@ pub struct Cluster {
 
 /// The cluster that a source's snapshots are of; `None` where the source is no cluster.
 pub fn gather(repository: &Repository, source: &str) -> Result<Option<Cluster>, Error> {
+    gather_stream(repository, source, None)
+}
+
+/// The same of one of its streams; the newest base backup's where none is named. An upgrade of the server begins another.
+pub fn gather_stream(repository: &Repository, source: &str, stream: Option<&str>) -> Result<Option<Cluster>, Error> {
     let catalog = |e| Error::from(repository::Error::from(e));
     let writers = repository.writer_names()?;
     let mut bases: Vec<(String, Base)> = Vec::new();
@@ -44,6 +49,7 @@ pub fn gather(repository: &Repository, source: &str) -> Result<Option<Cluster>, 
             continue;
         }
         match serde_json::from_value::<BaseBackup>(record.facts.clone()) {
+            Ok(backup) if stream.is_some_and(|stream| backup.stream != stream) => {}
             Ok(backup) => bases.push((writer, Base { id: record.id, backup, whole: record.complete })),
             Err(e) => tracing::warn!(snapshot = %record.id, "its facts are not understood, it is left out: {e}"),
         }

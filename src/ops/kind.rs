@@ -2,6 +2,7 @@
 //! next to the variants that know the remedy.
 
 use super::Error;
+use super::forget::ForgetError;
 use super::recover::RecoverError;
 use super::restore::OntoError;
 use super::wal::WalError;
@@ -57,6 +58,9 @@ impl Error {
             | Self::HasTables { .. } => Kind::Usage,
             Self::Busy(_) | Self::Wal(WalError::Followed) => Kind::Busy,
             Self::Onto(_) => Kind::Usage,
+            Self::Forget(ForgetError::Hole(_)) => Kind::Damage,
+            Self::Forget(ForgetError::NoSource(_)) => Kind::NoPlan,
+            Self::Forget(_) => Kind::Usage,
             Self::Recover(RecoverError::AsRoot(_) | RecoverError::NoConfiguration { .. }) => Kind::Usage,
             Self::Recover(RecoverError::Short { .. }) => Kind::Damage,
             Self::Recover(RecoverError::GivenUp) => Kind::Cancelled,
@@ -76,6 +80,7 @@ impl Error {
             Self::Wal(e) => wal_hint(e),
             Self::Recover(e) => recover_hint(e),
             Self::Onto(e) => Some(onto_hint(e)),
+            Self::Forget(e) => Some(forget_hint(e)),
             Self::Source(source::Error::NoArchive(_)) => Some(
                 "Set `archive_mode = on` and `archive_command = 'lifeboat wal push %p'`, restart the server, and run this again; \
                  docs/postgres.md has the five minutes in full."
@@ -418,6 +423,28 @@ fn recover_hint(error: &RecoverError) -> Option<String> {
         RecoverError::GivenUp => "The files are laid down; `pg_ctl start` goes on with the replay.".to_owned(),
         RecoverError::Io { .. } => return None,
     })
+}
+
+fn forget_hint(error: &ForgetError) -> String {
+    match error {
+        ForgetError::NotOwn { .. } => {
+            "A host speaks only of its own snapshots: run this there. Nothing was changed.".to_owned()
+        }
+        ForgetError::NoSource(_) => "`lifeboat snapshots` lists what there is.".to_owned(),
+        ForgetError::KeepsNothing { .. } => {
+            "Say what to keep, as `--keep-daily 14 --keep-weekly 8`; without any rule everything is kept. Nothing was changed.".to_owned()
+        }
+        ForgetError::Zone(_) => "Write it as `Europe/Berlin` or `UTC`.".to_owned(),
+        ForgetError::Hole(_) => {
+            "A pin may lie in what is missing, so nothing is forgotten. `lifeboat check` says more, `lifeboat repair` closes the hole."
+                .to_owned()
+        }
+        ForgetError::Pinned(id) => format!("`lifeboat unpin {id}` first, if it may go. Nothing was changed."),
+        ForgetError::Newest { source_name, .. } => {
+            format!("It stays until there is a newer one: `lifeboat backup {source_name}`. Nothing was changed.")
+        }
+        ForgetError::Already(_) => "What is forgotten does not come back. `lifeboat snapshots --forgotten` lists it.".to_owned(),
+    }
 }
 
 fn onto_hint(error: &OntoError) -> String {
