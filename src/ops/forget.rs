@@ -43,6 +43,9 @@ pub enum ForgetError {
         /// The policy.
         policy: String,
     },
+    /// A window of something that nothing goes on from.
+    #[error("`{0}` has no stream, so a window keeps nothing of it")]
+    NoStream(String),
     /// There is no such zone.
     #[error("`{0}` is no time zone")]
     Zone(String),
@@ -194,6 +197,11 @@ fn plan_source(repository: &mut Repository, wish: &Wish) -> Result<SourcePlan, E
             Some(other) => ForgetError::NotOwn { what: source, writer: other.writer_name.clone(), own }.into(),
             None => ForgetError::NoSource(source).into(),
         });
+    }
+    // To leave the rule out in silence would keep less than was asked for.
+    let has_window = wish.policy.as_ref().is_some_and(|policy| policy.window.is_some());
+    if has_window && facts.snapshots.iter().all(|fact| fact.stream.is_none()) {
+        return Err(ForgetError::NoStream(source).into());
     }
     let full_name = format!("{own}/{source}");
     add_archives(repository, &full_name, &mut facts)?;

@@ -517,3 +517,110 @@ fn a_thousand_snapshots_take_as_many_requests_as_ten() {
     };
     assert_eq!(operations_for(1_000), operations_for(10));
 }
+
+/// A cluster with three base backups and rows between them: with a window every moment stays within reach, without one the newest base
+/// backup leads on alone.
+#[test]
+fn a_window_of_a_cluster_keeps_every_moment_in_it_within_reach() {
+    use crate::common::scene::{ORACLE, Scene};
+    let Some(scene) = Scene::new(16, &[]) else { return };
+    scene.cluster.psql(ORACLE);
+    scene.insert(3);
+    let mut points = Vec::new();
+    for _ in 0..3 {
+        scene.expect(0, &["backup", "db"]);
+        scene.insert(10);
+        points.push(scene.point());
+        scene.insert(100);
+        scene.archive_all();
+    }
+    let stays = |said: &str| said.lines().filter(|line| line.starts_with("stays ")).count();
+    let said = scene.expect(0, &["forget", "db", "--keep-last", "1", "--window", "14d"]);
+    assert_eq!((stays(&said), said.matches("inside the window").count()), (3, 3), "{said}");
+    let restored = |name: &str, (moment, rows): &(String, String)| {
+        assert_eq!(&scene.restored_rows(name, &["--to", moment]), rows, "{name}");
+    };
+    restored("first", &points[0]);
+    let said = scene.expect(0, &["forget", "db", "--keep-last", "1", "--dry-run"]);
+    assert!(stays(&said) == 1 && said.contains("nothing was changed"), "{said}");
+    let said = scene.expect(0, &["forget", "--all", "--keep-last", "1"]);
+    assert!(stays(&said) == 1 && said.contains("2 go"), "{said}");
+    restored("last", &points[2]);
+    let early = scene.expect(4, &["restore", "db", "--to", &points[1].0, "--into", "early"]);
+    assert!(early.contains("its first complete base backup ended at"), "{early}");
+    // The next base backup reads what the forgotten ones stored, and is complete.
+    scene.insert(10);
+    scene.expect(0, &["backup", "db"]);
+    let now = scene.point();
+    scene.insert(1);
+    scene.archive_all();
+    restored("next", &now);
+    scene.expect(0, &["check"]);
+}
+
+/// What a person types, and what programs read.
+#[test]
+fn the_command_line_tells_what_stays_and_why() {
+    use std::process::Command;
+    let folder = tempfile::tempdir().unwrap();
+    tree::make(&folder.path().join("data"), 5);
+    let run = |code: i32, args: &[&str]| -> (String, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lifeboat"));
+        command.env_clear().env("HOME", folder.path()).env("TZ", "UTC").current_dir(folder.path());
+        let output = command.args(args).output().unwrap();
+        let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+        assert_eq!(output.status.code(), Some(code), "{args:?}\n{out}\n{err}");
+        (out, err)
+    };
+    let config = |rules: &str| {
+        let text = format!(
+            "[repository]\nurl = \"repo\"\n[sources.data]\nkind = \"volume\"\npath = \"{}/data\"\n{rules}",
+            folder.path().display()
+        );
+        fs::write(folder.path().join("lifeboat.toml"), text).unwrap();
+    };
+    config("[retention]\nkeep_last = 2\nmin_snapshots = 1\n");
+    run(0, &["init", "--generate-identity", "identity.txt"]);
+    (0..4).for_each(|_| drop(run(0, &["backup", "data"])));
+    run(0, &["backup", "--path", "data", "--name", "adhoc"]);
+    let ids = |args: &[&str]| -> Vec<String> {
+        let (out, _) = run(0, &[&["--json", "snapshots"], args].concat());
+        let all: serde_json::Value = serde_json::from_str(&out).unwrap();
+        all.as_array().unwrap().iter().map(|row| row["id"].as_str().unwrap().to_owned()).collect()
+    };
+    let all = ids(&["data"]);
+    assert!(run(2, &["forget"]).1.contains("--all"));
+    assert!(run(2, &["forget", "data", "--keep-last", "0", "--min-snapshots", "0"]).1.contains("keeps nothing at all"));
+    assert!(run(2, &["forget", "data", "--keep-within", "6m"]).1.contains("`mo` for months"));
+    assert!(run(2, &["forget", "data", "--window", "14d"]).1.contains("has no stream"));
+    assert!(run(4, &["forget", "nothing"]).1.contains("no snapshot of `nothing`"));
+    assert!(run(2, &["forget", "data", "--simulate", "2h"]).1.contains("number of nights"));
+    assert_eq!(run(0, &["pin", &all[0]]).0.split_whitespace().next(), Some("pinned"));
+    assert!(run(0, &["snapshots"]).0.contains("complete, pinned"));
+    let (out, _) = run(0, &["forget", "--all", "--dry-run"]);
+    assert!(out.contains("keep_last 2, min_snapshots 1; by this machine's zone"), "{out}");
+    assert!(out.contains("the newest complete one; last 1 of 2; minimum 1 of 1"), "{out}");
+    assert!(out.contains(&format!("goes      {}", all[1])) && out.contains("newer ones have all the places"), "{out}");
+    assert!(out.contains("no policy: everything is kept"), "the source that is not in the configuration: {out}");
+    assert!(out.ends_with("result    4 stay, 1 goes; nothing was changed (dry run)\n"), "{out}");
+    assert_eq!(ids(&["data"]), all);
+    let (out, _) = run(0, &["--json", "forget", "data"]);
+    let said: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((said["stay"].as_u64(), &said["forgotten"][0]), (Some(3), &serde_json::json!(all[1])), "{said}");
+    let newest = &said["sources"][0]["snapshots"][0];
+    assert_eq!((&newest["stays"], &newest["reasons"][1]["rule"]), (&true.into(), &"last".into()), "{newest}");
+    assert_eq!(ids(&["data"]), [0, 2, 3].map(|n: usize| all[n].clone()));
+    assert_eq!(ids(&["--forgotten"]), all[1..2]);
+    assert!(run(0, &["forget", "data"]).0.ends_with("3 stay, 0 go; nothing was to be done\n"));
+    assert!(run(2, &["forget", "--snapshot", &all[3]]).1.contains("is the newest complete one"));
+    assert!(run(2, &["forget", "--snapshot", &all[0]]).1.contains("lifeboat unpin"));
+    run(0, &["unpin", &all[0]]);
+    assert!(run(0, &["forget", "--snapshot", &all[0]]).0.contains("named"));
+    let (out, _) = run(0, &["forget", "data", "--keep-daily", "7", "--simulate", "90d"]);
+    assert!(out.contains("daily") && out.contains("7 snapshots after 90 nights"), "{out}");
+    let identity = ["--identity", "identity.txt"];
+    let back = [&identity[..], &["restore", "data", "--snapshot", &all[1], "--into", "back"]].concat();
+    assert!(run(0, &back).1.contains("is forgotten; what it needs is there only until"));
+    config("[sources.data.retention]\nkeep_last = 0\n");
+    assert!(run(2, &["forget", "data"]).1.contains("[sources.data.retention]: it keeps nothing at all"));
+}
