@@ -398,6 +398,26 @@ fn whoever_owns_the_store_can_forge_no_forget_and_no_unpin() {
     assert_eq!(error.kind() as u8, 13);
 }
 
+/// Whoever has all that a host has can sign what they like, but nothing is deleted by it.
+#[test]
+fn what_a_thief_of_the_host_forgot_is_restored_by_its_id() {
+    let mut scene = Scene::new();
+    let ids = scene.nights(&DAYS[..3]);
+    let thief = Forger::thief_of(&scene.host, &[&scene.person]);
+    let all = ids.iter().map(|id| CommitLine::Forget(Marked { snapshot: id.parse().unwrap() })).collect();
+    put_lines(&scene.host, &thief, all);
+    assert_eq!(scene.host.snapshots_with(&scene.person), Vec::<String>::new());
+    for wanted in [Wanted::Latest, Wanted::At("2024-03-01T00:00:00Z".parse().unwrap())] {
+        assert_eq!(scene.restored(&scene.host, &wanted).unwrap_err().kind() as u8, 4);
+    }
+    for id in &ids {
+        assert_eq!(scene.restored(&scene.host, &Wanted::Named(id.clone())).unwrap(), scene.trees[id]);
+    }
+    // The next backup is the newest again.
+    scene.host.backup(scene.source.path()).unwrap();
+    assert_eq!(scene.restored(&scene.host, &Wanted::Latest).unwrap(), scene.trees[&ids[2]]);
+}
+
 #[test]
 fn an_old_log_put_in_place_of_the_new_one_brings_nothing_back_in_silence() {
     let mut scene = Scene::new();

@@ -176,11 +176,13 @@ pub fn find_snapshot(
         })
         .collect()
     };
-    let of = of_source(&candidates(false), source)?;
-    let choice = match (choose(source, &of, wanted, exact), wanted) {
-        (Err(NoPlan::NoSuchId(name)), Wanted::Named(id)) if !id.starts_with("latest") => {
-            let gone = of_source(&candidates(true), source);
-            gone.and_then(|gone| choose(source, &gone, wanted, exact)).map_err(|_| NoPlan::NoSuchId(name))?
+    let among = |forgotten: bool| {
+        let of = of_source(&candidates(forgotten), source)?;
+        choose(source, &of, wanted, exact)
+    };
+    let choice = match (among(false), wanted) {
+        (Err(e @ (NoPlan::NoSuchId(_) | NoPlan::NoSnapshot(_))), Wanted::Named(id)) if !id.starts_with("latest") => {
+            among(true).map_err(|_| e)?
         }
         (choice, _) => choice?,
     };
