@@ -234,6 +234,8 @@ pub fn decide(policy: Option<&Retention>, facts: &Facts, local: Local<'_>) -> Ve
             all.push(reason);
         }
     };
+    // What only stays as if a burst had not been.
+    let mut spared: Vec<(SnapshotId, Reason)> = Vec::new();
     always(&sorted, policy.is_none(), &mut keep);
     if let Some(policy) = policy {
         by_window(policy, facts, &sorted, &mut keep);
@@ -244,13 +246,17 @@ pub fn decide(policy: Option<&Retention>, facts: &Facts, local: Local<'_>) -> Ve
             // And as if the burst had not been: what stayed without it stays.
             let without: Vec<&Fact> = of.iter().copied().filter(|f| !surplus.contains(&f.id)).collect();
             if without.len() < of.len() {
-                by_rules(policy, &without, true, local, &mut keep);
+                by_rules(policy, &without, true, local, &mut |id, reason| spared.push((id, reason)));
             }
         }
         for fact in &sorted {
             let tags = policy.keep_tag.iter().flatten().filter(|tag| fact.tags.contains(tag));
             tags.for_each(|tag| keep(fact.id, Reason::Tag { tag: tag.clone() }));
         }
+    }
+    let counted: HashSet<SnapshotId> = reasons.keys().copied().collect();
+    for (id, reason) in spared.into_iter().filter(|(id, _)| !counted.contains(id)) {
+        reasons.entry(id).or_default().push(reason);
     }
     let kept = kept_buckets(&reasons);
     let judge = |fact: &&Fact| {
