@@ -2,6 +2,7 @@
 //! cannot honour is an error, never ignored. Not here: flags, the environment, what the values are used for.
 
 mod pg_dump;
+mod retention;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use self::pg_dump::DatabasesKey;
-use crate::model::{DumpFormat, RelPath};
+use crate::model::{DumpFormat, RelPath, Retention};
 use crate::repository::is_source_name;
 use crate::source::postgres::{BaseOptions, Via};
 use crate::source::{Globals, PgDumpOptions, Rules};
@@ -67,6 +68,8 @@ pub struct Config {
     /// Sources that are backed up together, by name.
     #[serde(default)]
     pub groups: BTreeMap<String, GroupSection>,
+    /// What to keep of every source, where its own section says nothing else.
+    pub retention: Option<Retention>,
 }
 
 /// `[repository]`.
@@ -225,6 +228,8 @@ pub struct SourceSection {
     /// Labels of its snapshots.
     #[serde(default)]
     pub tags: Vec<String>,
+    /// What to keep of it.
+    pub retention: Option<Retention>,
 }
 
 /// `[groups.<name>]`.
@@ -233,6 +238,8 @@ pub struct SourceSection {
 pub struct GroupSection {
     /// Names of sources.
     pub sources: Vec<String>,
+    /// What to keep of them, where their own sections say nothing else.
+    pub retention: Option<Retention>,
 }
 
 /// A source, checked.
@@ -414,6 +421,7 @@ impl Config {
         for limit in [&repository.limit_upload, &repository.limit_download].into_iter().flatten() {
             parse_size(limit).map_err(|why| wrong("[repository]".to_owned(), why))?;
         }
+        config.check_retention().map_err(|(section, why)| wrong(section, why))?;
         Ok(config)
     }
 }

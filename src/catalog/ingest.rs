@@ -160,6 +160,9 @@ fn take_lines(db: &Connection, at: CommitAt<'_>, row: i64, chunks: &ChunkTables,
                 number += pack.frames.len() as u64;
             }
             CommitLine::Snapshot(record) => add_snapshot(db, at.writer, row, record, &at.digest)?,
+            CommitLine::Forget(marked) => super::snapshots::mark(db, at.writer, row, "forget", marked)?,
+            CommitLine::Pin(marked) => super::snapshots::mark(db, at.writer, row, "pin", marked)?,
+            CommitLine::Unpin(marked) => super::snapshots::mark(db, at.writer, row, "unpin", marked)?,
             CommitLine::Segment(record) => super::segments::insert(db, &at.commit.header.writer, record, Some(row))?,
             // Only of the writer's own log: nobody says of another's commits that they may be missing.
             CommitLine::Lost(lost) => {

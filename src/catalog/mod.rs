@@ -7,6 +7,7 @@
 mod ingest;
 mod lookup;
 mod packs;
+mod received;
 mod segments;
 mod snapshots;
 
@@ -27,6 +28,7 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (1, include_str!("../../catalog/0001-first.sql")),
     (2, include_str!("../../catalog/0002-repair.sql")),
     (3, include_str!("../../catalog/0003-streams.sql")),
+    (4, include_str!("../../catalog/0004-retention.sql")),
 ];
 
 /// The whole schema, for the test that proves that the migrations meet it.
@@ -335,6 +337,8 @@ impl Catalog {
              FROM frame f JOIN pack p ON p.id = f.pack JOIN writer w ON w.id = f.writer ORDER BY 1, 3, 4, 5",
             "SELECT w.name, s.id, s.ended, s.complete, json_remove(s.record, '$.uses') FROM snapshot s
              JOIN writer w ON w.id = s.writer ORDER BY 1, 2",
+            "SELECT w.name, m.snapshot, m.kind, hex(c.digest), 0 FROM mark m JOIN log_commit c ON c.id = m.log_commit
+             JOIN writer w ON w.id = m.writer ORDER BY 1, 2, 3, 4",
         ];
         let mut hasher = blake3::Hasher::new();
         for query in QUERIES {
@@ -364,7 +368,7 @@ impl Catalog {
     pub fn clear(&mut self) -> Result<(), Error> {
         self.write(|db| {
             db.execute_batch(
-                "DELETE FROM lost; DELETE FROM seen; DELETE FROM renumber; DELETE FROM sparse;
+                "DELETE FROM lost; DELETE FROM seen; DELETE FROM renumber; DELETE FROM sparse; DELETE FROM mark;
                  DELETE FROM snapshot; DELETE FROM chunk; DELETE FROM frame_chunks;
                  DELETE FROM frame; DELETE FROM pack; DELETE FROM commit_parent; DELETE FROM log_commit;
                  DELETE FROM writer; DELETE FROM meta;
@@ -387,6 +391,9 @@ impl Catalog {
             "SELECT 'snapshot', s.id, w.name, s.source, s.ended, s.complete, s.record, ''
              FROM snapshot s JOIN writer w ON w.id = s.writer",
             "SELECT 'segment', writer, stream, epoch, name, hex(digest), record, '' FROM segment WHERE log_commit IS NOT NULL",
+            "SELECT 'mark', w.name, m.snapshot, m.kind, hex(c.digest), '', '', ''
+             FROM mark m JOIN log_commit c ON c.id = m.log_commit JOIN writer w ON w.id = m.writer",
+            "SELECT 'received', hex(c.digest), r.at, '', '', '', '', '' FROM received r JOIN log_commit c ON c.digest = r.digest",
             "SELECT 'sparse', s.source, hex(f.name), s.used, '', '', '', ''
              FROM sparse s JOIN frame f ON f.id = s.frame",
         ];

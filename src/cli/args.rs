@@ -1,6 +1,7 @@
 //! What was typed: the types of clap, nothing resolved. Their doc comments are the help that people read.
 
 mod follow;
+mod forget;
 mod server;
 mod spelled;
 
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use follow::FollowArgs;
+pub use forget::{ForgetArgs, PinArgs};
 pub use server::ServerArgs;
 pub use spelled::SpelledArgs;
 
@@ -170,6 +172,15 @@ pub enum Command {
     /// Sums over the repository
     #[command(after_help = CODES)]
     Stats,
+    /// Take snapshots out of the lists by policy, each with the reason why it stays or goes
+    #[command(after_help = forget::FORGET_HELP)]
+    Forget(ForgetArgs),
+    /// Keep snapshots, whatever a policy says
+    #[command(after_help = CODES)]
+    Pin(PinArgs),
+    /// Leave snapshots to the policy again
+    #[command(after_help = CODES)]
+    Unpin(PinArgs),
     /// Restore a source: plan, show, do
     #[command(after_help = RESTORE_HELP)]
     Restore(RestoreArgs),
@@ -300,6 +311,9 @@ pub struct SnapshotsArgs {
     /// Only with this label
     #[arg(long, value_name = "TAG")]
     pub tag: Option<String>,
+    /// Those that are forgotten, in place of those that are there
+    #[arg(long)]
+    pub forgotten: bool,
 }
 
 #[derive(Debug, Args)]

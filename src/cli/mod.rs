@@ -112,6 +112,9 @@ fn run(cli: Cli, stop: Arc<AtomicBool>) -> Result<Outcome, Failure> {
         Command::Diff(args) => commands::look::diff(&context, &args),
         Command::Dump(args) => commands::look::dump(&context, &args),
         Command::Stats => commands::look::stats(&context),
+        Command::Forget(args) => commands::forget::run(&context, &args),
+        Command::Pin(args) => commands::forget::pin(&context, &args, true),
+        Command::Unpin(args) => commands::forget::pin(&context, &args, false),
         Command::Restore(mut args) => args.settle().and_then(|()| commands::restore::run(&context, &args)),
         Command::Repair(args) => commands::repair::run(&context, &args),
         Command::Check(args) => match &args.live {

@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{CommitId, Digest, FrameId, Moment, PackId, RepositoryId, SegmentRecord, SnapshotRecord, limits};
+use super::{
+    CommitId, Digest, FrameId, Moment, PackId, RepositoryId, SegmentRecord, SnapshotId, SnapshotRecord, limits,
+};
 
 /// What a pack's frames belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -109,6 +111,13 @@ pub struct Renumber {
     pub first_frame: u64,
 }
 
+/// A snapshot of this log that a line says something of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marked {
+    /// Its name.
+    pub snapshot: SnapshotId,
+}
+
 /// Each further line of a commit. A line of another kind makes the commit newer than this program: it is refused, for
 /// leaving it out could lose data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,6 +135,12 @@ pub enum CommitLine {
     Lost(Lost),
     /// Names a segment of a stream.
     Segment(SegmentRecord),
+    /// Takes a snapshot out of every list, for good. Its frames stay until a prune finds that nothing else uses them.
+    Forget(Marked),
+    /// Keeps a snapshot, whatever a policy says.
+    Pin(Marked),
+    /// Takes a pin away.
+    Unpin(Marked),
 }
 
 /// A whole commit.
@@ -193,6 +208,7 @@ impl Commit {
                 CommitLine::Renumber(renumber) => good &= countable(renumber.first_frame),
                 CommitLine::Lost(lost) => good &= countable(lost.sequence),
                 CommitLine::Segment(segment) => good &= countable(segment.plain) && countable(segment.stored),
+                CommitLine::Forget(_) | CommitLine::Pin(_) | CommitLine::Unpin(_) => {}
             }
         }
         if good { Ok(()) } else { Err(format!("a number in it is larger than {}", limits::NUMBER_MAX)) }
@@ -225,7 +241,9 @@ mod tests {
             program: "lifeboat test".into(),
         };
         let seen = Seen { writer: "v".into(), sequence: 3, digest: CommitId::new([5; 32]) };
-        Commit { header, lines: vec![CommitLine::Pack(pack), CommitLine::Seen(seen)] }
+        let marked = Marked { snapshot: SnapshotId::new(1, [6; 10]) };
+        let marks = [CommitLine::Forget(marked), CommitLine::Pin(marked), CommitLine::Unpin(marked)];
+        Commit { header, lines: [CommitLine::Pack(pack), CommitLine::Seen(seen)].into_iter().chain(marks).collect() }
     }
 
     proptest! {

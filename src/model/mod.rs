@@ -13,11 +13,13 @@ pub mod lsn;
 pub mod noise;
 pub mod path;
 pub mod policy;
+pub mod retention;
 pub mod segment;
 pub mod snapshot;
+pub mod span;
 
 pub use commit::{
-    Commit, CommitFrame, CommitHeader, CommitLine, DirectoryPlace, Lost, PackKind, PackLine, Renumber, Seen,
+    Commit, CommitFrame, CommitHeader, CommitLine, DirectoryPlace, Lost, Marked, PackKind, PackLine, Renumber, Seen,
 };
 pub use dump::{DatabaseInfo, DumpFormat, DumpInfo, TableRows};
 pub use entry::{Entry, EntryKind, Extent, FileContent, Stamp};
@@ -25,8 +27,10 @@ pub use id::{ChunkId, CommitId, Digest, FrameId, PackId, RepositoryId, SnapshotI
 pub use lsn::{Lsn, SegmentName, SegmentSize, SystemId, Timeline};
 pub use path::{RawText, RelPath};
 pub use policy::{Bounds, Chunking, Cutting};
+pub use retention::{Class, Retention};
 pub use segment::{SegmentPlace, SegmentRecord};
 pub use snapshot::{ManifestPlace, SnapshotRecord, Uses};
+pub use span::Span;
 
 /// The chunks of one frame, in order: id and length in bytes.
 pub type ChunkList = Vec<(ChunkId, u32)>;

@@ -61,6 +61,8 @@ pub enum Which<'a> {
     At(Moment),
     /// That of the base backup whose id begins so.
     Of(&'a str),
+    /// That whose log is this stream.
+    Stream(&'a str),
 }
 
 /// Base backups of a source, each with its writer.
@@ -94,6 +96,8 @@ fn chosen<'b>(bases: &'b [(String, Base)], which: Which<'_>) -> Option<&'b (Stri
             let wanted = id.to_ascii_uppercase();
             newest(&|base| base.id.to_string().starts_with(&wanted))
         }
+        // Nothing else will do: what is known of another cluster says nothing of this one.
+        Which::Stream(stream) => return newest(&|base| base.backup.stream == stream),
     };
     found.or_else(|| newest(&|_| true))
 }

@@ -1,6 +1,7 @@
 //! What kind of failure an error is. Exit codes follow the kind; what to do about it is in `hints`.
 
 use super::Error;
+use super::forget::ForgetError;
 use super::recover::RecoverError;
 use super::wal::WalError;
 use crate::{catalog, client, destination, repository, source, store};
@@ -52,6 +53,9 @@ impl Error {
             | Self::HasTables { .. } => Kind::Usage,
             Self::Busy(_) | Self::Wal(WalError::Followed) => Kind::Busy,
             Self::Onto(_) => Kind::Usage,
+            Self::Forget(ForgetError::Hole(_)) => Kind::Damage,
+            Self::Forget(ForgetError::NoSource(_)) => Kind::NoPlan,
+            Self::Forget(_) => Kind::Usage,
             Self::Recover(RecoverError::AsRoot(_) | RecoverError::NoConfiguration { .. }) => Kind::Usage,
             Self::Recover(RecoverError::Short { .. }) => Kind::Damage,
             Self::Recover(RecoverError::GivenUp) => Kind::Cancelled,

@@ -7,6 +7,7 @@ pub mod check;
 pub mod cluster;
 pub mod environment;
 pub mod follow;
+pub mod forget;
 mod hints;
 mod kind;
 pub mod live;
@@ -61,6 +62,9 @@ pub enum Error {
     /// A directory that no cluster is restored onto.
     #[error(transparent)]
     Onto(#[from] restore::OntoError),
+    /// Nothing is forgotten, or pinned.
+    #[error(transparent)]
+    Forget(#[from] forget::ForgetError),
     /// A server on a restored directory.
     #[error(transparent)]
     Recover(#[from] recover::RecoverError),

@@ -6,6 +6,7 @@ pub mod environment;
 pub mod needed_wal;
 pub mod recovery;
 pub mod restore;
+pub mod retention;
 pub mod rewrite;
 pub mod tablespaces;
 mod way;

@@ -57,15 +57,31 @@ pub fn needed(archive: &Archive, kept: &BTreeSet<SnapshotId>, window: Option<Mom
 
 /// The place among `bases`, oldest first, where the unbroken log begins: the oldest that any timeline needs to serve the window.
 fn beginning(archive: &Archive, bases: &[&Base], window: Moment) -> usize {
-    let serves = |base: &Base| base.whole && archive.pending(&base.backup).is_none() && base.backup.stopped <= window;
-    let forks = archive.forks.iter().map(|fork| fork.timeline);
-    let timelines: BTreeSet<Timeline> = forks.chain(bases.iter().map(|base| base.backup.timeline)).collect();
     let of = |timeline: Timeline| {
-        let leads = |base: &&Base| archive.leads(&base.backup, timeline);
-        let newest = bases.iter().rposition(|base| leads(base) && serves(base));
-        newest.or_else(|| bases.iter().position(leads))
+        newest_serving(archive, bases, timeline, window)
+            .or_else(|| bases.iter().position(|base| archive.leads(&base.backup, timeline)))
     };
-    timelines.into_iter().filter_map(of).min().unwrap_or(0)
+    timelines(archive, bases).into_iter().filter_map(of).min().unwrap_or(0)
+}
+
+fn timelines(archive: &Archive, bases: &[&Base]) -> BTreeSet<Timeline> {
+    let forks = archive.forks.iter().map(|fork| fork.timeline);
+    forks.chain(bases.iter().map(|base| base.backup.timeline)).collect()
+}
+
+/// The place among `bases`, oldest first, of the newest one from which a timeline is reached at `window`.
+fn newest_serving(archive: &Archive, bases: &[&Base], timeline: Timeline, window: Moment) -> Option<usize> {
+    let serves = |base: &Base| base.whole && archive.pending(&base.backup).is_none() && base.backup.stopped <= window;
+    bases.iter().rposition(|base| archive.leads(&base.backup, timeline) && serves(base))
+}
+
+/// The base backups that the first moments of a window are restored from: of each timeline the newest that leads there and ended at
+/// or before `window`. Together with every later one they keep each moment within reach that is within reach now.
+pub fn serving(archive: &Archive, window: Moment) -> BTreeSet<SnapshotId> {
+    let mut bases: Vec<&Base> = archive.bases.iter().collect();
+    bases.sort_by_key(|base| (base.backup.stopped, base.id));
+    let of = |timeline| newest_serving(archive, &bases, timeline, window).map(|place| bases[place].id);
+    timelines(archive, &bases).into_iter().filter_map(of).collect()
 }
 
 /// Whether a segment lies on some way that leads on from a base: on its own timeline from its start, on a descendant from the fork.

@@ -107,6 +107,7 @@ pub(super) struct Listed {
     pub key: String,
     pub head: Head,
     pub size: u64,
+    pub received: Moment,
 }
 
 impl Repository {
@@ -184,6 +185,8 @@ impl Repository {
         } else {
             have.extend(&unread);
         }
+        // And those of which the store was never asked when it received them: once, after an older lifeboat.
+        from = self.catalog.first_unreceived(row)?.min(from).or(from);
         let mut listed = self.list_log(name, from)?;
         let sane = known.map_or(0, |head| head.sequence) + LEAP_MAX;
         for junk in listed.iter().filter(|l| l.head.sequence > sane) {
@@ -214,6 +217,8 @@ impl Repository {
         }
         if readable {
             self.recount_behind_holes(name, row, &unread, &listed)?;
+            let received: Vec<_> = listed.iter().map(|listed| (listed.head, listed.received)).collect();
+            self.catalog.note_received(row, &received)?;
         }
         // Several ends: a fork that no commit has joined yet. A joined one is history.
         let heads = self.catalog.heads(row)?;
@@ -258,7 +263,8 @@ impl Repository {
         for object in self.store.list(&folder, after.as_deref())? {
             match parse_commit_key(&object.key) {
                 Some((sequence, digest)) => {
-                    all.push(Listed { key: object.key, head: Head { sequence, digest }, size: object.size });
+                    let head = Head { sequence, digest };
+                    all.push(Listed { key: object.key, head, size: object.size, received: object.received });
                 }
                 None => tracing::warn!(key = object.key, "an object in a log that is no commit is left out"),
             }

@@ -132,8 +132,17 @@ impl Repository {
             }
         }
         let lost: Vec<CommitLine> = mended.lost.iter().copied().map(CommitLine::Lost).collect();
-        let there: HashSet<String> = self.catalog.snapshots()?.iter().map(|s| s.record.id.to_string()).collect();
-        records.retain(|record| !there.contains(&record.id.to_string()));
+        // What is forgotten does not come back, whether its commit is lost or not.
+        let there: HashSet<String> = self.catalog.all_snapshots()?.iter().map(|s| s.record.id.to_string()).collect();
+        let row = self.host_row()?;
+        let mut absent = Vec::new();
+        for record in records {
+            let id = record.id.to_string();
+            if !there.contains(&id) && !self.catalog.is_forgotten(row, &id)? {
+                absent.push(record);
+            }
+        }
+        let records: Vec<SnapshotRecord> = absent;
         if dry_run {
             mended.snapshots = records;
             return Ok(mended);
@@ -163,7 +172,9 @@ impl Repository {
         progress: &dyn Progress,
     ) -> Result<bool, Error> {
         let (writer, writer_name) = (self.host_row()?, self.host()?.name.clone());
-        let snapshot = SnapshotRow { writer, writer_name, record: record.clone() };
+        let own = record.clone();
+        let snapshot =
+            SnapshotRow { writer, writer_name, record: own, received: None, pinned: false, forgotten: false };
         let frames = match self.frames_used(&snapshot, progress) {
             Ok(frames) => frames,
             Err(e @ (Error::UnknownFrame(_) | Error::Frame { .. } | Error::Manifest { .. })) => {

@@ -14,6 +14,7 @@ mod layout;
 mod local_copy;
 mod log;
 mod manifest;
+mod marks;
 mod mend;
 mod open;
 mod packs;
@@ -33,6 +34,7 @@ pub use layout::{
 };
 pub use log::{Problem, SyncReport};
 pub use manifest::{ExtentReader, ManifestReader, read_local_manifest};
+pub use marks::Mark;
 pub use mend::{FramesMended, LogMended};
 pub use open::{Keys, OpenOptions, Repository};
 pub use packs::PackListing;

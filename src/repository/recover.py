@@ -209,6 +209,9 @@ def keyed(key, parts):
         return process.stdout.read().decode().strip()
 
 
+LINES = {"pack", "snapshot", "seen", "renumber", "lost", "segment", "forget", "pin", "unpin"}  # of a commit
+
+
 # --- The repository -------------------------------------------------------------------------------------------------
 class Writer:
     def __init__(self, name, key):
@@ -216,6 +219,7 @@ class Writer:
         self.packs = {}      # id -> size
         self.frames = {}     # id -> [(pack, at, stored, plain), ...]: the same frame may lie in several packs
         self.snapshots = {}  # id -> (record, was it found in a commit?)
+        self.forgotten = set()  # ids: not the newest of anything any more; what they need may be gone
         self.log = set()     # digests of the commits that were read
         self.seen = []       # commits of other writers that this one saw
         self.problems = []   # why the log alone does not tell everything
@@ -395,7 +399,7 @@ class Repository:
         if (head["repository"], head["writer"], head["sequence"]) != (self.id, writer.name, sequence):
             raise Refused("it was made for another place")
         for line in lines:  # all keys first: nothing is taken from a commit that is not understood
-            if len(line) != 1 or not line.keys() <= {"pack", "snapshot", "seen", "renumber", "lost"}:
+            if len(line) != 1 or not line.keys() <= LINES:
                 raise Refused(f"a newer lifeboat wrote it, with {show(list(line))}: use the recover.py of that one")
         for line in lines:
             for kind, value in line.items():  # `renumber` and `uses` number frames for deleting; reading needs ids only
@@ -404,6 +408,8 @@ class Repository:
                     writer.add_pack(value["id"], size, value["frames"], number(value["directory"]["at"], 0, size - 16))
                 elif kind == "snapshot":
                     writer.add_snapshot(value, True)
+                elif kind == "forget":
+                    writer.forgotten.add(str(value["snapshot"]))
                 elif kind == "seen":
                     writer.seen.append((str(value["writer"]), show(value["sequence"]), hex32(value["digest"])))
         return [hex32(parent) for parent in head["parents"]]
@@ -515,7 +521,8 @@ class Repository:
     def choose(self, wanted):
         """The snapshot that a word of the command line means."""
         every = sorted((r["id"], w.name, r["source"]) for w in self.writers.values() for r, _ in w.snapshots.values())
-        newest = {(writer, source): (ident, writer, source) for ident, writer, source in every}.values()
+        newest = {(writer, source): (ident, writer, source) for ident, writer, source in every
+                  if ident not in self.writers[writer].forgotten}.values()
         found = ([s for s in every if wanted.upper() == s[0] or wanted == f"{s[1]}/{s[0]}"]
                  or [s for s in newest if wanted == f"{s[1]}/{s[2]}"] or [s for s in newest if wanted == s[2]]
                  or [s for s in every if wanted and s[0].startswith(wanted.upper())])
@@ -693,6 +700,7 @@ def list_snapshots(repository):
     for writer in repository.writers.values():
         for record, committed in writer.snapshots.values():
             state = ("complete" if record.get("complete") else "INCOMPLETE") + ("" if committed else ", no commit")
+            state += ", forgotten" if record["id"] in writer.forgotten else ""
             rows.append([show(cell) for cell in (record["id"], f"{writer.name}/{record['source']}", record.get("ended"),
                                                  record.get("entries"), record.get("bytes"), state)])
     rows = [["SNAPSHOT", "WRITER/SOURCE", "ENDED", "ENTRIES", "BYTES", "STATE"]] + sorted(rows)

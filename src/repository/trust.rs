@@ -1,6 +1,10 @@
 //! What deduplication may refer to: frames and chunks of this writer, in packs that were put or listed within the last
 //! day, sealed to today's recipients, not damaged, not marked for rewriting. It has its own connection to the catalog, so
 //! that the thread that walks a source can ask while another one commits.
+//!
+//! Frames that only forgotten snapshots use are as good as others while nothing is deleted: a snapshot that refers to them names them
+//! in its `uses`. Whoever deletes must retire first and look at later commits before deleting, as docs/format.md has it: a run that
+//! began before the retirement may commit such a snapshot after it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

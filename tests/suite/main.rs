@@ -17,6 +17,7 @@ mod fixtures;
 mod floors;
 mod flows;
 mod follow;
+mod forget;
 mod hostile;
 mod hosts;
 mod kills;

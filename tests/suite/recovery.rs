@@ -7,6 +7,9 @@ use std::sync::Arc;
 
 use object_store::local::LocalFileSystem;
 
+use lifeboat::ops::forget::{forget, plan_named};
+use lifeboat::progress::Silent;
+
 use crate::common::{Host, Person, tree};
 
 fn recover(repository: &Path, identity: &Path, args: &[&str]) -> std::process::Output {
@@ -49,6 +52,24 @@ fn stock_tools_restore_the_same_bytes() {
     }
     let listed = recover(store.path(), &identity, &["list"]);
     assert!(ids.iter().all(|id| String::from_utf8_lossy(&listed.stdout).contains(id)));
+    // A forgotten snapshot is the newest of nothing; by its id it is restored as long as its bytes are there.
+    host.backup(source.path()).unwrap();
+    let newest = host.snapshots().pop().unwrap();
+    let (mut repository, problems) = host.open(None).unwrap();
+    let plans = plan_named(&mut repository, &ids[1..], &problems).unwrap();
+    forget(&mut repository, &plans, crate::common::clock()(), &Silent).unwrap();
+    drop(repository);
+    let listed = recover(store.path(), &identity, &["list"]);
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let state = |id: &String| listed.lines().find(|line| line.contains(id)).unwrap().ends_with("forgotten");
+    assert!(state(&ids[1]) && !state(&ids[0]) && !state(&newest), "{listed}");
+    for (named, id) in [("data", &newest), (&ids[1], &ids[1])] {
+        let into = folder.path().join(format!("again-{id}"));
+        let output = recover(store.path(), &identity, &["restore", named, "--into", into.to_str().unwrap()]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.contains(id.as_str()), "{said}");
+        assert_eq!(tree::describe(&into), tree::describe(source.path()));
+    }
     let wrong = "0".repeat(64);
     let args = ["--fingerprint", &wrong, "list"];
     assert!(!recover(store.path(), &identity, &args).status.success(), "another fingerprint is refused");

@@ -16,7 +16,8 @@ use crate::plan::restore::{Wanted, show};
 pub fn snapshots(context: &Context, args: &SnapshotsArgs) -> Result<Outcome, Failure> {
     let progress = context.progress(false);
     let (repository, problems) = context.open(&*progress)?;
-    let mut rows = repository.catalog().snapshots()?;
+    let mut rows = repository.catalog().all_snapshots()?;
+    rows.retain(|row| row.forgotten == args.forgotten);
     if let Some(source) = &args.source {
         rows.retain(|row| row.record.source == *source || row.full_name() == *source);
     }
@@ -32,6 +33,7 @@ pub fn snapshots(context: &Context, args: &SnapshotsArgs) -> Result<Outcome, Fai
                     "id": r.id, "writer": row.writer_name, "source": r.source, "kind": r.kind, "host": r.host,
                     "root": r.root, "began": r.began, "ended": r.ended, "complete": r.complete, "skipped": r.skipped,
                     "entries": r.entries, "files": r.files, "bytes": r.bytes, "added": r.added, "tags": r.tags,
+                    "received": row.received, "pinned": row.pinned, "forgotten": row.forgotten,
                 })
             })
             .collect();
@@ -45,10 +47,16 @@ pub fn snapshots(context: &Context, args: &SnapshotsArgs) -> Result<Outcome, Fai
         ))?;
         for (row, name) in rows.iter().zip(names) {
             let r = &row.record;
-            let state = match r.complete {
+            let mut state = match r.complete {
                 true => "complete".to_owned(),
                 false => format!("INCOMPLETE: {} skipped", count(r.skipped)),
             };
+            if row.pinned {
+                state.push_str(", pinned");
+            }
+            if row.forgotten {
+                state.push_str(", forgotten");
+            }
             let tags = if r.tags.is_empty() { String::new() } else { format!("  [{}]", r.tags.join(", ")) };
             let (bytes, added) = (size(r.bytes), size(r.added));
             let ended = show(r.ended);
@@ -181,6 +189,7 @@ pub fn dump(context: &Context, args: &DumpArgs) -> Result<Outcome, Failure> {
     let (wanted, _) = context.wanted(&Which { to: args.which.to.clone(), snapshot: args.which.snapshot.clone() })?;
     let (snapshot, choice) = find_snapshot(&repository, &args.source, &wanted, false)?;
     super::restore::warn_passed_over(context, &choice);
+    super::restore::warn_forgotten(context, &snapshot);
     let path = match &args.path {
         Some(path) => path_of(Some(path))?,
         None => look::only_file(&repository, &snapshot, &*progress).map_err(|_| {

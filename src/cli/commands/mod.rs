@@ -5,6 +5,7 @@ pub mod catalog;
 pub mod check;
 pub mod demo;
 pub mod follow;
+pub mod forget;
 pub mod init;
 pub mod key;
 pub mod live;

@@ -49,6 +49,7 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome, Failure> {
     let found = find_snapshot(&repository, &args.source, &wanted, args.exact);
     let (snapshot, choice) = found?;
     warn_passed_over(context, &choice);
+    warn_forgotten(context, &snapshot);
     let prepared = prepare(&repository, snapshot, &choice, args.into.as_deref(), options, &*progress);
     progress.clear();
     let prepared = prepared?;
@@ -119,6 +120,14 @@ pub fn warn_passed_over(context: &Context, choice: &Choice) {
         let n =
             counted(choice.passed_over.len() as u64, "newer INCOMPLETE snapshot is", "newer INCOMPLETE snapshots are");
         context.ui.warning(format!("{n} not used; the newest ended {}: `--snapshot {id}` takes it", show(*ended)));
+    }
+}
+
+/// What a forgotten snapshot needs may be gone, in part or all of it.
+pub fn warn_forgotten(context: &Context, snapshot: &crate::catalog::SnapshotRow) {
+    if snapshot.forgotten {
+        let id = snapshot.record.id;
+        context.ui.warning(format!("snapshot {id} is forgotten; what it needs is there only until it is pruned"));
     }
 }
 

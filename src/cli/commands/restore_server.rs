@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use super::restore::{show_plan, warn_passed_over};
+use super::restore::{show_plan, warn_forgotten, warn_passed_over};
 use crate::cli::Outcome;
 use crate::cli::args::RestoreArgs;
 use crate::cli::context::Context;
@@ -29,6 +29,7 @@ pub fn run(context: &Context, args: &RestoreArgs, url: &str) -> Result<Outcome, 
     let (mut repository, _) = context.open(&*progress)?;
     let (snapshot, choice) = find_snapshot(&repository, &args.source, &wanted, args.exact)?;
     warn_passed_over(context, &choice);
+    warn_forgotten(context, &snapshot);
     let info = read_info(&repository, &snapshot, &*progress);
     progress.clear();
     let server = plan(info?, options)?;

@@ -1,11 +1,13 @@
 //! The one thing to do about a failure, where it is known: what a person reads below the error. Those of PostgreSQL are in a file of
 //! their own. Not here: what kind of failure it is (`kind`).
 
+mod forget;
 mod postgres;
 
 use super::Error;
 use crate::plan::restore::NoPlan;
 use crate::{catalog, destination, repository, seal, source, store};
+use forget::forget_hint;
 use postgres::{client_hint, no_place_hint, no_way_hint, onto_hint, recover_hint, wal_hint};
 
 impl Error {
@@ -19,6 +21,7 @@ impl Error {
             Self::Wal(e) => wal_hint(e),
             Self::Recover(e) => recover_hint(e),
             Self::Onto(e) => Some(onto_hint(e)),
+            Self::Forget(e) => Some(forget_hint(e)),
             Self::Source(source::Error::NoArchive(_)) => Some(
                 "Set `archive_mode = on` and `archive_command = 'lifeboat wal push %p'`, restart the server, and run this again; \
                  docs/postgres.md has the five minutes in full."

@@ -159,25 +159,34 @@ impl Prepared {
     }
 }
 
-/// Finds the snapshot that serves a wish.
+/// Finds the snapshot that serves a wish. A forgotten one serves no time; by its name it is found while its bytes may still be there.
 pub fn find_snapshot(
     repository: &Repository,
     source: &str,
     wanted: &Wanted,
     exact: bool,
 ) -> Result<(SnapshotRow, Choice), Error> {
-    let rows = repository.catalog().snapshots()?;
-    let all: Vec<Candidate> = rows
-        .iter()
-        .map(|row| Candidate {
+    let rows = repository.catalog().all_snapshots()?;
+    let candidates = |forgotten: bool| -> Vec<Candidate> {
+        let of = rows.iter().filter(|row| row.forgotten == forgotten);
+        of.map(|row| Candidate {
             id: row.record.id,
             full_name: row.full_name(),
             ended: row.record.ended,
             complete: row.record.complete,
         })
-        .collect();
-    let of = of_source(&all, source)?;
-    let choice = choose(source, &of, wanted, exact)?;
+        .collect()
+    };
+    let among = |forgotten: bool| {
+        let of = of_source(&candidates(forgotten), source)?;
+        choose(source, &of, wanted, exact)
+    };
+    let choice = match (among(false), wanted) {
+        (Err(e @ (NoPlan::NoSuchId(_) | NoPlan::NoSnapshot(_))), Wanted::Named(id)) if !id.starts_with("latest") => {
+            among(true).map_err(|_| e)?
+        }
+        (choice, _) => choice?,
+    };
     let row = rows.into_iter().find(|row| row.record.id == choice.id);
     Ok((row.ok_or_else(|| NoPlan::NoSnapshot(source.to_owned()))?, choice))
 }

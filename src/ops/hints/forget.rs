@@ -1,0 +1,29 @@
+//! What to do where nothing was forgotten or pinned.
+
+use crate::ops::forget::ForgetError;
+
+pub(super) fn forget_hint(error: &ForgetError) -> String {
+    match error {
+        ForgetError::NotOwn { .. } => {
+            "A host speaks only of its own snapshots: run this there. Nothing was changed.".to_owned()
+        }
+        ForgetError::NoSource(_) => "`lifeboat snapshots` lists what there is.".to_owned(),
+        ForgetError::KeepsNothing { .. } => {
+            "Say what to keep, as `--keep-daily 14 --keep-weekly 8`; without any rule everything is kept. Nothing was changed.".to_owned()
+        }
+        ForgetError::NoStream(_) => {
+            "Sources of kind `postgres` have one. Name those alone, or write `window` into the configuration, where it is theirs only."
+                .to_owned()
+        }
+        ForgetError::Zone(_) => "Write it as `Europe/Berlin` or `UTC`.".to_owned(),
+        ForgetError::Hole(_) => {
+            "A pin may lie in what is missing, so nothing is forgotten. `lifeboat check` says more, `lifeboat repair` closes the hole."
+                .to_owned()
+        }
+        ForgetError::Pinned(id) => format!("`lifeboat unpin {id}` first, if it may go. Nothing was changed."),
+        ForgetError::Newest { source_name, .. } => {
+            format!("It stays until there is a newer one: `lifeboat backup {source_name}`. Nothing was changed.")
+        }
+        ForgetError::Already(_) => "What is forgotten does not come back. `lifeboat snapshots --forgotten` lists it.".to_owned(),
+    }
+}
