@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -263,12 +263,17 @@ pub fn read_local_manifest(
     snapshot: &str,
 ) -> Option<ManifestReader<zstd::stream::read::Decoder<'static, BufReader<File>>>> {
     let mut file = BufReader::new(File::open(path).ok()?);
-    // The snapshot's id is the first line, outside the compressed part: a copy of another snapshot is no copy.
+    // The snapshot's id and the digest of what follows are the first line, outside the compressed part: a copy of another
+    // snapshot is no copy, and neither is one that has rotted.
     let mut line = String::new();
-    (&mut file).take(64).read_line(&mut line).ok()?;
-    if line.trim() != snapshot {
+    (&mut file).take(128).read_line(&mut line).ok()?;
+    let (id, digest) = line.trim().split_once(' ')?;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(&mut file).ok()?;
+    if id != snapshot || hasher.finalize().to_hex().as_str() != digest {
         return None;
     }
+    file.seek(SeekFrom::Start(line.len() as u64)).ok()?;
     let decoder = zstd::stream::read::Decoder::with_buffer(file).ok()?;
     Some(ManifestReader::new(decoder, snapshot.to_owned()))
 }
