@@ -63,3 +63,28 @@ impl LocalCopy {
         std::fs::rename(&self.staged, &self.target).map_err(io)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repository::read_local_manifest;
+
+    #[test]
+    fn a_copy_in_which_any_bit_flipped_is_no_copy() {
+        let folder = tempfile::tempdir().unwrap();
+        let (target, id) = (folder.path().join("data.jsonl.zst"), SnapshotId::new(5, [7; 10]));
+        let mut copy = LocalCopy::create(target.clone(), id).unwrap();
+        copy.write(b"{\"manifest\":1}\n{\"path\":\"\",\"type\":\"dir\"}\n").unwrap();
+        copy.publish().unwrap();
+        let whole = std::fs::read(&target).unwrap();
+        let mut reader = read_local_manifest(&target, &id.to_string()).unwrap();
+        assert!(reader.next_entry().unwrap().is_some());
+        assert!(read_local_manifest(&target, &SnapshotId::new(6, [7; 10]).to_string()).is_none());
+        for at in 0..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 4;
+            std::fs::write(&target, bytes).unwrap();
+            assert!(read_local_manifest(&target, &id.to_string()).is_none(), "byte {at}");
+        }
+    }
+}
