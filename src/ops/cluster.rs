@@ -11,7 +11,7 @@ use std::path::Path;
 
 use super::wal::WalError;
 use super::wal::pieces::{PieceFacts, join_pieces};
-use super::{Error, Kind};
+use super::{Error, Kind, chain};
 use crate::format::wal::{ArchiveFile, SegmentFacts, join, scan};
 use crate::format::{history, pg_conf};
 use crate::model::base::BaseBackup;
@@ -135,7 +135,7 @@ pub fn gather(repository: &Repository, source: &str, which: Which<'_>) -> Result
                 Ok(known) => drop(facts.insert(name, known)),
                 Err(e) if e.kind() == Kind::Damage => {
                     archive.lost.insert(name);
-                    damaged.push((name.to_string(), said(&e)));
+                    damaged.push((name.to_string(), chain(&e)));
                 }
                 Err(e) => return Err(e),
             },
@@ -161,7 +161,7 @@ pub fn gather(repository: &Repository, source: &str, which: Which<'_>) -> Result
             }
             Err(e) if e.kind() == Kind::Damage => {
                 archive.lost.insert(segment);
-                damaged.push((format!("{segment}, in pieces"), said(&e)));
+                damaged.push((format!("{segment}, in pieces"), chain(&e)));
             }
             Err(e) => return Err(e),
         }
@@ -176,12 +176,6 @@ pub fn gather(repository: &Repository, source: &str, which: Which<'_>) -> Result
     }
     let full_name = format!("{writer}/{}", source.rsplit('/').next().unwrap_or(source));
     Ok(Some(Cluster { full_name, writer, stream, archive, missing: listing.missing, damaged, others }))
-}
-
-/// An error with its cause.
-fn said(error: &Error) -> String {
-    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
-    format!("{error}{}", cause.unwrap_or_default())
 }
 
 /// The first segment between a base backup's start and its stop that the store does not hold: until it does, the backup is pending.

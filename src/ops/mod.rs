@@ -31,6 +31,18 @@ pub use select::Selection;
 use crate::plan::restore::NoPlan;
 use crate::{client, destination, model, repository, source};
 
+/// An error with its causes, on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
 /// What a deed could not do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

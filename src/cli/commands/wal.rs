@@ -23,7 +23,7 @@ use crate::progress::Silent;
 pub fn run_push(context: &Context, args: &WalPushArgs) -> Result<Outcome, Failure> {
     let source = source(context, args.source.as_deref())?;
     let name = args.path.file_name().unwrap_or_default().to_string_lossy();
-    let known = Known::new(&context.state_dir()?, &format!("{}\n{source}", context.url()?));
+    let known = Known::new(&context.state_dir()?, &what(context, &source)?);
     if known.has(&args.path, context.now()) {
         context.ui.story(format!("{name} was sent along before"));
         return Ok(Outcome::Done);
@@ -60,7 +60,12 @@ pub fn run_push(context: &Context, args: &WalPushArgs) -> Result<Outcome, Failur
 
 /// Where the process that follows a source can be asked to store its segments.
 pub fn door(context: &Context, source: &str) -> Result<Door, Failure> {
-    Ok(Door::new(&context.state_dir()?, &format!("{}\n{source}", context.url()?)))
+    Ok(Door::new(&context.state_dir()?, &what(context, source)?))
+}
+
+/// What tells files of this host apart that belong to one source in one repository.
+fn what(context: &Context, source: &str) -> Result<String, Failure> {
+    Ok(format!("{}\n{source}", context.url()?))
 }
 
 /// What waits goes first, so that the log in the store has no gap.

@@ -17,10 +17,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use self::receiver::Receiver;
 pub use self::slot::{SlotState, slot_name};
-use super::Error;
 use super::wal::door::{Answer, Caller, Door};
 use super::wal::pieces::{Growth, PieceFacts, piece};
 use super::wal::{Cluster, Identity, WalError, commit_if_due, push, push_files};
+use super::{Error, chain};
 use crate::client::postgres::Session;
 use crate::client::{Connection, Programs};
 use crate::format::wal::{ArchiveFile, scan};
@@ -354,18 +354,6 @@ impl Following<'_> {
             }
         }
     }
-}
-
-/// An error with its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 /// Whether a later try may succeed: the store, the disk and the network come back; a conflict does not go away.

@@ -13,8 +13,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::client::{Connection, Leash, Program, Programs, Running};
 use crate::format::wal::ArchiveFile;
 use crate::model::lsn::SegmentSize;
-use crate::ops::Error;
 use crate::ops::wal::WalError;
+use crate::ops::{Error, chain};
 
 /// The first pause before it is started again; it doubles up to the last.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -73,7 +73,7 @@ impl Receiver {
             let worked = since.elapsed() >= WORKED;
             let ended = self.running.take().map(|(running, _)| running.finish());
             let why = match ended {
-                Some(Err(e)) => super::chain(&e),
+                Some(Err(e)) => chain(&e),
                 _ => "it ended by itself".to_owned(),
             };
             if why.contains("has already been removed") {
