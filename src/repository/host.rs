@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::Error;
+use super::{Error, Lock};
 use crate::model::{Digest, RepositoryId, limits};
 use crate::seal::{Identities, Opener, Recipient, Sealer, SigningKey};
 
@@ -176,45 +176,28 @@ impl HostFolder {
     }
 
     /// Waits for the right to commit: one process of this host at a time.
-    pub(super) fn commit_lock(&self) -> Result<File, Error> {
-        self.lock_alone("commit.lock")
+    pub(super) fn commit_lock(&self) -> Result<Lock, Error> {
+        self.lock("commit.lock", Lock::alone)
     }
 
     /// Waits for the right to make the catalog that the host's own is compared with.
-    pub(super) fn compare_lock(&self) -> Result<File, Error> {
-        self.lock_alone("compare.lock")
-    }
-
-    fn lock_alone(&self, name: &str) -> Result<File, Error> {
-        let path = self.folder.join(name);
-        let io = |source| Error::Io { doing: "lock", path: path.clone(), source };
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(io)?;
-        file.lock().map_err(io)?;
-        Ok(file)
+    pub(super) fn compare_lock(&self) -> Result<Lock, Error> {
+        self.lock("compare.lock", Lock::alone)
     }
 
     /// Held as long as rows of the catalog are kept in mind: shared by whoever uses it, alone by who makes it anew.
-    pub(super) fn catalog_lock(&self) -> Result<File, Error> {
-        let path = self.folder.join("catalog.lock");
-        let io = |source| Error::Io { doing: "lock", path: path.clone(), source };
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(io)?;
-        file.lock_shared().map_err(io)?;
-        Ok(file)
+    pub(super) fn catalog_lock(&self) -> Result<Lock, Error> {
+        self.lock("catalog.lock", Lock::shared)
     }
 
     /// The right to back a source up: at most one run at a time. `None` when another run has it and `wait` is false.
-    pub fn source_lock(&self, source: &str, wait: bool) -> Result<Option<File>, Error> {
-        let path = self.folder.join(format!("source-{source}.lock"));
-        let io = |source| Error::Io { doing: "lock", path: path.clone(), source };
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(io)?;
-        if wait {
-            file.lock().map_err(io)?;
-            return Ok(Some(file));
-        }
-        match file.try_lock() {
-            Ok(()) => Ok(Some(file)),
-            Err(fs::TryLockError::WouldBlock) => Ok(None),
-            Err(fs::TryLockError::Error(e)) => Err(io(e)),
-        }
+    pub fn source_lock(&self, source: &str, wait: bool) -> Result<Option<Lock>, Error> {
+        let name = format!("source-{source}.lock");
+        if wait { self.lock(&name, Lock::alone).map(Some) } else { self.lock(&name, Lock::try_alone) }
+    }
+
+    fn lock<T>(&self, name: &str, take: impl FnOnce(&Path) -> std::io::Result<T>) -> Result<T, Error> {
+        let path = self.folder.join(name);
+        take(&path).map_err(|source| Error::Io { doing: "lock", path, source })
     }
 }

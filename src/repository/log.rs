@@ -469,18 +469,11 @@ impl Repository {
 
     /// Reads the repository anew: forgets the catalog, reads all logs and the directories of the host's own packs.
     pub fn rebuild_catalog(&mut self, progress: &dyn Progress) -> Result<SyncReport, Error> {
-        // Others keep numbers of its rows in mind, a run that is backing up above all. A process that is being started holds
-        // our locks for the moment before its program takes over, so the answer is waited for a little.
-        let alone = (0..20).any(|_| {
-            let locked = self.catalog_lock.try_lock().is_ok();
-            if !locked {
-                std::thread::sleep(std::time::Duration::from_millis(25));
-            }
-            locked
-        });
+        let io = |source| Error::Io { doing: "lock", path: self.folder.path().to_owned(), source };
+        // Others keep numbers of its rows in mind, a run that is backing up above all.
+        let alone = self.catalog_lock.become_alone().map_err(io)?;
         let report = if alone { self.rebuild_alone(progress) } else { Err(Error::CatalogInUse) };
-        let path = || self.folder.path().to_owned();
-        self.catalog_lock.lock_shared().map_err(|source| Error::Io { doing: "lock", path: path(), source })?;
+        self.catalog_lock.share().map_err(|source| Error::Io { doing: "lock", path: self.folder.path().to_owned(), source })?;
         report
     }
 

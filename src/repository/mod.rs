@@ -12,6 +12,7 @@ mod host;
 mod init;
 mod layout;
 mod local_copy;
+mod lock;
 mod log;
 mod manifest;
 mod marks;
@@ -32,6 +33,7 @@ pub use init::{Admission, InitOptions, Made, Request, init};
 pub use layout::{
     Description, RecipientsList, WriterDescription, commit_key, is_source_name, is_writer_name, parse_commit_key,
 };
+pub use lock::Lock;
 pub use log::{Problem, SyncReport};
 pub use manifest::{ExtentReader, ManifestReader, read_local_manifest};
 pub use marks::Mark;

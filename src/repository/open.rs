@@ -45,7 +45,7 @@ pub struct Repository {
     pub(super) fingerprint: Digest,
     pub(super) catalog: Catalog,
     pub(super) folder: HostFolder,
-    pub(super) catalog_lock: std::fs::File,
+    pub(super) catalog_lock: super::Lock,
     pub(super) secret: Secret,
     pub(super) content: ContentKey,
     pub(super) host: Option<HostWriter>,

@@ -27,7 +27,7 @@ use crate::format::wal::{ArchiveFile, scan};
 use crate::model::lsn::{Lsn, SegmentName};
 use crate::model::{Moment, SegmentPlace, limits};
 use crate::progress::Progress;
-use crate::repository::Repository;
+use crate::repository::{Lock, Repository};
 
 /// Segments that are pushed at a time.
 const BATCH: usize = 8;
@@ -141,9 +141,9 @@ pub fn follow(
     let stream = cluster.stream(&options.source);
     let folder = options.folder.join(&stream);
     fs::create_dir_all(&folder).map_err(|source| io("make", &folder, source))?;
-    let lock = File::create(folder.join("lock")).map_err(|source| io("lock", &folder, source))?;
-    // Held until this process ends: two would end each other's `pg_receivewal`.
-    lock.try_lock().map_err(|_| WalError::Followed)?;
+    // Two would end each other's `pg_receivewal`.
+    let lock = Lock::try_alone(&folder.join("lock")).map_err(|source| io("lock", &folder, source))?;
+    let _lock = lock.ok_or(WalError::Followed)?;
     let programs = Programs::new(options.bin_dir.clone());
     let mut receiver = Receiver::new(&programs, (cluster.major, segment), connection, &options.slot, &folder)?;
     hear(Heard::Following { stream: stream.clone(), slot: options.slot.clone(), made });

@@ -15,7 +15,7 @@ use crate::format::wal::{ArchiveFile, check_segment};
 use crate::model::{Moment, limits};
 use crate::ops::Error;
 use crate::progress::Progress;
-use crate::repository::Repository;
+use crate::repository::{Lock, Repository};
 
 /// Files that are sent at a time.
 const BATCH: usize = 8;
@@ -141,8 +141,7 @@ impl Spool {
         }
         // One at a time: what one has sent and removed would be missing to the other.
         let io = |source| WalError::Io { doing: "lock", path: self.folder.clone(), source };
-        let lock = File::create(self.folder.join("lock")).map_err(io)?;
-        lock.lock().map_err(io)?;
+        let _lock = Lock::alone(&self.folder.join("lock")).map_err(io)?;
         let waiting = self.waiting()?;
         let mut streams: Vec<&String> = waiting.files.iter().map(|(stream, _)| stream).collect();
         streams.dedup();
