@@ -119,6 +119,26 @@ pub fn show(moment: Moment) -> String {
 }
 
 impl Archive {
+    /// The same as [`Archive::choose`], but from an older base backup where the chosen one holds damaged pages and the older one, without
+    /// any, leads as far.
+    pub fn choose_undamaged(
+        &self,
+        name: &str,
+        aim: &Aim,
+        timeline: Option<Timeline>,
+        exact: bool,
+    ) -> Result<Way, NoWay> {
+        let way = self.choose(name, aim, timeline, exact)?;
+        let is_damaged = |base: &Base| !base.backup.bad_pages.is_none();
+        if !self.bases.iter().any(|base| base.id == way.reach.base && is_damaged(base)) {
+            return Ok(way);
+        }
+        let mut undamaged = self.clone();
+        undamaged.bases.retain(|base| !is_damaged(base));
+        let as_far = |other: &Way| (other.reach.timeline, other.reach.to) == (way.reach.timeline, way.reach.to);
+        Ok(undamaged.choose(name, aim, timeline, exact).ok().filter(as_far).unwrap_or(way))
+    }
+
     /// Chooses a base backup and a target. `timeline` is the one that was asked for, if one was.
     pub fn choose(&self, name: &str, aim: &Aim, timeline: Option<Timeline>, exact: bool) -> Result<Way, NoWay> {
         let mut bases: Vec<&Base> = self.bases.iter().filter(|base| base.whole).collect();

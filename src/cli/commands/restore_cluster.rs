@@ -13,12 +13,9 @@ use crate::cli::progress::Console;
 use crate::cli::report::Failure;
 use crate::cli::wal_args::{Action, TimelineArg};
 use crate::model::Timeline;
-use crate::ops::cluster::{Cluster, Recovery, make_ready};
+use crate::ops::cluster::{Cluster, Recovery};
 use crate::ops::recover::{End, Expected, Isolation, Launch, Proof, prove};
-use crate::ops::restore::{
-    LandingState, Overwrite, RestoreOptions, RestorePlan, find_snapshot, look_onto, make_unstartable, prepare, restore,
-};
-use crate::ops::tablespaces::Spaces;
+use crate::ops::restore::{LandingState, Overwrite, RestoreOptions, RestorePlan, base_of, look_onto, prepare_cluster};
 use crate::plan::recovery::{self, Aim, Archive, Target, Way};
 use crate::plan::restore::Wanted;
 use crate::repository::Repository;
@@ -50,23 +47,15 @@ pub fn run(
         context.ui.warning(format!("{name} of its log is damaged and taken for a gap: {why}"));
     }
     let way = choose(args, cluster, &asked.0).map_err(crate::ops::Error::from)?;
-    let backup = cluster.archive.bases.iter().find(|base| base.id == way.reach.base);
-    let backup = backup.map(|base| base.backup.clone()).ok_or_else(|| {
-        Failure::new(crate::ops::Kind::Failed, format!("base backup {} is not known", way.reach.base), None)
-    })?;
-    let onto = look_onto(into, backup.system_id, args.cluster.replace_other_cluster)?;
-    let base = Wanted::Named(way.reach.base.to_string());
-    let (snapshot, choice) = find_snapshot(repository, &args.source, &base, false)?;
-    let placed = restore_outside::place(args, cluster, &way.reach.base, into)?;
-    let options = restore_outside::options(cluster, &way.reach.base, options, &placed)?;
-    let spaces = Spaces::prepare(repository, &snapshot, &choice, placed, &options, progress);
-    let prepared = prepare(repository, snapshot, &choice, Some(into), options, progress);
+    let onto = look_onto(into, base_of(cluster, &way)?.system_id, args.cluster.replace_other_cluster)?;
+    let asked_spaces = restore_outside::asked(args)?;
+    let laying = prepare_cluster(repository, cluster, &way, into, &asked_spaces, options, progress);
     progress.clear();
-    let (prepared, spaces) = (prepared?, spaces?);
+    let laying = laying?;
     let restore_command = restore_command(context, cluster, &way, args.cluster.standby)?;
     let launch = Launch {
         directory: into,
-        base: &backup,
+        base: &laying.backup,
         bin_dir: args.server.bin_dir.clone(),
         isolation: args.cluster.isolated.then(Isolation::default),
     };
@@ -75,10 +64,10 @@ pub fn run(
         launch.check()?;
     }
     let shown = Shown {
-        plan: &prepared.plan,
-        fetch: prepared.plan.fetch_bytes + spaces.fetch_bytes(),
+        plan: &laying.prepared.plan,
+        fetch: laying.fetch_bytes(),
         store: repository.store().label(),
-        outside: restore_outside::lines(args, cluster, &way.reach.base, &spaces)?,
+        outside: restore_outside::lines(args, cluster, &laying.backup, &laying.spaces)?,
     };
     show_plan(context, args, cluster, &way, asked.1.as_deref(), shown)?;
     if let Some(pid) = onto.stale_pid {
@@ -91,22 +80,19 @@ pub fn run(
         return Ok(Outcome::Done);
     }
     let started = Instant::now();
-    make_unstartable(into)?;
-    let report = restore(repository, &prepared, progress).and_then(|mut report| {
-        spaces.restore(repository, &mut report, progress)?;
-        Ok(report)
-    });
-    progress.clear();
-    tell(context, &report?, started.elapsed().as_secs_f64())?;
-    spaces.settle(into, prepared.overwrite())?;
-    restore_outside::settle_outside(context, cluster, &way.reach.base, into)?;
     let recovery = Recovery {
         restore_command,
         action: args.cluster.target_action.as_str(),
         no_archive: args.cluster.archive_mode_off || args.cluster.isolated,
         standby: args.cluster.standby,
     };
-    make_ready(into, &way, &recovery)?;
+    let laid = laying.carry_out(repository, &way, &recovery, progress);
+    progress.clear();
+    let (report, made) = laid?;
+    tell(context, &report, started.elapsed().as_secs_f64())?;
+    for made in made {
+        context.ui.story(format!("made      {made}"));
+    }
     let fetched = started.elapsed().as_secs_f64();
     if args.cluster.start {
         return bring_up(context, args, &launch, &way, fetched, progress);
@@ -273,11 +259,7 @@ fn choose(args: &RestoreArgs, cluster: &Cluster, wanted: &Wanted) -> Result<Way,
             _ => base.id.to_string().starts_with(&wanted),
         });
     }
-    let choose = |archive: &Archive, timeline| archive.choose(&cluster.full_name, &aim, timeline, args.exact);
-    let choose = |archive: Archive, timeline| {
-        let way = choose(&archive, timeline)?;
-        Ok(restore_outside::prefer_undamaged(archive, way, |archive| choose(archive, timeline)))
-    };
+    let choose = |archive: Archive, timeline| archive.choose_undamaged(&cluster.full_name, &aim, timeline, args.exact);
     match flags.target_timeline {
         None | Some(TimelineArg::Latest) => choose(archive, None),
         Some(TimelineArg::Number(number)) => choose(archive, Some(Timeline(number))),

@@ -4,26 +4,17 @@
 use std::path::{Path, PathBuf};
 
 use crate::cli::args::RestoreArgs;
-use crate::cli::context::Context;
 use crate::cli::output::{counted, size};
 use crate::cli::report::Failure;
-use crate::model::SnapshotId;
 use crate::model::base::BaseBackup;
 use crate::ops::cluster::Cluster;
-use crate::ops::restore::RestoreOptions;
-use crate::ops::tablespaces::{Spaces, check_later, without};
-use crate::ops::{environment, outside};
+use crate::ops::environment;
+use crate::ops::tablespaces::{Spaces, check_later};
 use crate::plan::environment::compare;
-use crate::plan::recovery::{Archive, Base, NoWay, Way};
-use crate::plan::tablespaces::{self, Asked, Placed, made_later};
+use crate::plan::tablespaces::{Asked, made_later};
 
-/// Which tablespaces get places of their own.
-pub(super) fn place(
-    args: &RestoreArgs,
-    cluster: &Cluster,
-    base: &SnapshotId,
-    into: &Path,
-) -> Result<Vec<Placed>, Failure> {
+/// Which tablespaces shall get places of their own.
+pub(super) fn asked(args: &RestoreArgs) -> Result<Asked, Failure> {
     let absolute = |path: &Path| std::path::absolute(path).map_err(|e| Failure::io("find", path, e));
     let mut asked = Asked::default();
     for pair in &args.cluster.tablespace_map {
@@ -34,40 +25,16 @@ pub(super) fn place(
         asked.map.push((old.to_owned(), absolute(&PathBuf::from(new))?));
     }
     asked.all = args.cluster.tablespace_map_all.as_deref().map(absolute).transpose()?;
-    let Some(backup) = backup(cluster, base) else { return Ok(Vec::new()) };
-    Ok(tablespaces::place(&backup.tablespaces, &asked, &absolute(into)?).map_err(crate::ops::Error::from)?)
-}
-
-/// The same way from an older base backup, where the chosen one holds damaged pages and the older one does not.
-pub(super) fn prefer_undamaged(mut archive: Archive, way: Way, choose: impl Fn(&Archive) -> Result<Way, NoWay>) -> Way {
-    let is_damaged = |base: &Base| !base.backup.bad_pages.is_none();
-    if !archive.bases.iter().any(|base| base.id == way.reach.base && is_damaged(base)) {
-        return way;
-    }
-    archive.bases.retain(|base| !is_damaged(base));
-    let as_far = |other: &Way| (other.reach.timeline, other.reach.to) == (way.reach.timeline, way.reach.to);
-    choose(&archive).ok().filter(as_far).unwrap_or(way)
-}
-
-/// How the data directory is restored beside them.
-pub(super) fn options(
-    cluster: &Cluster,
-    base: &SnapshotId,
-    options: RestoreOptions,
-    placed: &[Placed],
-) -> Result<RestoreOptions, Failure> {
-    let made = backup(cluster, base).map_or(&[][..], |backup| &backup.tablespaces_made);
-    Ok(RestoreOptions { selection: without(options.selection.clone(), placed, made)?, ..options })
+    Ok(asked)
 }
 
 /// What a person should know of them. Refuses where replay would write into somebody's files.
 pub(super) fn lines(
     args: &RestoreArgs,
     cluster: &Cluster,
-    base: &SnapshotId,
+    backup: &BaseBackup,
     spaces: &Spaces,
 ) -> Result<Vec<String>, Failure> {
-    let Some(backup) = backup(cluster, base) else { return Ok(Vec::new()) };
     let mut lines = Vec::new();
     if let Some(bad) = backup.bad_pages.first.first() {
         let pages = counted(backup.bad_pages.count, "page was", "pages were");
@@ -101,22 +68,4 @@ pub(super) fn lines(
         ));
     }
     Ok(lines)
-}
-
-/// Configuration that lay outside of the data directory, made fit to start from.
-pub(super) fn settle_outside(
-    context: &Context,
-    cluster: &Cluster,
-    base: &SnapshotId,
-    into: &Path,
-) -> Result<(), Failure> {
-    let Some(backup) = backup(cluster, base) else { return Ok(()) };
-    for made in outside::settle(into, backup)? {
-        context.ui.story(format!("made      {made}"));
-    }
-    Ok(())
-}
-
-fn backup<'a>(cluster: &'a Cluster, base: &SnapshotId) -> Option<&'a BaseBackup> {
-    cluster.archive.bases.iter().find(|other| other.id == *base).map(|other| &other.backup)
 }

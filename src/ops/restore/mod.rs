@@ -8,6 +8,7 @@
 mod delta;
 mod entries;
 mod files;
+mod lay;
 mod mark;
 mod onto;
 pub mod server;
@@ -22,6 +23,7 @@ use serde::Serialize;
 
 use self::entries::Kept;
 pub(super) use self::entries::each_selected;
+pub use self::lay::{Laying, base_of, prepare_cluster};
 use self::mark::MARK_START;
 pub use self::mark::mark_of;
 pub use self::onto::{Onto, OntoError, look_onto, make_unstartable};
