@@ -1,6 +1,7 @@
 //! The configuration file: TOML to checked types. Unknown keys are refused by name and line; an option that this version
 //! cannot honour is an error, never ignored. Not here: flags, the environment, what the values are used for.
 
+mod objectives;
 mod pg_dump;
 mod retention;
 
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+pub use self::objectives::{DrillSection, Length, Objective};
 use self::pg_dump::DatabasesKey;
 use crate::model::{DumpFormat, RelPath, Retention};
 use crate::repository::is_source_name;
@@ -70,6 +72,9 @@ pub struct Config {
     pub groups: BTreeMap<String, GroupSection>,
     /// What to keep of every source, where its own section says nothing else.
     pub retention: Option<Retention>,
+    /// What sources and groups must meet, by name.
+    #[serde(default)]
+    pub objectives: BTreeMap<String, Objective>,
 }
 
 /// `[repository]`.
@@ -230,6 +235,8 @@ pub struct SourceSection {
     pub tags: Vec<String>,
     /// What to keep of it.
     pub retention: Option<Retention>,
+    /// How a drill looks at it.
+    pub drill: Option<DrillSection>,
 }
 
 /// `[groups.<name>]`.
@@ -422,6 +429,7 @@ impl Config {
             parse_size(limit).map_err(|why| wrong("[repository]".to_owned(), why))?;
         }
         config.check_retention().map_err(|(section, why)| wrong(section, why))?;
+        config.check_objectives().map_err(|(section, why)| wrong(section, why))?;
         Ok(config)
     }
 }

@@ -163,6 +163,7 @@ fn take_lines(db: &Connection, at: CommitAt<'_>, row: i64, chunks: &ChunkTables,
             CommitLine::Forget(marked) => super::snapshots::mark(db, at.writer, row, "forget", marked)?,
             CommitLine::Pin(marked) => super::snapshots::mark(db, at.writer, row, "pin", marked)?,
             CommitLine::Unpin(marked) => super::snapshots::mark(db, at.writer, row, "unpin", marked)?,
+            CommitLine::Drill(record) => super::drills::insert(db, at.writer, row, record)?,
             CommitLine::Segment(record) => super::segments::insert(db, &at.commit.header.writer, record, Some(row))?,
             // Only of the writer's own log: nobody says of another's commits that they may be missing.
             CommitLine::Lost(lost) => {

@@ -4,6 +4,7 @@
 //! change is one transaction; two processes may use one file. It decides nothing and talks to no store. SQL lives in
 //! `catalog/` at the top of the project; here are the statements that read and write it.
 
+mod drills;
 mod ingest;
 mod lookup;
 mod packs;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
+pub use drills::DrillRow;
 pub use ingest::{ChunkTables, CommitAt, Ingested};
 pub use lookup::{FrameRow, FrameState};
 pub use packs::{PackRow, PackState, pack_key};
@@ -29,6 +31,7 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (2, include_str!("../../catalog/0002-repair.sql")),
     (3, include_str!("../../catalog/0003-streams.sql")),
     (4, include_str!("../../catalog/0004-retention.sql")),
+    (5, include_str!("../../catalog/0005-drills.sql")),
 ];
 
 /// The whole schema, for the test that proves that the migrations meet it.
@@ -339,6 +342,7 @@ impl Catalog {
              JOIN writer w ON w.id = s.writer ORDER BY 1, 2",
             "SELECT w.name, m.snapshot, m.kind, hex(c.digest), 0 FROM mark m JOIN log_commit c ON c.id = m.log_commit
              JOIN writer w ON w.id = m.writer ORDER BY 1, 2, 3, 4",
+            "SELECT w.name, d.id, d.source, d.began, d.record FROM drill d JOIN writer w ON w.id = d.writer ORDER BY 1, 2",
         ];
         let mut hasher = blake3::Hasher::new();
         for query in QUERIES {
@@ -369,7 +373,7 @@ impl Catalog {
         self.write(|db| {
             db.execute_batch(
                 "DELETE FROM lost; DELETE FROM seen; DELETE FROM renumber; DELETE FROM sparse; DELETE FROM mark;
-                 DELETE FROM snapshot; DELETE FROM chunk; DELETE FROM frame_chunks;
+                 DELETE FROM drill; DELETE FROM snapshot; DELETE FROM chunk; DELETE FROM frame_chunks;
                  DELETE FROM frame; DELETE FROM pack; DELETE FROM commit_parent; DELETE FROM log_commit;
                  DELETE FROM writer; DELETE FROM meta;
                  DELETE FROM segment WHERE log_commit IS NOT NULL;",
@@ -393,6 +397,7 @@ impl Catalog {
             "SELECT 'segment', writer, stream, epoch, name, hex(digest), record, '' FROM segment WHERE log_commit IS NOT NULL",
             "SELECT 'mark', w.name, m.snapshot, m.kind, hex(c.digest), '', '', ''
              FROM mark m JOIN log_commit c ON c.id = m.log_commit JOIN writer w ON w.id = m.writer",
+            "SELECT 'drill', w.name, d.id, d.source, d.began, d.record, '', '' FROM drill d JOIN writer w ON w.id = d.writer",
             "SELECT 'received', hex(c.digest), r.at, '', '', '', '', '' FROM received r JOIN log_commit c ON c.digest = r.digest",
             "SELECT 'sparse', s.source, hex(f.name), s.used, '', '', '', ''
              FROM sparse s JOIN frame f ON f.id = s.frame",

@@ -1,5 +1,6 @@
 //! What was typed: the types of clap, nothing resolved. Their doc comments are the help that people read.
 
+mod drill;
 mod follow;
 mod forget;
 mod server;
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use drill::{DrillArgs, DrillCommand};
 pub use follow::FollowArgs;
 pub use forget::{ForgetArgs, PinArgs};
 pub use server::ServerArgs;
@@ -184,6 +186,9 @@ pub enum Command {
     /// Restore a source: plan, show, do
     #[command(after_help = RESTORE_HELP)]
     Restore(RestoreArgs),
+    /// Restore into a scratch place, look at what came back, measure RTO and RPO
+    #[command(after_help = drill::DRILL_HELP)]
+    Drill(DrillArgs),
     /// Check the stored bytes
     #[command(after_help = CHECK_HELP)]
     Check(CheckArgs),

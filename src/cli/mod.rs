@@ -3,6 +3,7 @@
 mod args;
 mod commands;
 mod context;
+mod drill_page;
 mod line;
 mod output;
 mod progress;
@@ -37,6 +38,12 @@ pub(crate) enum Outcome {
     Absent,
     /// Trouble was told already, and the answer must not be taken for absence.
     Trouble,
+    /// A drill took longer than the objective allows.
+    RtoMissed,
+    /// The newest recovery point is older than the objective allows.
+    RpoMissed,
+    /// No green drill is young enough.
+    DrillOverdue,
 }
 
 /// Runs the command line of this process and returns its exit code.
@@ -80,6 +87,9 @@ fn run_process(cli: Cli) -> u8 {
         Ok(Outcome::Damage) => 13,
         Ok(Outcome::Unfit | Outcome::Absent) => 1,
         Ok(Outcome::Trouble) => 255,
+        Ok(Outcome::RtoMissed) => 20,
+        Ok(Outcome::RpoMissed) => 21,
+        Ok(Outcome::DrillOverdue) => 22,
         Err(failure) => {
             failure.print(&mut std::io::stderr().lock(), json);
             // Of `wal get` 1 means that the log ends here: a failure of ours never says that.
@@ -116,6 +126,7 @@ fn run(cli: Cli, stop: Arc<AtomicBool>) -> Result<Outcome, Failure> {
         Command::Pin(args) => commands::forget::pin(&context, &args, true),
         Command::Unpin(args) => commands::forget::pin(&context, &args, false),
         Command::Restore(mut args) => args.settle().and_then(|()| commands::restore::run(&context, &args)),
+        Command::Drill(args) => commands::drill::run(&context, &args),
         Command::Repair(args) => commands::repair::run(&context, &args),
         Command::Check(args) => match &args.live {
             Some(source) => commands::live::run(&context, source, &args.wal_timeout),

@@ -96,6 +96,9 @@ pub struct WalGetArgs {
     /// For a standby, which asks again: whatever cannot be had is exit 1
     #[arg(long)]
     pub standby: bool,
+    /// A file at whose end the milliseconds that this call took are written: for drills
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub note_time: Option<std::path::PathBuf>,
 }
 
 /// What the server does when it has reached its target.

@@ -19,7 +19,7 @@ pub use libpq::Connection;
 pub use private::PrivateDir;
 pub use programs::{Program, Programs};
 pub use run::{Leash, Running, Said};
-pub use session::Session;
+pub use session::{Session, identifier};
 
 /// What could not be done with PostgreSQL.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +28,12 @@ pub enum Error {
     /// A connection string is none.
     #[error("the connection cannot be read: {0}")]
     BadConnection(String),
+    /// A server cannot run as root, and there is nobody else to run it.
+    #[error("PostgreSQL does not run as root, and there is no user `{user}`")]
+    NoUser {
+        /// The name.
+        user: String,
+    },
     /// One of PostgreSQL's programs is not where it was looked for.
     #[error("there is no `{program}` {looked}")]
     NoProgram {

@@ -16,6 +16,11 @@ pub struct PrivateDir {
 impl PrivateDir {
     /// Names one below `parent`, or where the system has temporary files. Nothing is made yet.
     pub fn name(parent: Option<&Path>) -> Result<Self, Error> {
+        Self::called("lifeboat-dump", parent)
+    }
+
+    /// The same with another beginning of its name, which says what it is to whoever finds it.
+    pub fn called(what: &str, parent: Option<&Path>) -> Result<Self, Error> {
         let parent = parent.map_or_else(std::env::temp_dir, Path::to_owned);
         let mut random = [0; 8];
         getrandom::fill(&mut random).map_err(|e| Error::Io {
@@ -23,7 +28,7 @@ impl PrivateDir {
             path: parent.clone(),
             source: std::io::Error::other(e.to_string()),
         })?;
-        let name = format!("lifeboat-dump-{}", data_encoding::HEXLOWER.encode(&random));
+        let name = format!("{what}-{}", data_encoding::HEXLOWER.encode(&random));
         Ok(Self { path: parent.join(name), made: false })
     }
 
@@ -33,6 +38,12 @@ impl PrivateDir {
         made.map_err(|source| Error::Io { doing: "make the directory", path: self.path.clone(), source })?;
         self.made = true;
         Ok(&self.path)
+    }
+
+    /// Leaves it where it is.
+    pub fn keep(mut self) -> PathBuf {
+        self.made = false;
+        self.path.clone()
     }
 
     /// Where it is.

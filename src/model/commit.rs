@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CommitId, Digest, FrameId, Moment, PackId, RepositoryId, SegmentRecord, SnapshotId, SnapshotRecord, limits,
+    CommitId, Digest, DrillRecord, FrameId, Moment, PackId, RepositoryId, SegmentRecord, SnapshotId, SnapshotRecord,
+    limits,
 };
 
 /// What a pack's frames belong to.
@@ -141,6 +142,8 @@ pub enum CommitLine {
     Pin(Marked),
     /// Takes a pin away.
     Unpin(Marked),
+    /// Says how a drill ended.
+    Drill(DrillRecord),
 }
 
 /// A whole commit.
@@ -208,6 +211,7 @@ impl Commit {
                 CommitLine::Renumber(renumber) => good &= countable(renumber.first_frame),
                 CommitLine::Lost(lost) => good &= countable(lost.sequence),
                 CommitLine::Segment(segment) => good &= countable(segment.plain) && countable(segment.stored),
+                CommitLine::Drill(record) => record.validate()?,
                 CommitLine::Forget(_) | CommitLine::Pin(_) | CommitLine::Unpin(_) => {}
             }
         }

@@ -16,6 +16,8 @@ pub const DIRECTORY_MAX: usize = 64 << 20;
 pub const COMMIT_MAX: usize = 256 << 20;
 /// Frame numbers and places in logs at most: sums of a few stay far from overflowing, and every JSON reader keeps them exact.
 pub const NUMBER_MAX: u64 = 1 << 53;
+/// Phases and checks of a drill's record at most.
+pub const DRILL_PARTS_MAX: usize = 1000;
 /// Bytes of small JSON objects (`lifeboat.json`, keys, writers) at most.
 pub const SMALL_MAX: usize = 1 << 20;
 /// Extents that one line of a manifest holds: some 3.5 MB. Where a file has more, further lines follow.

@@ -4,6 +4,7 @@ use super::Error;
 use super::forget::ForgetError;
 use super::recover::RecoverError;
 use super::wal::WalError;
+use crate::plan::drill::NoAim;
 use crate::{catalog, client, destination, repository, source, store};
 
 /// Kinds of failure, with their exit codes.
@@ -41,7 +42,8 @@ impl Error {
                 | destination::Error::BegunOver { .. },
             )
             | Self::NothingSelected => Kind::Usage,
-            Self::NoPlan(_) | Self::NoWay(_) => Kind::NoPlan,
+            Self::NoPlan(_) | Self::NoWay(_) | Self::NoAim(NoAim::Nothing) => Kind::NoPlan,
+            Self::NoAim(_) => Kind::Usage,
             Self::Source(source::Error::Client(e)) | Self::Client(e) => client_kind(e),
             Self::NoPlace(_)
             | Self::NoDumps { .. }

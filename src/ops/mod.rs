@@ -5,6 +5,7 @@
 pub mod backup;
 pub mod check;
 pub mod cluster;
+pub mod drill;
 pub mod environment;
 pub mod follow;
 pub mod forget;
@@ -77,6 +78,9 @@ pub enum Error {
     /// Nothing is forgotten, or pinned.
     #[error(transparent)]
     Forget(#[from] forget::ForgetError),
+    /// A drill has nothing to aim at.
+    #[error(transparent)]
+    NoAim(#[from] crate::plan::drill::NoAim),
     /// A server on a restored directory.
     #[error(transparent)]
     Recover(#[from] recover::RecoverError),

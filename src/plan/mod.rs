@@ -2,6 +2,7 @@
 //! knows the catalog, a store or a clock.
 
 pub mod coverage;
+pub mod drill;
 pub mod environment;
 pub mod needed_wal;
 pub mod recovery;

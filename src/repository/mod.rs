@@ -7,6 +7,7 @@
 
 mod audit;
 mod draft;
+mod drills;
 mod fetch;
 mod host;
 mod init;

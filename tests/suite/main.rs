@@ -12,6 +12,7 @@ mod contract;
 mod crash;
 mod damage;
 mod delta;
+mod drill;
 mod faults;
 mod fixtures;
 mod floors;

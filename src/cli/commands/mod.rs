@@ -4,6 +4,7 @@ pub mod backup;
 pub mod catalog;
 pub mod check;
 pub mod demo;
+pub mod drill;
 pub mod follow;
 pub mod forget;
 pub mod init;

@@ -52,7 +52,7 @@ pub fn run(
     let laying = prepare_cluster(repository, cluster, &way, into, &asked_spaces, options, progress);
     progress.clear();
     let laying = laying?;
-    let restore_command = restore_command(context, cluster, &way, args.cluster.standby)?;
+    let restore_command = restore_command(context, cluster, &way, args.cluster.standby, None)?;
     let launch = Launch {
         directory: into,
         base: &laying.backup,
@@ -86,7 +86,7 @@ pub fn run(
         no_archive: args.cluster.archive_mode_off || args.cluster.isolated,
         standby: args.cluster.standby,
     };
-    let laid = laying.carry_out(repository, &way, &recovery, progress);
+    let laid = laying.carry_out(repository, &way, &recovery, progress, &mut |_| Ok(()));
     progress.clear();
     let (report, made) = laid?;
     tell(context, &report, started.elapsed().as_secs_f64())?;
@@ -318,7 +318,14 @@ fn plan_lines(args: &RestoreArgs, cluster: &Cluster, way: &Way, read_as: Option<
 }
 
 /// The command by which the restored server fetches its log: this program, with the paths that it was called with made absolute.
-fn restore_command(context: &Context, cluster: &Cluster, way: &Way, standby: bool) -> Result<String, Failure> {
+/// `note` is where each call says how long it took.
+pub(super) fn restore_command(
+    context: &Context,
+    cluster: &Cluster,
+    way: &Way,
+    standby: bool,
+    note: Option<&Path>,
+) -> Result<String, Failure> {
     let exe = std::env::current_exe().map_err(|e| Failure::io("find", Path::new("lifeboat"), e))?;
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let quote = |text: &str| format!("'{}'", text.replace('\'', "'\\''"));
@@ -338,6 +345,9 @@ fn restore_command(context: &Context, cluster: &Cluster, way: &Way, standby: boo
     if let Some(bound) = way.bound.filter(|_| way.reach.gap || !standby) {
         words.extend(["--ends-at".to_owned(), bound.ends_at.to_string()]);
         words.extend(bound.cut.iter().flat_map(|cut| ["--cut".to_owned(), cut.to_string()]));
+    }
+    if let Some(note) = note {
+        words.extend(["--note-time".to_owned(), quote(&note.display().to_string())]);
     }
     words.extend(["%f".to_owned(), "\"%p\"".to_owned()]);
     Ok(words.join(" "))

@@ -98,33 +98,12 @@ impl Launch<'_> {
             source,
         })?;
         let owner = owner_beside_root(&directory)?;
-        let log = evidence::log_place(&directory);
-        let mut command = Command::new(&postgres.path);
-        command.arg("-D").arg(&directory);
-        for (name, value) in self.settings(&directory, owner)? {
-            command.arg("-c").arg(format!("{name}={value}"));
-        }
-        let output = open_log(&log, owner)?;
-        let again =
-            output.try_clone().map_err(|source| RecoverError::Io { doing: "open", path: log.clone(), source })?;
-        command.current_dir("/").stdin(Stdio::null()).stdout(again).stderr(output).process_group(0);
-        command.env("LC_MESSAGES", "C");
-        if let Some((uid, gid)) = owner {
-            command.uid(uid).gid(gid);
-        }
-        tracing::info!(program = %postgres.path.display(), directory = %directory.display(), "starting a server");
-        let fail = |source| client::Error::Spawn { program: postgres.path.clone(), source };
-        let child = command.spawn().map_err(fail)?;
-        let psql = Programs::new(self.bin_dir.clone()).not_older("psql", self.base.major(), "the server").ok();
-        let beside = postgres.path.with_file_name("psql");
-        let psql = match beside.is_file() {
-            true => Some(Program { path: beside, ..postgres }),
-            false => psql,
-        };
+        let settings = self.settings(&directory, owner)?;
         let named = std::env::var("PGUSER").ok().filter(|name| !name.is_empty());
         let first = self.base.environment.get("superuser").cloned();
         let roles = named.into_iter().chain(first).chain(["postgres".to_owned()]).collect();
-        Ok(Server { directory, log, child, psql, roles, owner, ended: None })
+        let psql = Programs::new(self.bin_dir.clone()).not_older("psql", self.base.major(), "the server").ok();
+        spawn(directory, &postgres, psql, settings, roles, owner)
     }
 
     fn settings(
@@ -175,6 +154,59 @@ impl Launch<'_> {
         }
         Ok(all)
     }
+}
+
+/// Starts a server on a directory that `initdb` made: for dumps, apart from everything else, and without the care for power cuts.
+pub fn start_scratch(directory: &Path, postgres: &Program, role: &str) -> Result<Server, Error> {
+    let directory = fs::canonicalize(directory).map_err(|source| RecoverError::Io {
+        doing: "open",
+        path: directory.to_owned(),
+        source,
+    })?;
+    let owner = owner_beside_root(&directory)?;
+    let settings = vec![
+        ("logging_collector", "off".to_owned()),
+        ("log_destination", "stderr".to_owned()),
+        ("lc_messages", "C".to_owned()),
+        ("listen_addresses", String::new()),
+        ("unix_socket_directories", directory.display().to_string()),
+        ("unix_socket_permissions", "0700".to_owned()),
+        ("fsync", "off".to_owned()),
+        ("max_wal_size", "2GB".to_owned()),
+    ];
+    spawn(directory, postgres, None, settings, vec![role.to_owned()], owner)
+}
+
+fn spawn(
+    directory: PathBuf,
+    postgres: &Program,
+    psql: Option<Program>,
+    settings: Vec<(&'static str, String)>,
+    roles: Vec<String>,
+    owner: Option<(u32, u32)>,
+) -> Result<Server, Error> {
+    let log = evidence::log_place(&directory);
+    let mut command = Command::new(&postgres.path);
+    command.arg("-D").arg(&directory);
+    for (name, value) in settings {
+        command.arg("-c").arg(format!("{name}={value}"));
+    }
+    let output = open_log(&log, owner)?;
+    let again = output.try_clone().map_err(|source| RecoverError::Io { doing: "open", path: log.clone(), source })?;
+    command.current_dir("/").stdin(Stdio::null()).stdout(again).stderr(output).process_group(0);
+    command.env("LC_MESSAGES", "C");
+    if let Some((uid, gid)) = owner {
+        command.uid(uid).gid(gid);
+    }
+    tracing::info!(program = %postgres.path.display(), directory = %directory.display(), "starting a server");
+    let fail = |source| client::Error::Spawn { program: postgres.path.clone(), source };
+    let child = command.spawn().map_err(fail)?;
+    let beside = postgres.path.with_file_name("psql");
+    let psql = match beside.is_file() {
+        true => Some(Program { path: beside, ..postgres.clone() }),
+        false => psql,
+    };
+    Ok(Server { directory, log, child, psql, roles, owner, ended: None })
 }
 
 /// Where the cluster's own is not in its directory: what a standby may not have less of than its primary.
@@ -265,6 +297,40 @@ impl Server {
             (End::Paused, paused) => Ok(paused.then_some(reached)),
             _ => Ok((reached >= expected.least).then_some(reached)),
         }
+    }
+
+    /// The roles that may be asked as, the likeliest first.
+    pub fn roles(&self) -> &[String] {
+        &self.roles
+    }
+
+    /// As whom a process of root runs its programs.
+    pub fn owner(&self) -> Option<(u32, u32)> {
+        self.owner
+    }
+
+    /// Waits until a server that recovers nothing takes connections. On every failure it is stopped.
+    pub fn await_ready(&mut self, patience: Duration, cancelled: &dyn Fn() -> bool) -> Result<Post, Error> {
+        let mut left = patience;
+        let error = loop {
+            if let Some(status) = self.ended() {
+                break self.last_words(status);
+            }
+            if let Some(post) = self.post().filter(|post| self.ask(post, "SELECT 1").is_ok()) {
+                return Ok(post);
+            }
+            if cancelled() {
+                break RecoverError::GivenUp;
+            }
+            if left.is_zero() {
+                let source = LastWords(evidence::last_words(&self.log));
+                break RecoverError::Unasked { source };
+            }
+            std::thread::sleep(PAUSE);
+            left = left.saturating_sub(PAUSE);
+        };
+        self.stop();
+        Err(error.into())
     }
 
     /// One line of an answer, from the first role that may ask.

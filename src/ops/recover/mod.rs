@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 pub use self::evidence::Post;
-pub use self::launch::{Isolation, Launch, Server, owner_beside_root};
+pub use self::launch::{Isolation, Launch, Server, owner_beside_root, start_scratch};
 use super::Error;
 use crate::format::pg_control::State;
 use crate::model::{Lsn, Timeline};

@@ -64,17 +64,20 @@ impl Laying {
         self.prepared.plan.fetch_bytes + self.spaces.fetch_bytes()
     }
 
-    /// Lays everything down. Returns what was done, and which files of a configuration were made.
+    /// Lays everything down. Returns what was done, and which files of a configuration were made. `laid` is called when the files
+    /// are as they were backed up, before anything is changed in them.
     pub fn carry_out(
         &self,
         repository: &mut Repository,
         way: &Way,
         recovery: &Recovery,
         progress: &dyn Progress,
+        laid: &mut dyn FnMut(&mut Repository) -> Result<(), Error>,
     ) -> Result<(RestoreReport, Vec<String>), Error> {
         make_unstartable(&self.into)?;
         let mut report = restore(repository, &self.prepared, progress)?;
         self.spaces.restore(repository, &mut report, progress)?;
+        laid(repository)?;
         self.spaces.settle(&self.into, self.prepared.overwrite())?;
         let made = outside::settle(&self.into, &self.backup)?;
         make_ready(&self.into, way, recovery)?;

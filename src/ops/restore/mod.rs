@@ -28,6 +28,7 @@ use self::mark::MARK_START;
 pub use self::mark::mark_of;
 pub use self::onto::{Onto, OntoError, look_onto, make_unstartable};
 pub use self::tar::restore_tar;
+pub use self::verify::verify;
 use super::Error;
 use super::select::Selection;
 use crate::catalog::{FrameRow, SnapshotRow, WriterRow};
@@ -122,7 +123,7 @@ pub enum LandingState {
 }
 
 /// What a restore did.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct RestoreReport {
     /// Files that were written.
     pub files_written: u64,
@@ -417,15 +418,7 @@ pub fn restore(
     directory.write_mark(&mark, &mark::text(prepared.began_empty, options))?;
     progress.event(Event::Stage("restoring"));
     progress.event(Event::Expect { items: prepared.plan.files, bytes: prepared.plan.bytes });
-    let mut report = RestoreReport {
-        files_written: 0,
-        files_kept: 0,
-        bytes_written: 0,
-        bytes_kept: 0,
-        deleted: 0,
-        verified: 0,
-        trouble: Vec::new(),
-    };
+    let mut report = RestoreReport::default();
     let leftovers = window::run(repository, prepared, &directory, &mut report, progress)?;
     // Removing comes after all else is in its place, and not at all where something could not be restored.
     if leftovers.hurt.is_empty() {

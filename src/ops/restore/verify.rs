@@ -14,6 +14,18 @@ use crate::progress::{Event, Progress};
 use crate::repository::Repository;
 use crate::seal::ContentKey;
 
+/// Compares what a restore has laid down with the digests of the manifest, some time after it. Returns how many files were right.
+///
+/// # Errors
+/// [`Error::Hurt`] names the first file that differs.
+pub fn verify(repository: &Repository, prepared: &Prepared, progress: &dyn Progress) -> Result<u64, Error> {
+    let into = prepared.plan.into.as_deref().unwrap_or(std::path::Path::new("."));
+    let directory = Directory::open(into, false)?;
+    let mut report = RestoreReport::default();
+    run(repository, prepared, &directory, &Leftovers::default(), &mut report, progress)?;
+    Ok(report.verified)
+}
+
 pub(super) fn run(
     repository: &Repository,
     prepared: &Prepared,

@@ -15,6 +15,11 @@ pub(super) fn without_known(text: &str, roles: &[String], tablespaces: &[String]
     text.split_inclusive('\n').filter(|line| !is_known(line)).collect()
 }
 
+/// The tablespaces that the text makes.
+pub(super) fn tablespaces(text: &str) -> Vec<String> {
+    text.lines().filter_map(|line| Some(name(line.strip_prefix("CREATE TABLESPACE ")?)?.0)).collect()
+}
+
 /// The name that a text begins with, quoted or not, and what follows it.
 fn name(text: &str) -> Option<(String, &str)> {
     let Some(quoted) = text.strip_prefix('"') else {
@@ -50,5 +55,6 @@ mod tests {
         let expected = "SET x = 1;\nALTER ROLE new SET a TO 'b';\nCREATE ROLE new;\nALTER ROLE new WITH LOGIN;\n";
         assert_eq!(left, expected);
         assert_eq!(without_known(text, &[], &[]), text);
+        assert_eq!(tablespaces(text), ["fast"]);
     }
 }

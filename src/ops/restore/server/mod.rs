@@ -148,6 +148,13 @@ pub fn read_info(repository: &Repository, snapshot: &SnapshotRow, progress: &dyn
     }
 }
 
+/// The tablespaces that a restored `globals.sql` makes.
+pub fn tablespaces_of(globals: &Path) -> Result<Vec<String>, Error> {
+    let text = std::fs::read_to_string(globals);
+    let text = text.map_err(|source| Error::Io { doing: "read", path: globals.to_owned(), source })?;
+    Ok(globals::tablespaces(&text))
+}
+
 /// Asks the server and decides. Nothing is changed.
 pub fn plan(info: DumpInfo, options: ServerOptions) -> Result<ServerRestore, Error> {
     let chosen = choose(&info, &options)?;

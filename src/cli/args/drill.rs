@@ -1,0 +1,99 @@
+//! Flags of `drill` and `status`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+pub const DRILL_HELP: &str = "\
+Examples:
+  lifeboat drill db                                  the newest moment of a cluster, in a server of its own
+  lifeboat drill db --at random                      another moment of the recovery window each time
+  lifeboat drill --group nightly --at 'yesterday 18:00' --sql checks/orders.sql
+  lifeboat drill db --rto 4h --rpo 1h                against objectives that the configuration does not have
+  lifeboat drill db --sabotage                       damages a byte of what came back: this drill must fail
+  lifeboat drill list; lifeboat drill show 01JZ8M4E5Q --html evidence.html
+  lifeboat drill status --max-age 7d                 for monitoring: is there a green drill of every source?
+
+A drill restores by the plan and the deeds of an incident, below a scratch directory that goes afterwards. A cluster's server listens \
+on a socket that only its owner reaches, archives nothing and loads no libraries. docs/drills.md explains phases, checks and codes.
+
+Exit codes: 0 everything came back and every objective was met, 1 no drill could be held (no space, no programs, the store away), \
+2 wrong command line or configuration, 10 no repository there, 12 no key opens it, 13 what came back is wrong or not whole, \
+20 it took longer than the objective, 21 the newest recovery point is older than the objective, \
+22 (`drill status`) no green drill is young enough, 130 interrupted.";
+
+/// `drill`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct DrillArgs {
+    #[command(subcommand)]
+    pub command: Option<DrillCommand>,
+    /// Sources
+    #[arg(value_name = "SOURCE")]
+    pub sources: Vec<String>,
+    /// All sources of the configuration
+    #[arg(long, conflicts_with_all = ["sources", "group"])]
+    pub all: bool,
+    /// The sources of a group of the configuration, at one moment, as one result
+    #[arg(long, value_name = "GROUP", conflicts_with = "sources")]
+    pub group: Option<String>,
+    /// What comes back: latest, random, random:SEED, now-rpo, or a time as `restore --to` takes it
+    #[arg(long, value_name = "WHEN", default_value = "latest")]
+    pub at: String,
+    /// The directory below which it lands [default: the configuration's, or the system's for temporary files]
+    #[arg(long, value_name = "DIR")]
+    pub scratch_dir: Option<PathBuf>,
+    /// Leave what was restored
+    #[arg(long)]
+    pub keep: bool,
+    /// How long it may take, as 4h, instead of the configuration's objective
+    #[arg(long, value_name = "TIME")]
+    pub rto: Option<String>,
+    /// How old the newest recovery point may be, instead of the configuration's objective
+    #[arg(long, value_name = "TIME")]
+    pub rpo: Option<String>,
+    /// A file with SQL whose rows must be true, beside the configuration's
+    #[arg(long, value_name = "FILE")]
+    pub sql: Vec<PathBuf>,
+    /// The database for it
+    #[arg(long, value_name = "NAME")]
+    pub database: Option<String>,
+    /// A line for the shell, run in the restored directory of a tree: 0 is good
+    #[arg(long, value_name = "LINE")]
+    pub command_line: Option<String>,
+    /// Where PostgreSQL's programs lie
+    #[arg(long, value_name = "DIR")]
+    pub bin_dir: Option<PathBuf>,
+    /// Leave pg_amcheck, pg_checksums and the reading of every row out
+    #[arg(long)]
+    pub quick: bool,
+    /// Damage a byte of what came back, to see that it is noticed
+    #[arg(long)]
+    pub sabotage: bool,
+    /// Do not note the drill in the repository
+    #[arg(long)]
+    pub no_record: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DrillCommand {
+    /// List the drills that were held, the newest first
+    List {
+        /// Of this source alone
+        source: Option<String>,
+    },
+    /// Show one drill whole
+    Show {
+        /// Its id, or the beginning of it
+        id: String,
+        /// Write a page that needs nothing else into FILE
+        #[arg(long, value_name = "FILE")]
+        html: Option<PathBuf>,
+    },
+    /// Whether every source has a drill that passed and is young enough
+    Status {
+        /// How old it may be [default: the configuration's `drill_every`, else 7d]
+        #[arg(long, value_name = "TIME")]
+        max_age: Option<String>,
+    },
+}

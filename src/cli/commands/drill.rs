@@ -1,0 +1,370 @@
+//! `drill`: held, told, noted in the log; and what was noted, listed.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::restore_cluster::restore_command;
+use crate::catalog::DrillRow;
+use crate::cli::Outcome;
+use crate::cli::args::{DrillArgs, DrillCommand};
+use crate::cli::context::{Context, host_name};
+use crate::cli::output::{counted, duration, size};
+use crate::cli::report::Failure;
+use crate::cli::time::read_time;
+use crate::cli::{drill_page, output};
+use crate::config::{DrillSection, Length};
+use crate::model::drill::{CheckEnd, DrillRecord, Phase, Verdict};
+use crate::model::{Moment, SnapshotId};
+use crate::ops::cluster::Cluster;
+use crate::ops::drill::{Checks, DrillOptions, Heard, drill};
+use crate::plan::drill::{At, seed_of};
+use crate::plan::recovery::Way;
+use crate::plan::restore::show;
+use crate::repository::{self, Repository};
+
+/// How old the last green drill may be where nobody says.
+const MAX_AGE: Duration = Duration::from_secs(7 * 86_400);
+
+/// Runs it.
+pub fn run(context: &Context, args: &DrillArgs) -> Result<Outcome, Failure> {
+    match &args.command {
+        None => hold_all(context, args),
+        Some(DrillCommand::List { source }) => list(context, source.as_deref()),
+        Some(DrillCommand::Show { id, html }) => show_one(context, id, html.as_deref()),
+        Some(DrillCommand::Status { max_age }) => status(context, max_age.as_deref()),
+    }
+}
+
+/// How a verdict ends the command. Of several the gravest counts.
+fn outcome(verdicts: &[Verdict]) -> Outcome {
+    let graveness = |verdict: &Verdict| match verdict {
+        Verdict::Passed => 0,
+        Verdict::RpoMissed => 1,
+        Verdict::RtoMissed => 2,
+        Verdict::NotHeld => 3,
+        Verdict::DataFailed => 4,
+    };
+    match verdicts.iter().max_by_key(|verdict| graveness(verdict)) {
+        None | Some(Verdict::Passed) => Outcome::Done,
+        Some(Verdict::RpoMissed) => Outcome::RpoMissed,
+        Some(Verdict::RtoMissed) => Outcome::RtoMissed,
+        Some(Verdict::NotHeld) => Outcome::Unfit,
+        Some(Verdict::DataFailed) => Outcome::Damage,
+    }
+}
+
+fn hold_all(context: &Context, args: &DrillArgs) -> Result<Outcome, Failure> {
+    let sources = sources(context, args)?;
+    let at = |id: &SnapshotId| at(context, &args.at, id);
+    at(&SnapshotId::new(0, [0; 10]))?;
+    let progress = context.progress(true);
+    let (mut repository, _) = context.open(&*progress)?;
+    let mut verdicts = Vec::new();
+    let mut noted = false;
+    for source in &sources {
+        let id = new_id(context.now())?;
+        let section = context.config.sources.get(source);
+        let own = section.and_then(|section| section.drill.clone()).unwrap_or_default();
+        let objective = context.config.objective_of(source);
+        let command = |cluster: &Cluster, way: &Way, note: &Path| {
+            restore_command(context, cluster, way, false, Some(note)).map_err(|failure| failure.said())
+        };
+        let options = DrillOptions {
+            id,
+            host: host_name(None),
+            at: at(&id)?,
+            scratch: args.scratch_dir.clone().or_else(|| own.scratch_dir.clone()),
+            keep: args.keep,
+            rto: length(args.rto.as_deref())?.or(objective.rto.map(|length| length.0)),
+            rpo: length(args.rpo.as_deref())?.or(objective.rpo.map(|length| length.0)),
+            bin_dir: args.bin_dir.clone().or_else(|| section.and_then(|section| section.bin_dir.clone())),
+            user: own.user.clone(),
+            checks: checks(args, &own),
+            sabotage: args.sabotage,
+            restore_command: &command,
+            clock: &|| context.now(),
+        };
+        let record = drill(&mut repository, source, &options, &*progress, &mut |heard| {
+            progress.clear();
+            hear(context, source, &heard);
+        });
+        progress.clear();
+        let record = record?;
+        verdicts.push(record.verdict);
+        tell(context, &record)?;
+        noted = !args.no_record && note(context, &mut repository, &record)?;
+    }
+    if noted {
+        context.ui.story("noted in the log of this host; `lifeboat drill list` shows it");
+    }
+    Ok(outcome(&verdicts))
+}
+
+fn sources(context: &Context, args: &DrillArgs) -> Result<Vec<String>, Failure> {
+    if let Some(group) = &args.group {
+        let found = context.config.groups.get(group).map(|group| group.sources.clone());
+        let hint = "Groups stand in the configuration as [groups.NAME].";
+        return found.ok_or_else(|| Failure::usage(format!("there is no group `{group}`"), hint));
+    }
+    if args.all {
+        return Ok(context.config.sources.keys().cloned().collect());
+    }
+    if args.sources.is_empty() {
+        return Err(Failure::usage("no source was given", "Name some, or all of them with `--all`."));
+    }
+    Ok(args.sources.clone())
+}
+
+fn length(text: Option<&str>) -> Result<Option<Duration>, Failure> {
+    let read = text.map(Length::parse).transpose();
+    Ok(read.map_err(|e| Failure::usage(e, "As in `--rto 4h --rpo 30m`."))?.map(|length| length.0))
+}
+
+fn at(context: &Context, text: &str, id: &SnapshotId) -> Result<At, Failure> {
+    match text.trim() {
+        "latest" => Ok(At::Latest),
+        "now-rpo" => Ok(At::NowRpo),
+        "random" => Ok(At::Random(seed_of(id))),
+        other => match other.strip_prefix("random:") {
+            Some(seed) => {
+                let hint = "As in `--at random:17`; without a number each drill has another one.";
+                seed.parse().map(At::Random).map_err(|_| Failure::usage(format!("`{seed}` is no number"), hint))
+            }
+            None => Ok(At::Time(read_time(other, context.now())?.moment)),
+        },
+    }
+}
+
+fn new_id(now: Moment) -> Result<SnapshotId, Failure> {
+    let mut random = [0; 10];
+    let fail = |e| Failure::new(crate::ops::Kind::Failed, format!("the kernel gave no random numbers: {e}"), None);
+    getrandom::fill(&mut random).map_err(fail)?;
+    Ok(SnapshotId::new(now.timestamp_millis().max(0) as u64, random))
+}
+
+fn checks(args: &DrillArgs, own: &DrillSection) -> Checks {
+    let deep = |key: Option<bool>| !args.quick && key.unwrap_or(true);
+    let usual = Checks::default();
+    Checks {
+        command: args.command_line.clone().or_else(|| own.command.clone()),
+        sql: own.sql.iter().chain(&args.sql).cloned().collect(),
+        database: args.database.clone().or_else(|| own.database.clone()),
+        amcheck: deep(own.amcheck),
+        checksums: deep(own.checksums),
+        full_read: deep(own.full_read),
+        patience: own.patience.map_or(usual.patience, |length| length.0),
+    }
+}
+
+fn hear(context: &Context, source: &str, heard: &Heard<'_>) {
+    let ui = context.ui;
+    match heard {
+        Heard::Plan(words) => ui.story(format!("{source}: {words}")),
+        Heard::Phase(phase) => ui.story(format!("{source}: {} ...", phase_words(*phase))),
+        Heard::Check(check) => {
+            let took = duration(check.ms as f64 / 1000.0);
+            ui.story(format!("{source}: {:7} {}: {} ({took})", end_words(check.end), check.name, check.detail));
+        }
+        Heard::Kept(path) => ui.warning(format!("what was restored stays in `{}`; remove it yourself", path.display())),
+    }
+}
+
+/// A part, as people read it.
+pub(in crate::cli) fn phase_words(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Plan => "plan",
+        Phase::Fetch => "fetch",
+        Phase::Start => "start",
+        Phase::Wait => "wait for log",
+        Phase::Replay => "replay",
+        Phase::Assert => "assert",
+        Phase::Check => "check",
+    }
+}
+
+pub(in crate::cli) fn end_words(end: CheckEnd) -> &'static str {
+    match end {
+        CheckEnd::Passed => "passed",
+        CheckEnd::Failed => "FAILED",
+        CheckEnd::Skipped => "skipped",
+    }
+}
+
+/// A verdict, as people read it.
+pub(in crate::cli) fn verdict_words(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Passed => "PASSED",
+        Verdict::DataFailed => "FAILED: the data",
+        Verdict::RtoMissed => "FAILED: RTO missed",
+        Verdict::RpoMissed => "FAILED: RPO missed",
+        Verdict::NotHeld => "NOT HELD",
+    }
+}
+
+fn seconds(ms: Option<u64>) -> String {
+    ms.map_or_else(|| "not known".to_owned(), |ms| duration(ms as f64 / 1000.0))
+}
+
+fn against(measured: Option<u64>, limit: Option<u64>) -> String {
+    match limit {
+        Some(limit) => format!("{} (objective {})", seconds(measured), seconds(Some(limit))),
+        None => format!("{} (no objective)", seconds(measured)),
+    }
+}
+
+/// The result, as the answer.
+fn tell(context: &Context, record: &DrillRecord) -> Result<(), Failure> {
+    let ui = context.ui;
+    if ui.json {
+        return ui.json(&serde_json::json!({"message_type": "drill", "drill": record}));
+    }
+    let problem = record.problem.as_ref().map_or(String::new(), |problem| format!(": {problem}"));
+    ui.answer(format!("drill     {} of {}: {}{problem}", record.id, record.source, verdict_words(record.verdict)))?;
+    if let Some(shows) = record.shows {
+        let asked =
+            record.target.map_or_else(|| record.at.clone(), |target| format!("{} ({})", show(target), record.at));
+        ui.answer(format!("brought   back the state of {}; asked for: {asked}", show(shows)))?;
+    }
+    ui.answer(format!("RTO       {}", against(record.rto_ms, record.rto_limit_ms)))?;
+    ui.answer(format!("RPO       {}", against(record.rpo_ms, record.rpo_limit_ms)))?;
+    let parts = record.phases.iter().map(|part| format!("{} {}", phase_words(part.phase), seconds(Some(part.ms))));
+    ui.answer(format!("took      {}", parts.collect::<Vec<_>>().join(", ")))?;
+    let passed = record.checks.iter().filter(|check| check.end == CheckEnd::Passed).count() as u64;
+    let others = record.checks.iter().filter(|check| check.end != CheckEnd::Passed);
+    ui.answer(format!(
+        "checks    {} passed; {} fetched, {} laid down, {}",
+        output::count(passed),
+        size(record.fetched_bytes),
+        size(record.restored_bytes),
+        counted(record.segments, "segment of log", "segments of log")
+    ))?;
+    for check in others {
+        ui.answer(format!("  {:7} {}: {}", end_words(check.end), check.name, check.detail))?;
+    }
+    Ok(())
+}
+
+/// Notes a drill in the log; false on a host that has none.
+fn note(context: &Context, repository: &mut Repository, record: &DrillRecord) -> Result<bool, Failure> {
+    let progress = context.progress(false);
+    match repository.add_drill(record, context.now(), &*progress) {
+        Ok(_) => Ok(true),
+        Err(repository::Error::NotAWriter(_)) => {
+            context.ui.warning(
+                "this host is no writer of the repository, so the drill is noted nowhere; `lifeboat init` lets it join",
+            );
+            Ok(false)
+        }
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn all(context: &Context) -> Result<Vec<DrillRow>, Failure> {
+    let progress = context.progress(false);
+    let (repository, _) = context.open(&*progress)?;
+    Ok(repository.catalog().drills(None).map_err(crate::ops::Error::from)?)
+}
+
+fn list(context: &Context, source: Option<&str>) -> Result<Outcome, Failure> {
+    let mut rows = all(context)?;
+    rows.retain(|row| source.is_none_or(|source| row.record.source == source));
+    if context.ui.json {
+        let drills: Vec<&DrillRecord> = rows.iter().map(|row| &row.record).collect();
+        return context
+            .ui
+            .json(&serde_json::json!({"message_type": "drills", "drills": drills}))
+            .map(|()| Outcome::Done);
+    }
+    for DrillRow { writer, record } in &rows {
+        let sabotage = if record.sabotaged { " (sabotaged)" } else { "" };
+        context.ui.answer(format!(
+            "{}  {}  {writer}/{:16}  RTO {:>9}  RPO {:>9}  {}{sabotage}",
+            record.id,
+            show(record.began),
+            record.source,
+            seconds(record.rto_ms),
+            seconds(record.rpo_ms),
+            verdict_words(record.verdict)
+        ))?;
+    }
+    if rows.is_empty() {
+        context.ui.story("no drill was held yet: `lifeboat drill SOURCE`");
+    }
+    Ok(Outcome::Done)
+}
+
+fn show_one(context: &Context, id: &str, html: Option<&Path>) -> Result<Outcome, Failure> {
+    let rows = all(context)?;
+    let wanted = id.to_ascii_uppercase();
+    let mut found = rows.iter().filter(|row| row.record.id.to_string().starts_with(&wanted));
+    let (Some(row), None) = (found.next(), found.next()) else {
+        return Err(Failure::usage(
+            format!("`{id}` is no drill, or the beginning of several"),
+            "`lifeboat drill list` shows them.",
+        ));
+    };
+    if let Some(file) = html {
+        let trend: Vec<&DrillRecord> =
+            rows.iter().map(|row| &row.record).filter(|record| record.source == row.record.source).collect();
+        let page = drill_page::page(&row.writer, &row.record, &trend);
+        std::fs::write(file, page).map_err(|e| Failure::io("write", file, e))?;
+        context.ui.story(format!("wrote     {}", file.display()));
+        return Ok(Outcome::Done);
+    }
+    tell(context, &row.record)?;
+    if !context.ui.json {
+        for check in row.record.checks.iter().filter(|check| check.end == CheckEnd::Passed) {
+            context.ui.answer(format!("  {:7} {}: {}", end_words(check.end), check.name, check.detail))?;
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+/// The newest drill of a source that says something of its data, sabotaged ones apart.
+pub(super) fn newest_green<'r>(rows: &'r [DrillRow], source: &str) -> Option<&'r DrillRecord> {
+    let of = rows.iter().map(|row| &row.record).filter(|record| record.source == source && !record.sabotaged);
+    of.filter(|record| record.verdict.is_green()).max_by_key(|record| record.began)
+}
+
+fn status(context: &Context, max_age: Option<&str>) -> Result<Outcome, Failure> {
+    let rows = all(context)?;
+    let given = length(max_age)?;
+    let now = context.now();
+    let mut lines = Vec::new();
+    let mut overdue = false;
+    for source in context.config.sources.keys() {
+        let every = context.config.objective_of(source).drill_every.map(|length| length.0);
+        let limit = given.or(every).unwrap_or(MAX_AGE);
+        let green = newest_green(&rows, source);
+        let age = green.map(|record| (now - record.began).to_std().unwrap_or_default());
+        let fine = age.is_some_and(|age| age <= limit);
+        overdue |= !fine;
+        lines.push((source, green, age, limit, fine));
+    }
+    if context.ui.json {
+        let sources: Vec<_> = lines
+            .iter()
+            .map(|(source, green, age, limit, fine)| {
+                serde_json::json!({
+                    "source": source, "fine": fine, "drill": green.map(|record| record.id),
+                    "age_seconds": age.map(|age| age.as_secs()), "max_age_seconds": limit.as_secs(),
+                })
+            })
+            .collect();
+        context.ui.json(&serde_json::json!({"message_type": "drill_status", "fine": !overdue, "sources": sources}))?;
+    } else {
+        for (source, _, age, limit, fine) in &lines {
+            let limit = duration(limit.as_secs_f64());
+            let words = match age {
+                Some(age) => format!("passed {} ago, {limit} allowed", duration(age.as_secs_f64())),
+                None => format!("no drill has passed, one within {limit} is wanted"),
+            };
+            context.ui.answer(format!("{:8}  {source}: {words}", if *fine { "fine" } else { "OVERDUE" }))?;
+        }
+    }
+    if lines.is_empty() {
+        let hint = "`drill status` looks at the sources of the configuration; name it with `--config`.";
+        return Err(Failure::usage("the configuration has no sources", hint));
+    }
+    Ok(if overdue { Outcome::DrillOverdue } else { Outcome::Done })
+}
