@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use drill::{DrillArgs, DrillCommand};
+pub use drill::{DrillArgs, DrillCommand, StatusArgs};
 pub use follow::FollowArgs;
 pub use forget::{ForgetArgs, PinArgs};
 pub use server::ServerArgs;
@@ -186,6 +186,9 @@ pub enum Command {
     /// Restore a source: plan, show, do
     #[command(after_help = RESTORE_HELP)]
     Restore(RestoreArgs),
+    /// Show how every source stands: newest recovery point, objectives, last drill, what is wrong
+    #[command(after_help = drill::STATUS_HELP)]
+    Status(StatusArgs),
     /// Restore into a scratch place, look at what came back, measure RTO and RPO
     #[command(after_help = drill::DRILL_HELP)]
     Drill(DrillArgs),

@@ -44,6 +44,8 @@ pub(crate) enum Outcome {
     RpoMissed,
     /// No green drill is young enough.
     DrillOverdue,
+    /// What Nagios calls critical.
+    Critical,
 }
 
 /// Runs the command line of this process and returns its exit code.
@@ -90,6 +92,7 @@ fn run_process(cli: Cli) -> u8 {
         Ok(Outcome::RtoMissed) => 20,
         Ok(Outcome::RpoMissed) => 21,
         Ok(Outcome::DrillOverdue) => 22,
+        Ok(Outcome::Critical) => 2,
         Err(failure) => {
             failure.print(&mut std::io::stderr().lock(), json);
             // Of `wal get` 1 means that the log ends here: a failure of ours never says that.
@@ -126,6 +129,7 @@ fn run(cli: Cli, stop: Arc<AtomicBool>) -> Result<Outcome, Failure> {
         Command::Pin(args) => commands::forget::pin(&context, &args, true),
         Command::Unpin(args) => commands::forget::pin(&context, &args, false),
         Command::Restore(mut args) => args.settle().and_then(|()| commands::restore::run(&context, &args)),
+        Command::Status(args) => commands::status::run(&context, &args),
         Command::Drill(args) => commands::drill::run(&context, &args),
         Command::Repair(args) => commands::repair::run(&context, &args),
         Command::Check(args) => match &args.live {

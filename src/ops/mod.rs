@@ -20,6 +20,7 @@ pub mod recover;
 pub mod repair;
 pub mod restore;
 mod select;
+pub mod status;
 pub mod tablespaces;
 pub mod validate;
 pub mod wal;

@@ -103,6 +103,9 @@ fn a_tree_that_comes_back_passes_and_is_noted_in_the_log() {
         (&Value::from(14_400_000), &Value::from(3_600_000))
     );
     assert_eq!(drilled["shows"], drilled["newest"]);
+    // What it took is what the next restore is expected to take.
+    let plan = tree.run(0, &["restore", "data", "--into", "elsewhere", "--dry-run"]);
+    assert!(plan.contains("estimate  ") && plan.contains(", by the drill of "), "{plan}");
     assert!(drilled["restored_bytes"].as_u64().unwrap() > 0 && drilled["fetched_bytes"].as_u64().unwrap() > 0);
     assert_eq!(left(&tree.path("scratch")), 0);
 
@@ -281,7 +284,7 @@ fn dumps_are_loaded_into_a_server_of_the_drills_own() {
     let config = fs::read_to_string(tree.path("lifeboat.toml")).unwrap();
     let bin = bin_dir(15).unwrap();
     let more = format!(
-        "[sources.dump]\nkind = \"pg_dump\"\nconnection = \"{}\"\ndatabases = [\"app\"]\nglobals = \"roles\"\nbin_dir = \"{}\"\n\
+        "[sources.dump]\nkind = \"pg_dump\"\nconnection = \"{}\"\ndatabases = [\"app\"]\nglobals = \"all\"\nbin_dir = \"{}\"\n\
          [groups.both]\nsources = [\"data\", \"dump\"]\n",
         cluster.connection().replace("dbname=postgres", ""),
         bin.display()

@@ -40,6 +40,7 @@ mod repair;
 mod rot;
 mod space;
 mod spool;
+mod status;
 mod tarball;
 mod validate;
 mod wal;

@@ -22,6 +22,32 @@ Exit codes: 0 everything came back and every objective was met, 1 no drill could
 20 it took longer than the objective, 21 the newest recovery point is older than the objective, \
 22 (`drill status`) no green drill is young enough, 130 interrupted.";
 
+pub const STATUS_HELP: &str = "\
+Examples:
+  lifeboat status                                    every source of the configuration
+  lifeboat status --nagios                           one line and 0, 1, 2 or 3, as Nagios reads them
+  lifeboat status --prometheus /var/lib/node_exporter/lifeboat.prom
+
+It reads the catalog, the logs and the listing of clusters' WAL; it fetches no data and needs no identity on the writing host.
+
+Exit codes: 0 fine, 3 a warning (an incomplete or pending backup, a drill overdue), 21 an objective is missed or nothing can be \
+restored, 13 a gap, damage, or a drill that found the data wrong; with `--nagios` 0, 1, 2, 3. 10 no repository there, 12 no key \
+opens it.";
+
+/// `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Sources [default: those of the configuration; without any, all of the repository]
+    #[arg(value_name = "SOURCE")]
+    pub sources: Vec<String>,
+    /// One line, and exit codes as Nagios reads them
+    #[arg(long, conflicts_with = "prometheus")]
+    pub nagios: bool,
+    /// Write metrics into FILE too, for node_exporter's textfile collector
+    #[arg(long, value_name = "FILE")]
+    pub prometheus: Option<PathBuf>,
+}
+
 /// `drill`.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]

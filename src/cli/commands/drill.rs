@@ -17,7 +17,7 @@ use crate::model::drill::{CheckEnd, DrillRecord, Phase, Verdict};
 use crate::model::{Moment, SnapshotId};
 use crate::ops::cluster::Cluster;
 use crate::ops::drill::{Checks, DrillOptions, Heard, drill};
-use crate::plan::drill::{At, seed_of};
+use crate::plan::drill::{At, estimate, seed_of};
 use crate::plan::recovery::Way;
 use crate::plan::restore::show;
 use crate::repository::{self, Repository};
@@ -318,6 +318,14 @@ fn show_one(context: &Context, id: &str, html: Option<&Path>) -> Result<Outcome,
         }
     }
     Ok(Outcome::Done)
+}
+
+/// How long a restore will take, by what drills measured.
+pub(super) fn estimate_line(repository: &Repository, source: &str, fetch_bytes: u64, segments: u64) -> Option<String> {
+    let rows = repository.catalog().drills(Some(5)).ok()?;
+    let records = rows.iter().map(|row| &row.record).filter(|record| !record.sabotaged);
+    let found = estimate(records, source, fetch_bytes, segments)?;
+    Some(format!("estimate  {}, by the drill of {}", duration(found.seconds), show(found.drilled)))
 }
 
 /// The newest drill of a source that says something of its data, sabotaged ones apart.

@@ -17,6 +17,7 @@ pub mod restore;
 mod restore_cluster;
 mod restore_outside;
 pub mod restore_server;
+pub mod status;
 pub mod timeline;
 pub mod validate_store;
 pub mod wal;

@@ -199,6 +199,9 @@ pub(super) fn show_plan(
         size(plan.fetch_bytes),
         counted(plan.requests, "request", "requests")
     ))?;
+    if let Some(line) = super::drill::estimate_line(repository, &args.source, plan.fetch_bytes, 0) {
+        say(line)?;
+    }
     if let Some(into) = &plan.into {
         let state = match plan.state {
             LandingState::Empty => "empty",

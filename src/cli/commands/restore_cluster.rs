@@ -63,7 +63,9 @@ pub fn run(
         // Before anything is laid down: what is missing then is found out now.
         launch.check()?;
     }
+    let (fetch, segments) = (laying.fetch_bytes(), way.reach.segments);
     let shown = Shown {
+        estimate: super::drill::estimate_line(repository, &args.source, fetch, segments),
         plan: &laying.prepared.plan,
         fetch: laying.fetch_bytes(),
         store: repository.store().label(),
@@ -130,6 +132,8 @@ struct Shown<'a> {
     /// Bytes, those of tablespaces among them.
     fetch: u64,
     store: &'a str,
+    /// How long it will take, where a drill has measured it.
+    estimate: Option<String>,
     /// Lines of what lands elsewhere, and of what differs on this host.
     outside: Vec<String>,
 }
@@ -163,6 +167,7 @@ fn show_plan(
         counted(reach.segments, "segment", "segments"),
         shown.store
     ));
+    lines.extend(shown.estimate);
     lines.push(format!("lands in  {}{}", args.into.as_deref().unwrap_or(Path::new(".")).display(), landing(plan)));
     lines.extend(shown.outside);
     for line in lines {

@@ -174,11 +174,14 @@ impl<'a> Asked<'a> {
         Err(last.unwrap_or_else(|| client::Error::BadConnection("no role is known".to_owned()).into()))
     }
 
+    /// A connection string to the server, with no word of a database.
+    pub fn server(&self) -> String {
+        format!("host={} port={} user={} sslmode=disable", quoted(&self.post.host), self.post.port, quoted(&self.role))
+    }
+
     /// A connection string to one of its databases.
-    pub fn connection(&self, database: &str) -> String {
-        let quote = |text: &str| format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"));
-        let (host, user, name) = (quote(&self.post.host), quote(&self.role), quote(database));
-        format!("host={host} port={} user={user} dbname={name} sslmode=disable", self.post.port)
+    fn connection(&self, database: &str) -> String {
+        format!("{} dbname={}", self.server(), quoted(database))
     }
 
     pub fn session(&self, database: &str) -> Result<Session, Error> {
@@ -203,6 +206,11 @@ impl<'a> Asked<'a> {
     }
 }
 
+/// A value as libpq reads it.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
 /// One file with SQL.
 fn sql(asked: &Asked<'_>, file: &Path, database: &str, patience: Duration) -> Result<(CheckEnd, String), Error> {
     let io = |source| Error::Io { doing: "read", path: file.to_owned(), source };
@@ -222,7 +230,7 @@ fn sql(asked: &Asked<'_>, file: &Path, database: &str, patience: Duration) -> Re
         return Ok((CheckEnd::Failed, "it answered no row, so it said nothing".to_owned()));
     }
     if bad.is_empty() {
-        return Ok((CheckEnd::Passed, format!("{} rows, each true", rows.len())));
+        return Ok((CheckEnd::Passed, format!("rows: {}, each true", rows.len())));
     }
     let show = |row: &&Vec<Option<String>>| {
         let cells = row.iter().map(|cell| cell.as_deref().unwrap_or("NULL"));
@@ -241,7 +249,7 @@ pub(super) fn server(asked: &Asked<'_>, held: &mut Held<'_>, database: &str) -> 
     held.check("answers", |_| {
         let row = asked.session(database)?.row::<1>("answer", "SELECT count(*) FROM pg_catalog.pg_class");
         let [relations] = row.map_err(crate::source::Error::from)?;
-        Ok((CheckEnd::Passed, format!("database `{database}` has {relations} relations")))
+        Ok((CheckEnd::Passed, format!("database `{database}`, relations: {relations}")))
     })?;
     let name = |file: &Path| format!("sql {}", file.file_name().unwrap_or_default().to_string_lossy());
     let mut files = checks.sql.iter();
@@ -276,7 +284,7 @@ pub(super) fn server(asked: &Asked<'_>, held: &mut Held<'_>, database: &str) -> 
                     return Ok((end, format!("{database}: {detail}")));
                 }
             }
-            Ok((CheckEnd::Passed, format!("every row of {} databases was read", databases.len())))
+            Ok((CheckEnd::Passed, format!("every row was read; databases: {}", databases.len())))
         })?;
     }
     Ok(())

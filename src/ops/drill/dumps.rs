@@ -99,7 +99,7 @@ fn load(asked: &Asked<'_>, info: DumpInfo, folder: &Path, held: &mut Held<'_>) -
         tablespaces(asked, &folder.join(globals))?;
     }
     let options = ServerOptions {
-        connection: plain(&asked.connection("postgres"))?,
+        connection: plain(&asked.server())?,
         bin_dir: held.options.bin_dir.clone(),
         jobs: None,
         clean: false,
@@ -117,7 +117,7 @@ fn load(asked: &Asked<'_>, info: DumpInfo, folder: &Path, held: &mut Held<'_>) -
             Ok(match (restored.rows, restored.differences.first()) {
                 (None, _) => (CheckEnd::Skipped, "rows were not counted when it was dumped".to_owned()),
                 (Some(rows), None) => {
-                    (CheckEnd::Passed, format!("{} tables, {rows} rows, as in the snapshot", restored.tables))
+                    (CheckEnd::Passed, format!("tables: {}, rows: {rows}, as in the snapshot", restored.tables))
                 }
                 (Some(_), Some(first)) => {
                     let found =

@@ -58,7 +58,7 @@ pub(super) fn look_at_files(repository: &Repository, prepared: &Prepared, held: 
     }
     held.check("files", |held| {
         let files = verify(repository, prepared, held.progress)?;
-        Ok((CheckEnd::Passed, format!("{files} files have the digests of the snapshot")))
+        Ok((CheckEnd::Passed, format!("every digest is the snapshot's; files: {files}")))
     })
 }
 

@@ -1,0 +1,242 @@
+//! How every source stands: its newest recovery point and its age against the objective, its window, its last drill, what is wrong.
+//!
+//! Read from the catalog, and of clusters from the listing of their log; nothing is fetched. Not here: whether the source itself can be
+//! backed up now (`ops::live`).
+
+use serde::Serialize;
+
+use super::Error;
+use super::cluster::{Which, gather};
+use crate::catalog::{DrillRow, SnapshotRow};
+use crate::model::drill::Verdict;
+use crate::model::{Moment, SnapshotId};
+use crate::plan::recovery::Aim;
+use crate::repository::Repository;
+
+/// What a source must meet, in milliseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Age of the newest recovery point.
+    pub rpo_ms: Option<u64>,
+    /// Time to restore.
+    pub rto_ms: Option<u64>,
+    /// Age of the last drill that passed.
+    pub drill_ms: Option<u64>,
+}
+
+/// How grave something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Weight {
+    /// Nothing is wrong.
+    Fine,
+    /// Somebody should look, one of these days.
+    Warning,
+    /// An objective is missed.
+    Missed,
+    /// What should be there cannot be restored.
+    Damaged,
+}
+
+/// Something that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Trouble {
+    /// How grave it is.
+    pub weight: Weight,
+    /// What kind it is, for programs: `no-snapshot`, `rpo`, `rto`, `incomplete`, `pending`, `gap`, `damaged`, `drill`, `drill-failed`.
+    pub kind: &'static str,
+    /// In words.
+    pub words: String,
+}
+
+/// The last drill of a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct LastDrill {
+    /// Its id.
+    pub id: SnapshotId,
+    /// When it began.
+    pub began: Moment,
+    /// How it ended.
+    pub verdict: Verdict,
+    /// How long the restore took.
+    pub rto_ms: Option<u64>,
+}
+
+/// How one source stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SourceStatus {
+    /// Its name; of others' sources with the writer before it.
+    pub source: String,
+    /// Its kind, where a snapshot says it.
+    pub kind: Option<String>,
+    /// The newest moment that can be restored.
+    pub newest: Option<Moment>,
+    /// Its age.
+    pub age_ms: Option<u64>,
+    /// How old it may be.
+    pub rpo_limit_ms: Option<u64>,
+    /// The oldest moment that can be restored.
+    pub oldest: Option<Moment>,
+    /// Complete snapshots that are not forgotten.
+    pub snapshots: u64,
+    /// Plain bytes of the newest snapshot.
+    pub bytes: u64,
+    /// Bytes that all snapshots added to the store.
+    pub added: u64,
+    /// The last drill that was held and not sabotaged.
+    pub drill: Option<LastDrill>,
+    /// The last one that passed.
+    pub passed: Option<Moment>,
+    /// What is wrong, the gravest first.
+    pub troubles: Vec<Trouble>,
+}
+
+impl SourceStatus {
+    /// The gravest of its troubles.
+    pub fn weight(&self) -> Weight {
+        self.troubles.iter().map(|trouble| trouble.weight).max().unwrap_or(Weight::Fine)
+    }
+}
+
+fn ms_between(from: Moment, to: Moment) -> u64 {
+    u64::try_from((to - from).num_milliseconds()).unwrap_or(0)
+}
+
+/// How the named sources stand; all that the repository knows of where none is named.
+pub fn status(repository: &Repository, wanted: &[(String, Limits)], now: Moment) -> Result<Vec<SourceStatus>, Error> {
+    let rows = repository.catalog().snapshots()?;
+    let drills = repository.catalog().drills(Some(50))?;
+    let own = repository.host().ok().map(|host| host.name.clone());
+    let mut all = Vec::new();
+    for (source, limits) in wanted {
+        let is_meant = |row: &&SnapshotRow| {
+            let is_own = own.as_ref().is_none_or(|own| *own == row.writer_name);
+            (row.record.source == *source && is_own) || row.full_name() == *source
+        };
+        let of: Vec<&SnapshotRow> = rows.iter().filter(is_meant).collect();
+        let full_name = of.last().map(|row| row.full_name());
+        all.push(one(repository, source, full_name.as_deref(), &of, *limits, &drills, now)?);
+    }
+    Ok(all)
+}
+
+fn one(
+    repository: &Repository,
+    source: &str,
+    full_name: Option<&str>,
+    rows: &[&SnapshotRow],
+    limits: Limits,
+    drills: &[DrillRow],
+    now: Moment,
+) -> Result<SourceStatus, Error> {
+    let complete: Vec<&&SnapshotRow> = rows.iter().filter(|row| row.record.complete).collect();
+    let last = rows.iter().max_by_key(|row| (row.record.ended, row.record.id));
+    let mut found = SourceStatus {
+        source: source.to_owned(),
+        kind: last.map(|row| row.record.kind.clone()),
+        newest: complete.iter().map(|row| row.record.ended).max(),
+        age_ms: None,
+        rpo_limit_ms: limits.rpo_ms,
+        oldest: complete.iter().map(|row| row.record.ended).min(),
+        snapshots: complete.len() as u64,
+        bytes: last.map_or(0, |row| row.record.bytes),
+        added: rows.iter().map(|row| row.record.added).sum(),
+        drill: None,
+        passed: None,
+        troubles: Vec::new(),
+    };
+    let say =
+        |found: &mut SourceStatus, weight, kind, words: String| found.troubles.push(Trouble { weight, kind, words });
+    if let (Some("postgres"), Some(name)) = (found.kind.as_deref(), full_name) {
+        of_cluster(repository, name, &mut found)?;
+    } else if let Some(last) = last.filter(|row| !row.record.complete) {
+        let words =
+            format!("the newest snapshot {} is INCOMPLETE: {} files were skipped", last.record.id, last.record.skipped);
+        say(&mut found, Weight::Warning, "incomplete", words);
+    }
+    found.age_ms = found.newest.map(|newest| ms_between(newest, now));
+    match (found.age_ms, limits.rpo_ms) {
+        (None, _) => say(
+            &mut found,
+            Weight::Missed,
+            "no-snapshot",
+            "nothing can be restored: there is no complete snapshot".to_owned(),
+        ),
+        (Some(age), Some(limit)) if age > limit => {
+            let words = format!("the newest recovery point is {} s old, {} s are allowed", age / 1000, limit / 1000);
+            say(&mut found, Weight::Missed, "rpo", words);
+        }
+        _ => {}
+    }
+    of_drills(&mut found, drills, limits, now);
+    found.troubles.sort_by_key(|trouble| std::cmp::Reverse(trouble.weight));
+    Ok(found)
+}
+
+fn of_cluster(repository: &Repository, name: &str, found: &mut SourceStatus) -> Result<(), Error> {
+    let Some(cluster) = gather(repository, name, Which::Newest)? else { return Ok(()) };
+    let way = cluster.archive.choose(name, &Aim::Latest, None, false);
+    let reaches: Vec<_> = cluster.archive.bases.iter().filter_map(|base| cluster.archive.choose_from(base)).collect();
+    found.newest = way.as_ref().ok().map(|way| way.reach.to);
+    found.oldest = reaches.iter().map(|reach| reach.from).min();
+    found.snapshots = reaches.len() as u64;
+    let mut say = |weight, kind, words: String| found.troubles.push(Trouble { weight, kind, words });
+    if let Some(reach) = way.ok().map(|way| way.reach).filter(|reach| reach.gap) {
+        say(Weight::Damaged, "gap", format!("its log has a GAP at segment {}", reach.missing));
+    }
+    if !cluster.missing.is_empty() || !cluster.damaged.is_empty() {
+        let lost = cluster.missing.len() + cluster.damaged.len();
+        say(Weight::Damaged, "damaged", format!("segments of its log that are gone or damaged: {lost}"));
+    }
+    let newest = cluster.archive.bases.iter().max_by_key(|base| (base.backup.stopped, base.id));
+    if let Some(missing) = newest.and_then(|base| cluster.archive.pending(&base.backup)) {
+        say(Weight::Warning, "pending", format!("the newest base backup is PENDING: segment {missing} is not there"));
+    }
+    if newest.is_some_and(|base| !base.backup.bad_pages.is_none()) {
+        say(Weight::Damaged, "damaged", "the newest base backup holds damaged pages".to_owned());
+    }
+    Ok(())
+}
+
+fn of_drills(found: &mut SourceStatus, drills: &[DrillRow], limits: Limits, now: Moment) {
+    let of =
+        || drills.iter().map(|row| &row.record).filter(|record| record.source == found.source && !record.sabotaged);
+    let newest = of().max_by_key(|record| (record.began, record.id));
+    let passed = of().filter(|record| record.verdict.is_green()).map(|record| record.began).max();
+    let mut troubles = Vec::new();
+    if let Some(record) = newest.filter(|record| !record.verdict.is_green()) {
+        let weight = match record.verdict {
+            Verdict::DataFailed => Weight::Damaged,
+            Verdict::RtoMissed | Verdict::RpoMissed => Weight::Missed,
+            Verdict::NotHeld | Verdict::Passed => Weight::Warning,
+        };
+        let why = record.problem.clone().unwrap_or_default();
+        troubles.push(Trouble { weight, kind: "drill-failed", words: format!("the last drill did not pass: {why}") });
+    }
+    let slow = newest.and_then(|record| record.rto_ms).zip(limits.rto_ms).filter(|(took, limit)| took > limit);
+    if let Some((took, limit)) = slow {
+        let words = format!("the last drill took {} s to restore, {} s are allowed", took / 1000, limit / 1000);
+        troubles.push(Trouble { weight: Weight::Missed, kind: "rto", words });
+    }
+    let age = passed.map(|began| ms_between(began, now));
+    match (age, limits.drill_ms) {
+        (None, Some(_)) => {
+            let words = "no drill has passed yet: `lifeboat drill` holds one".to_owned();
+            troubles.push(Trouble { weight: Weight::Warning, kind: "drill", words });
+        }
+        (Some(age), Some(limit)) if age > limit => {
+            let words =
+                format!("the last drill that passed is {} h old, {} h are allowed", age / 3_600_000, limit / 3_600_000);
+            troubles.push(Trouble { weight: Weight::Warning, kind: "drill", words });
+        }
+        _ => {}
+    }
+    found.drill = newest.map(|record| LastDrill {
+        id: record.id,
+        began: record.began,
+        verdict: record.verdict,
+        rto_ms: record.rto_ms,
+    });
+    found.passed = passed;
+    found.troubles.extend(troubles);
+}
