@@ -86,11 +86,7 @@ impl Export {
 }
 
 /// `POST /api/export/request/zip`
-pub(crate) fn request(
-    inner: &Arc<Inner>,
-    include_storage: bool,
-    component: Option<String>,
-) -> Result<(), Refusal> {
+pub(crate) fn request(inner: &Arc<Inner>, include_storage: bool, component: Option<String>) -> Result<(), Refusal> {
     let id = inner.change(|state| {
         if state.exports.iter().any(Export::is_live) {
             let text = "There is already an export requested or in progress.";
@@ -225,8 +221,7 @@ fn work(inner: &Arc<Inner>, id: DocumentId) {
             }
         }
     }
-    let include_storage =
-        inner.read(|state| state.exports.iter().any(|e| e.id == id && e.include_storage));
+    let include_storage = inner.read(|state| state.exports.iter().any(|e| e.id == id && e.include_storage));
     // The time is taken after the last commit of the row: `start_ts` was the clock's, and becomes the database's.
     let ts = inner.change(State::latest);
     match build(inner, ts, include_storage, |message| progress(inner, id, start_ts, message)) {

@@ -17,8 +17,8 @@
 //! S3 storage. The ZIP's deflate streams are another compressor's. System rows are written at moments of our choosing.
 
 mod export;
-mod fill;
 mod faults;
+mod fill;
 mod http;
 mod id;
 mod import;
@@ -30,6 +30,7 @@ mod options;
 mod query;
 mod reply;
 mod state_at;
+mod stream;
 mod value;
 mod zip;
 

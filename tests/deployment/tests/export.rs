@@ -8,7 +8,8 @@ use deployment::{Deployment, ExportFault, Features, Options, json};
 #[test]
 fn an_export_holds_the_tables_of_one_timestamp() {
     let convex = Deployment::start(Options::default()).unwrap();
-    let one = convex.insert("messages", json(r#"{"text":"hi","n":7,"f":7.0,"z":-0.0,"nan":{"$float":"774AAAAA+H8="}}"#));
+    let one =
+        convex.insert("messages", json(r#"{"text":"hi","n":7,"f":7.0,"z":-0.0,"nan":{"$float":"774AAAAA+H8="}}"#));
     convex.insert("messages", json(r#"{"Upper":1,"_under":2,"lower":3}"#));
     convex.insert(("waitlist", "entries"), json(r#"{"who":"me"}"#));
     convex.create_table("empty");
@@ -43,7 +44,10 @@ fn an_export_holds_the_tables_of_one_timestamp() {
         let (_, bytes) = entries.iter().find(|(n, _)| n == name).unwrap();
         String::from_utf8(bytes.clone()).unwrap()
     };
-    assert_eq!(text("_tables/documents.jsonl"), "{\"name\":\"messages\",\"id\":10001}\n{\"name\":\"empty\",\"id\":10002}\n");
+    assert_eq!(
+        text("_tables/documents.jsonl"),
+        "{\"name\":\"messages\",\"id\":10001}\n{\"name\":\"empty\",\"id\":10002}\n"
+    );
     assert_eq!(text("messages/generated_schema.jsonl"), "\"uniform\"\n");
     let state = convex.state_at(ts);
     let messages = &state.tables[&(String::new(), "messages".to_owned())];

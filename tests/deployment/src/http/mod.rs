@@ -8,6 +8,7 @@ mod misc;
 mod routes;
 mod socket;
 mod storage;
+mod streams;
 
 use std::convert::Infallible;
 use std::sync::Arc;

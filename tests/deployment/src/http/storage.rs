@@ -25,22 +25,17 @@ fn find(state: &State, request: &Request, uuid: &str) -> Result<Reply, Refusal> 
         Some(id) => state.component_path(&id).map(str::to_owned),
         None => Some(String::new()),
     };
-    let found = state.files.iter().find(|f| f.until.is_none() && f.uuid == uuid && Some(&f.component) == component.as_ref());
+    let found =
+        state.files.iter().find(|f| f.until.is_none() && f.uuid == uuid && Some(&f.component) == component.as_ref());
     let file = found.ok_or_else(|| Refusal::new(404, "FileNotFound", format!("File {uuid} not found")))?;
     let length = file.contents.len();
-    let mut headers = vec![
-        ("accept-ranges", "bytes".to_owned()),
-        ("cache-control", "private, max-age=2592000".to_owned()),
-    ];
+    let mut headers =
+        vec![("accept-ranges", "bytes".to_owned()), ("cache-control", "private, max-age=2592000".to_owned())];
     headers.extend(file.content_type.clone().map(|kind| ("content-type", kind)));
     let (status, from, sent) = match &request.range {
         Some(range) => {
             let wanted = parse(range).ok_or_else(|| Refusal::new(416, "", ""))?;
-            if length == 0 {
-                (200, 0, 0)
-            } else {
-                ranged(wanted, length, &mut headers)
-            }
+            if length == 0 { (200, 0, 0) } else { ranged(wanted, length, &mut headers) }
         }
         None => (200, 0, length),
     };

@@ -66,7 +66,9 @@ pub(crate) fn run(
 }
 
 fn not_found(path: &str) -> String {
-    format!("Could not find public function for '{path}'. Did you forget to run `npx convex dev` or `npx convex deploy`?")
+    format!(
+        "Could not find public function for '{path}'. Did you forget to run `npx convex dev` or `npx convex deploy`?"
+    )
 }
 
 /// `componentId` in the arguments wins over the component of the call.
