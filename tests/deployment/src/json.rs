@@ -165,10 +165,11 @@ impl Reader<'_> {
         if zeros || digits.ends_with('.') || digits.starts_with('.') {
             return Err(self.wrong("a malformed number"));
         }
-        if !text.contains(['.', 'e', 'E']) && text != "-0" {
-            if let Ok(n) = text.parse() {
-                return Ok(Value::Int64(n));
-            }
+        if !text.contains(['.', 'e', 'E'])
+            && text != "-0"
+            && let Ok(n) = text.parse()
+        {
+            return Ok(Value::Int64(n));
         }
         match text.parse::<f64>() {
             Ok(n) if n.is_finite() => Ok(Value::Float64(n)),

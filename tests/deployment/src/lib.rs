@@ -108,6 +108,10 @@ impl Inner {
         true
     }
 
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
     }
@@ -239,6 +243,26 @@ impl Deployment {
         })
     }
 
+    /// Drops a table; whether it was there.
+    pub fn delete_table(&self, table: impl Into<TableName>) -> bool {
+        self.with_table(table.into(), http::imports::delete_tables)
+    }
+
+    /// Empties a table at once, as the dashboard does; whether it was there.
+    pub fn clear_table(&self, table: impl Into<TableName>) -> bool {
+        self.with_table(table.into(), http::imports::clear_tables)
+    }
+
+    fn with_table(&self, table: TableName, deed: fn(&mut State, &[u32])) -> bool {
+        self.inner.change(|state| match state.find_table(&table.component, &table.name) {
+            Some(table) => {
+                deed(state, &[table]);
+                true
+            }
+            None => false,
+        })
+    }
+
     /// Mounts a component (`a/b`), with those above it.
     pub fn create_component(&self, path: &str) {
         self.inner.change(|state| state.ensure_component(path, true));
@@ -283,6 +307,12 @@ impl Deployment {
     /// The active schema of a component, as JSON text. It is shown, not enforced.
     pub fn set_schema(&self, component: &str, schema: &str) {
         self.inner.change(|state| state.schemas.insert(component.to_owned(), schema.to_owned()));
+    }
+
+    /// Makes the deployment one that is disabled, which can neither be paused nor serve files; or one that runs.
+    pub fn set_disabled(&self, disabled: bool) {
+        let running = if disabled { model::AppState::Disabled } else { model::AppState::Running };
+        self.inner.change(|state| state.running = running);
     }
 
     /// Lets the clock stand at these nanoseconds; `None` is the machine's clock.

@@ -100,15 +100,13 @@ fn an_export_that_starts_over_is_seen_to_do_so() {
     convex.faults().set_export(ExportFault::StartsOver);
     let http = client(&convex);
     http.post("/api/export/request/zip", "");
-    let mut seen = Vec::new();
-    while seen.len() < 7 {
+    let message = || {
         let row = http.query("_system/cli/exports:getLatest", "{}");
-        let message = row["progress_message"].as_str().unwrap_or_default().to_owned();
-        if !message.is_empty() && seen.last() != Some(&message) {
-            seen.push(message);
-        }
-    }
-    assert_eq!(seen.iter().filter(|m| *m == "Beginning backup").count(), 3, "{seen:?}");
+        row["progress_message"].as_str().unwrap_or_default().to_owned()
+    };
+    while !message().starts_with("Backing up messages") {}
+    assert_eq!([message(), message()], ["Beginning backup", "Backing up _tables"]);
+    assert!(message().starts_with("Backing up messages"));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use serde_json::{Map, Value as Json, json};
 use super::routes::{allow, body_of, change};
 use super::{Request, auth};
 use crate::Inner;
-use crate::model::{Running, State, Variable, numbers};
+use crate::model::{AppState, State, Variable, numbers};
 use crate::reply::{Refusal, Reply};
 use crate::value::Value;
 
@@ -157,19 +157,19 @@ fn log_streams(inner: &Inner, request: &Request) -> Answer {
 }
 
 fn pause(state: &mut State) -> Result<(), Refusal> {
-    if state.running == Running::Disabled {
+    if state.running == AppState::Disabled {
         return Err(Refusal::bad("PauseDeploymentFailed", "The deployment is disabled"));
     }
-    state.running = Running::Paused;
+    state.running = AppState::Paused;
     state.audit("pause_deployment", Value::Null);
     Ok(())
 }
 
 fn unpause(state: &mut State) -> Result<(), Refusal> {
-    if state.running != Running::Paused {
+    if state.running != AppState::Paused {
         return Err(Refusal::bad("UnpauseDeploymentFailed", "The deployment is not paused"));
     }
-    state.running = Running::Running;
+    state.running = AppState::Running;
     state.audit("unpause_deployment", Value::Null);
     Ok(())
 }

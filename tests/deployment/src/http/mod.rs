@@ -4,6 +4,7 @@
 
 pub(crate) mod auth;
 mod body;
+pub(crate) mod imports;
 mod misc;
 mod routes;
 mod socket;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 
 use super::auth::{self, Identity};
-use super::{Request, misc, storage, streams};
+use super::{Request, imports, misc, storage, streams};
 use crate::Inner;
 use crate::export;
 use crate::model::State;
@@ -71,7 +71,10 @@ fn dispatch(inner: &Arc<Inner>, request: &Request) -> Answer {
         ("GET", _) if path.starts_with("/api/export/zip/") => download(inner, request),
         ("GET", _) if path.starts_with("/api/storage/") => storage::get(inner, request, &path["/api/storage/".len()..]),
         (_, _) if path.starts_with("/api/v1/") && !features.v1 && path != "/api/v1/data/sync" => no_route(),
-        _ => streams::dispatch(inner, request).or_else(|| misc::dispatch(inner, request)).unwrap_or_else(no_route),
+        _ => imports::dispatch(inner, request)
+            .or_else(|| streams::dispatch(inner, request))
+            .or_else(|| misc::dispatch(inner, request))
+            .unwrap_or_else(no_route),
     }
 }
 

@@ -4,7 +4,7 @@ use data_encoding::BASE64;
 
 use super::Request;
 use crate::Inner;
-use crate::model::{Running, State};
+use crate::model::{AppState, State};
 use crate::reply::{Body, Refusal, Reply};
 
 /// One file, or a part of it; nobody is asked for a key.
@@ -13,7 +13,7 @@ pub(crate) fn get(inner: &Inner, request: &Request, uuid: &str) -> Result<Reply,
 }
 
 fn find(state: &State, request: &Request, uuid: &str) -> Result<Reply, Refusal> {
-    if state.running != Running::Running {
+    if state.running != AppState::Running {
         return Err(Refusal::bad("BackendIsNotRunning", "Cannot read files while the deployment is paused"));
     }
     let is_hex = |c: char| c.is_ascii_hexdigit();

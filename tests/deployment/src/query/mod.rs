@@ -54,7 +54,7 @@ pub(crate) fn run(
     if path == "_system/cli/exports:getLatest" || path == "_system/frontend/latestExport" {
         inner.poll(|state| {
             if let Some(export) = state.exports.last_mut() {
-                export.polls += 1;
+                export.looked_at();
             }
         });
     }
