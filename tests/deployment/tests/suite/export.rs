@@ -1,8 +1,6 @@
 //! Exports and files over plain HTTP.
 
-mod common;
-
-use common::{client, unzip};
+use crate::common::{client, unzip};
 use deployment::{Deployment, ExportFault, Features, Options, json};
 
 #[test]

@@ -1,5 +1,4 @@
 //! A small HTTP client, and the reading of ZIPs.
-#![allow(dead_code)] // each test file uses its own part
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

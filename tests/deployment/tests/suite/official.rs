@@ -111,10 +111,8 @@ fn it_says_that_an_export_is_in_progress() {
     assert!(told.contains("A snapshot export is already requested or in progress"), "{told}");
 }
 
-mod common;
-
 fn http_post(convex: &Deployment, path: &str) -> (u16, String, Vec<u8>) {
-    common::client(convex).send("POST", path, "", b"")
+    crate::common::client(convex).send("POST", path, "", b"")
 }
 
 #[test]
