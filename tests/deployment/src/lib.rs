@@ -12,9 +12,26 @@
 //! convex.delete(&id);
 //! ```
 //!
-//! **Not modelled**: functions, schemas that are enforced, indexes, crons and jobs that run (rows that a test gives are shown as
-//! they are); keys of the scheme before 2025-05-30; `query_ts` and `query_at_ts`; size limits of documents and transactions;
-//! S3 storage. The ZIP's deflate streams are another compressor's. System rows are written at moments of our choosing.
+//! Start at `Deployment`; what can go wrong is in `Faults`; what a backend of some age lacks is in `Features`. The binary
+//! `deployment` is the same server for scripts and benchmarks, driven by flags and by the routes of `control`.
+//!
+//! # What differs from a backend
+//!
+//! - Functions do not run: only system queries answer. Schemas are shown, not enforced on documents; indexes, crons, jobs,
+//!   auth providers, log streams and modules are the rows that a test gave (`Deployment::set_rows`).
+//! - Not there: `query_ts` and `query_at_ts`, `function`, `json_schemas`, `shapes2`, `data/list_active_syncs`, `push_config`,
+//!   uploads of files by the app, the connectors' import routes, an OpenAPI document beyond the list of paths, S3 storage, admin keys of the
+//!   scheme before 2025-05-30.
+//! - Imports: several run at a time; no restart, no retry, no age limit; CSV is refused, and so are ZIPs whose
+//!   `generated_schema.jsonl` is an inferred type, which a backend of today reads. A number of `_storage` is that of all
+//!   components. The text of the summary is ours.
+//! - The inferred type in a legacy ZIP has no lines of exceptions.
+//! - No limits on documents, tables, transactions or lists of environment variables beyond those that `http::misc` names; a
+//!   required variable may be deleted.
+//! - Moments: rows of system tables are written when it suits us, bumps of the database's time come when somebody looks, old
+//!   revisions are refused but kept, and expired exports go when a test sweeps.
+//! - `get_table_column_names` looks at the first thousand documents of a table.
+//! - Deflate streams are another compressor's; texts of errors are ours where only the code was known.
 
 mod control;
 mod export;

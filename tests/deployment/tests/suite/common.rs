@@ -101,3 +101,10 @@ pub fn unzip(zip: &[u8]) -> Vec<(String, Vec<u8>)> {
     let archive = slice.read_zip().unwrap();
     archive.entries().map(|entry| (entry.name.clone(), entry.bytes().unwrap())).collect()
 }
+
+/// The entries of a ZIP with their plain sizes.
+pub fn sizes(zip: &[u8]) -> std::collections::BTreeMap<String, u64> {
+    let slice: &[u8] = zip;
+    let archive = slice.read_zip().unwrap();
+    archive.entries().map(|entry| (entry.name.clone(), entry.uncompressed_size)).collect()
+}

@@ -203,6 +203,10 @@ fn files_can_be_damaged_and_be_as_large_as_wanted() {
     let path = format!("/api/storage/{}", file.uuid);
     let (status, _, body) = http.send("GET", &path, &format!("Range: bytes={}-\r\n", 1u64 << 32), b"");
     assert_eq!((status, body), (206, vec![0; 5]));
+    http.post("/api/export/request/zip?includeStorage=true", "");
+    let ts = http.wait_for_export();
+    let zip = http.get(&format!("/api/export/zip/{ts}")).1;
+    assert_eq!(crate::common::sizes(&zip).into_values().max(), Some((1 << 32) + 5), "an entry above 4 GiB");
 }
 
 #[test]
