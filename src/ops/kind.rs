@@ -43,6 +43,7 @@ impl Error {
             | Self::NothingSelected => Kind::Usage,
             Self::NoPlan(_) | Self::NoWay(_) => Kind::NoPlan,
             Self::Source(source::Error::Client(e)) | Self::Client(e) => client_kind(e),
+            Self::Source(source::Error::Convex(e)) | Self::Convex(e) => convex_kind(e),
             Self::NoPlace(_)
             | Self::NoDumps { .. }
             | Self::PlainDump(_)
@@ -72,6 +73,15 @@ fn client_kind(error: &client::Error) -> Kind {
     match error {
         client::Error::BadConnection(_) => Kind::Usage,
         client::Error::GivenUp => Kind::Cancelled,
+        _ => Kind::Failed,
+    }
+}
+
+fn convex_kind(error: &client::convex::Error) -> Kind {
+    use client::convex::Error as E;
+    match error {
+        E::BadUrl { .. } | E::NoUrl | E::NoKey(_) | E::BadKey { .. } | E::OtherInstance { .. } => Kind::Usage,
+        E::GivenUp => Kind::Cancelled,
         _ => Kind::Failed,
     }
 }

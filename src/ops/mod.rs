@@ -59,6 +59,9 @@ pub enum Error {
     /// PostgreSQL, or a program of its.
     #[error(transparent)]
     Client(#[from] client::Error),
+    /// A Convex deployment.
+    #[error(transparent)]
+    Convex(#[from] client::convex::Error),
     /// Nothing restores what was asked for.
     #[error(transparent)]
     NoPlan(#[from] NoPlan),
