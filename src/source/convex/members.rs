@@ -126,7 +126,7 @@ fn keep_tables(text: &[u8], wants: &dyn Fn(&str) -> bool) -> Option<Vec<u8>> {
 }
 
 /// Whether a name fits a pattern, in which `*` is any run of characters.
-pub(super) fn matches(pattern: &str, name: &str) -> bool {
+pub fn matches(pattern: &str, name: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == name,
         Some((start, rest)) => name.strip_prefix(start).is_some_and(|tail| {

@@ -22,6 +22,7 @@ use std::time::Duration;
 pub use self::export::{Downloaded, ExportError, Snatched, fetch_export, work_file};
 use self::files::{Files, Gate};
 pub use self::key::{KeyFrom, resolve};
+pub use self::members::matches as matches_table;
 use self::members::{Counts, Members, matches};
 use super::cutting::{SAMPLE, choose_cutting};
 use super::{Body, Error, Found, FoundEntry, Late, Opened, Source};
