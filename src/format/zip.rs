@@ -72,7 +72,9 @@ pub fn members(file: &File) -> Result<Vec<Member>, ZipError> {
         let name = name.map_err(|e| ZipError::Archive(format!("the name of member {count} is not UTF-8: {e}")))?;
         let wrong = |why: String| ZipError::Member { name: name.chars().take(200).collect(), why };
         if name.len() > NAME_MAX || found.len() >= MEMBERS_MAX {
-            return Err(wrong(format!("is one too many or has too long a name (at most {MEMBERS_MAX}, {NAME_MAX} bytes)")));
+            return Err(wrong(format!(
+                "is one too many or has too long a name (at most {MEMBERS_MAX}, {NAME_MAX} bytes)"
+            )));
         }
         if entry.is_dir() {
             continue;
@@ -85,7 +87,8 @@ pub fn members(file: &File) -> Result<Vec<Member>, ZipError> {
         if entry.flags().is_encrypted() {
             return Err(wrong("is encrypted".to_owned()));
         }
-        let place = archive.get_entry(entry.wayfinder()).map_err(|e| wrong(format!("is not where it should be: {e}")))?;
+        let place =
+            archive.get_entry(entry.wayfinder()).map_err(|e| wrong(format!("is not where it should be: {e}")))?;
         let (start, end) = place.compressed_data_range();
         let size = entry.uncompressed_size_hint();
         if start > end || end > length || (!deflated && end - start != size) {
@@ -106,10 +109,9 @@ fn refuse_overlaps(members: &[Member]) -> Result<(), ZipError> {
     order.sort_unstable_by_key(|member| (member.start, member.end));
     match order.windows(2).find(|pair| pair[0].end > pair[1].start) {
         None => Ok(()),
-        Some(pair) => Err(ZipError::Member {
-            name: pair[1].name.clone(),
-            why: format!("lies over `{}`", pair[0].name),
-        }),
+        Some(pair) => {
+            Err(ZipError::Member { name: pair[1].name.clone(), why: format!("lies over `{}`", pair[0].name) })
+        }
     }
 }
 

@@ -46,6 +46,8 @@ impl Error {
             Self::Source(source::Error::Convex(e)) | Self::Convex(e) => convex_kind(e),
             Self::NoPlace(_)
             | Self::NoDumps { .. }
+            | Self::NoDeployment { .. }
+            | Self::NoSuchTable { .. }
             | Self::PlainDump(_)
             | Self::NoGlobals
             | Self::NoSuchDump { .. }

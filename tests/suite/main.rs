@@ -9,6 +9,8 @@ mod cluster_source;
 mod cluster_tls;
 mod common;
 mod contract;
+mod convex;
+mod convex_trouble;
 mod crash;
 mod damage;
 mod delta;

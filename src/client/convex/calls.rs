@@ -452,7 +452,9 @@ mod tests {
             "url": "http://x/api/storage/0b6e-1?component=abc"});
         let file = file_row(&row).unwrap();
         assert_eq!((file.uuid.as_str(), file.size, file.sha256), ("0b6e-1", 12, [7; 32]));
-        for (name, value) in [("_id", json!("../x")), ("sha256", json!("AA==")), ("size", json!(-1)), ("url", json!(null))] {
+        for (name, value) in
+            [("_id", json!("../x")), ("sha256", json!("AA==")), ("size", json!(-1)), ("url", json!(null))]
+        {
             let mut bad = row.clone();
             bad[name] = value;
             assert!(file_row(&bad).is_err(), "{name}");

@@ -138,10 +138,7 @@ mod tests {
     fn minted_keys_are_those_of_the_formula() {
         for (rights, hex) in [
             (Rights::Full, "01000102030405060708090a0bbdac1d88f891ee8b560ab4e7e8fe9ad54c2b9dcaaa14a817"),
-            (
-                Rights::ReadOnly,
-                "01000102030405060708090a0b099faf6c4be408597c527691e0e9f8fc620189ec15fafc2cd574",
-            ),
+            (Rights::ReadOnly, "01000102030405060708090a0b099faf6c4be408597c527691e0e9f8fc620189ec15fafc2cd574"),
         ] {
             let key = AdminKey::mint("app-1", SECRET, rights, 1_700_000_000, nonce()).unwrap();
             assert_eq!(key.expose(), format!("app-1|{hex}"));
@@ -152,7 +149,9 @@ mod tests {
 
     #[test]
     fn what_is_no_key_is_refused_and_never_shown() {
-        for bad in ["", "app", "app|", "app|xyz", "|00112233445566778899aabbccddeeff", "a b|00112233445566778899aabbccddeeff"] {
+        for bad in
+            ["", "app", "app|", "app|xyz", "|00112233445566778899aabbccddeeff", "a b|00112233445566778899aabbccddeeff"]
+        {
             assert_eq!(AdminKey::parse(bad), Err(BadKey::Form), "{bad}");
         }
         let key = AdminKey::parse("prod:app|00112233445566778899aabbccddeeff\n").unwrap();

@@ -402,11 +402,11 @@ fn said(error: &dyn std::error::Error) -> Said {
 }
 
 impl Error {
-    /// Whether the same request may succeed a little later.
+    /// Whether the same request may succeed a little later. (560 is a function's own failure.)
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Unreachable { .. } => true,
-            Self::Refused { status, .. } => matches!(status, 408 | 425 | 429 | 500..=599),
+            Self::Refused { status, .. } => matches!(status, 408 | 425 | 429 | 500..=559),
             _ => false,
         }
     }
@@ -441,7 +441,10 @@ mod tests {
     #[test]
     fn urls_are_those_of_a_deployment() {
         assert_eq!(parse_url("http://127.0.0.1:3210").unwrap().as_str(), "http://127.0.0.1:3210/");
-        assert_eq!(parse_url("https://x.example/convex/").unwrap().join("api/query").unwrap().path(), "/convex/api/query");
+        assert_eq!(
+            parse_url("https://x.example/convex/").unwrap().join("api/query").unwrap().path(),
+            "/convex/api/query"
+        );
         for bad in ["", "127.0.0.1:3210", "ftp://x", "http://u:secret@x", "http://x?y", "http://x#y"] {
             let error = parse_url(bad).unwrap_err().to_string();
             assert!(!error.contains("secret"), "{error}");

@@ -32,9 +32,7 @@ pub fn place_of(path: &str) -> (String, Part<'_>) {
     let part = match rest.split_once('/') {
         Some(("_tables", "documents.jsonl")) => Part::Tables,
         Some(("_storage", "documents.jsonl")) => Part::FileList,
-        Some(("_storage", blob)) if !blob.contains('/') => {
-            Part::Blob(blob.split_once('.').map_or(blob, |(id, _)| id))
-        }
+        Some(("_storage", blob)) if !blob.contains('/') => Part::Blob(blob.split_once('.').map_or(blob, |(id, _)| id)),
         Some((table, _)) if table.starts_with(['_', '.']) || table.is_empty() => Part::Other,
         Some((table, "documents.jsonl")) => Part::Documents(table),
         Some((table, "generated_schema.jsonl")) => Part::Schema(table),

@@ -9,18 +9,36 @@ const KEY: &str = "`docker compose exec backend ./generate_admin_key.sh` prints 
 
 pub(super) fn convex_hint(error: &Error) -> Option<String> {
     Some(match error {
-        Error::BadUrl { .. } => "Write it as `url = \"http://127.0.0.1:3210\"`: the API's port, not the dashboard's (6791).".to_owned(),
-        Error::NoUrl => "Say `url = \"http://127.0.0.1:3210\"` in the configuration, or set CONVEX_SELF_HOSTED_URL.".to_owned(),
-        Error::NoKey(_) => format!("{KEY}. Or set CONVEX_SELF_HOSTED_ADMIN_KEY."),
-        Error::BadKey { .. } | Error::WrongKey { .. } => format!("{KEY}. A new INSTANCE_SECRET makes all keys before it worthless."),
-        Error::OtherInstance { .. } => "Name the deployment that the key is of, or make a key for this one. Nothing was asked with it.".to_owned(),
-        Error::NotPermitted { .. } => "It needs a full admin key; a read-only key asks for no exports and imports nothing.".to_owned(),
-        Error::Unreachable { .. } => "Is the backend up? `curl URL/instance_name` answers with the instance's name. Nothing was changed.".to_owned(),
-        Error::Refused { code, .. } if code == "Redirect" => "Give the URL that it points to; a key is not sent along redirects.".to_owned(),
-        Error::Refused { code, .. } if code == "BackendIsNotRunning" => {
-            "It is paused. `curl -X POST -H \"Authorization: Convex $KEY\" URL/api/v1/unpause_deployment` ends that.".to_owned()
+        Error::BadUrl { .. } => {
+            "Write it as `url = \"http://127.0.0.1:3210\"`: the API's port, not the dashboard's (6791).".to_owned()
         }
-        Error::Answer { .. } => "Is that the API of a Convex backend (port 3210), and nothing between that answers in its place?".to_owned(),
+        Error::NoUrl => {
+            "Say `url = \"http://127.0.0.1:3210\"` in the configuration, or set CONVEX_SELF_HOSTED_URL.".to_owned()
+        }
+        Error::NoKey(_) => format!("{KEY}. Or set CONVEX_SELF_HOSTED_ADMIN_KEY."),
+        Error::BadKey { .. } | Error::WrongKey { .. } => {
+            format!("{KEY}. A new INSTANCE_SECRET makes all keys before it worthless.")
+        }
+        Error::OtherInstance { .. } => {
+            "Name the deployment that the key is of, or make a key for this one. Nothing was asked with it.".to_owned()
+        }
+        Error::NotPermitted { .. } => {
+            "It needs a full admin key; a read-only key asks for no exports and imports nothing.".to_owned()
+        }
+        Error::Unreachable { .. } => {
+            "Is the backend up? `curl URL/instance_name` answers with the instance's name. Nothing was changed."
+                .to_owned()
+        }
+        Error::Refused { code, .. } if code == "Redirect" => {
+            "Give the URL that it points to; a key is not sent along redirects.".to_owned()
+        }
+        Error::Refused { code, .. } if code == "BackendIsNotRunning" => {
+            "It is paused. `curl -X POST -H \"Authorization: Convex $KEY\" URL/api/v1/unpause_deployment` ends that."
+                .to_owned()
+        }
+        Error::Answer { .. } => {
+            "Is that the API of a Convex backend (port 3210), and nothing between that answers in its place?".to_owned()
+        }
         _ => return None,
     })
 }
@@ -44,4 +62,23 @@ pub(super) fn export_hint(error: &ExportError) -> Option<String> {
         }
         ExportError::Unfit { .. } => return None,
     })
+}
+
+/// The server's words are matched as far as they name what a person can do.
+pub(super) fn import_hint(why: &str) -> String {
+    let says = |word: &str| why.contains(word);
+    if says("TableExists") || says("already exists") || says("not empty") {
+        "Documents are there already. `--replace` replaces the tables of the snapshot, `--replace-all` drops all others too; or restore into a \
+         fresh deployment. No document was changed."
+    } else if says("TableConflict") || says("conflicts with") {
+        "A table that is there has the number of one of the snapshot: only `--replace-all`, or a fresh deployment, takes it. No document was \
+         changed."
+    } else if says("schema") || says("Schema") {
+        "The schema that is deployed there does not fit the documents. Deploy the code of that time first, or restore into a deployment without \
+         code and deploy afterwards. No document was changed."
+    } else {
+        "An import is one step: no document was changed. `lifeboat restore ... --into FILE.zip` and `npx convex import` show the same in another \
+         way."
+    }
+    .to_owned()
 }

@@ -17,9 +17,10 @@ use crate::client::convex::{self, Deployment, ExportState, ExportStatus};
 use crate::format::zip::{self, Member};
 use crate::progress::{Event, Progress};
 
-/// The first waits between two looks at an export; they grow to the last.
+/// The first wait between two looks at an export; the next ones are longer.
 const LOOK_FIRST: Duration = Duration::from_millis(100);
-const LOOK_LAST: Duration = Duration::from_secs(2);
+/// Times that an export is asked for that is not there afterwards.
+const REQUESTS: u32 = 4;
 /// An attempt that begins anew so often fails each time.
 const ATTEMPTS: u32 = 5;
 /// Downloads that are begun: one that breaks cannot be resumed.
@@ -123,7 +124,7 @@ pub fn fetch_export(
 ) -> Result<Downloaded, Error> {
     let work_dir = options.work_dir.clone().unwrap_or_else(std::env::temp_dir);
     let note = Note::of(&work_dir, &deployment.place(), instance);
-    let exporting = Exporting { deployment, stall: options.stall_timeout, progress };
+    let exporting = Exporting { deployment, stall: options.stall_timeout, look: options.look, progress };
     exporting.end_old(&note)?;
     progress.event(Event::Stage("exporting"));
     let begun = exporting.request(&note)?;
@@ -143,6 +144,7 @@ pub fn fetch_export(
 struct Exporting<'e> {
     deployment: &'e Deployment,
     stall: Duration,
+    look: Duration,
     progress: &'e dyn Progress,
 }
 
@@ -160,38 +162,34 @@ impl Exporting<'_> {
 
     /// Asks for an export, once nobody else's runs.
     fn request(&self, note: &Note) -> Result<ExportState, Error> {
+        let mut tries = 0;
         loop {
             let before = self.wait_for_others()?;
-            let known = before.as_ref().map(|export| export.id.as_str());
-            match self.deployment.request_export() {
-                Ok(()) => {}
-                Err(e) if e.code() == "ExportInProgress" => continue,
+            tries += 1;
+            let asked = self.deployment.request_export();
+            match &asked {
+                Err(e) if e.code() == "ExportInProgress" => {}
                 // It may have been heard: the newest export says so.
-                Err(e) if e.is_ambiguous() => {
-                    self.deployment.sleep(LOOK_LAST)?;
-                    let latest = self.deployment.latest_export()?;
-                    if latest.as_ref().map(|export| export.id.as_str()) == known {
-                        return Err(e.into());
-                    }
-                }
-                Err(e) => return Err(e.into()),
+                Err(e) if e.is_ambiguous() && tries < REQUESTS => self.deployment.sleep(self.look)?,
+                _ => asked?,
             }
-            let latest = self.deployment.latest_export()?.filter(|export| Some(export.id.as_str()) != known);
-            let Some(latest) = latest else {
+            let latest = self.deployment.latest_export()?;
+            let is_new = |export: &ExportState| before.as_ref().is_none_or(|before| before.id != export.id);
+            // Ours asks for no files: one that does was somebody else's, a moment earlier.
+            if let Some(ours) = latest.filter(|export| is_new(export) && !export.includes_files) {
+                note.write(&ours.id);
+                return Ok(ours);
+            }
+            if tries >= REQUESTS {
                 let why = "it was asked for and is not there".to_owned();
                 return Err(ExportError::Unfit { url: self.deployment.place(), why }.into());
-            };
-            // Ours asks for no files: one that does was somebody else's, a moment earlier.
-            if !latest.includes_files {
-                note.write(&latest.id);
-                return Ok(latest);
             }
         }
     }
 
     /// Waits until no export runs.
     fn wait_for_others(&self) -> Result<Option<ExportState>, Error> {
-        let (mut watch, mut pause, mut told) = (Watch::new(self.stall), LOOK_FIRST, false);
+        let (mut watch, mut pause, mut told) = (Watch::new(self.stall), LOOK_FIRST.min(self.look), false);
         loop {
             let latest = self.deployment.latest_export()?;
             let running = latest
@@ -206,7 +204,7 @@ impl Exporting<'_> {
                 return Err(self.stuck(running, how, true));
             }
             self.deployment.sleep(pause)?;
-            pause = (pause * 2).min(LOOK_LAST);
+            pause = (pause * 2).min(self.look);
         }
     }
 
@@ -227,7 +225,7 @@ impl Exporting<'_> {
     }
 
     fn wait(&self, id: &str) -> Result<ExportState, Error> {
-        let (mut watch, mut pause) = (Watch::new(self.stall), LOOK_FIRST);
+        let (mut watch, mut pause) = (Watch::new(self.stall), LOOK_FIRST.min(self.look));
         let url = || self.deployment.place();
         loop {
             match self.deployment.latest_export() {
@@ -250,7 +248,7 @@ impl Exporting<'_> {
                 },
             }
             self.deployment.sleep(pause)?;
-            pause = (pause * 2).min(LOOK_LAST);
+            pause = (pause * 2).min(self.look);
         }
     }
 
@@ -262,7 +260,7 @@ impl Exporting<'_> {
                 Err(why) => {
                     tracing::warn!(%why, "the download of the export is begun anew");
                     last = why;
-                    self.deployment.sleep(LOOK_LAST)?;
+                    self.deployment.sleep(self.look)?;
                 }
             }
         }

@@ -36,7 +36,12 @@ pub enum KeyFrom {
 }
 
 /// A session for what the options name. `rights` are those that a minted key gets.
-pub fn resolve(options: &ConvexOptions, now: Moment, rights: Rights, stop: Arc<AtomicBool>) -> Result<Deployment, Error> {
+pub fn resolve(
+    options: &ConvexOptions,
+    now: Moment,
+    rights: Rights,
+    stop: Arc<AtomicBool>,
+) -> Result<Deployment, Error> {
     let url = options.url.clone().or_else(|| variable(URL)).ok_or(convex::Error::NoUrl)?;
     // The URL is checked first: the others name it in their messages.
     let place = convex::parse_url(&url)?.to_string();

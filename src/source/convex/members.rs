@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Deserialize;
 
+use super::entry;
 use super::export::Snatched;
 use super::files::{Files, ListReader};
-use super::entry;
 use crate::format::convex::{Part, component_prefix, place_of};
 use crate::format::zip::{Member, MemberReader, ZipError};
 use crate::model::convex::PARTS_DIR;
@@ -255,12 +255,7 @@ pub(super) struct Counting {
 pub(super) type Counts = Arc<Mutex<BTreeMap<(String, String), TableCount>>>;
 
 impl Counting {
-    pub fn new(
-        inner: MemberReader,
-        path: &str,
-        counts: &Counts,
-        broken: &Arc<Mutex<Option<String>>>,
-    ) -> Self {
+    pub fn new(inner: MemberReader, path: &str, counts: &Counts, broken: &Arc<Mutex<Option<String>>>) -> Self {
         let (component, part) = place_of(path);
         let place = match part {
             Part::Documents(table) => Some((component, table.to_owned())),

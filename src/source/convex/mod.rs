@@ -50,6 +50,8 @@ pub struct ConvexOptions {
     pub work_dir: Option<PathBuf>,
     /// After so long without any progress an export is cancelled.
     pub stall_timeout: Duration,
+    /// The longest wait between two looks at an export.
+    pub look: Duration,
     /// How patiently requests are repeated.
     pub patience: Patience,
 }
@@ -65,6 +67,7 @@ impl Default for ConvexOptions {
             keep_exports: false,
             work_dir: None,
             stall_timeout: Duration::from_secs(30 * 60),
+            look: Duration::from_secs(2),
             patience: Patience::default(),
         }
     }

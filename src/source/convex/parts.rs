@@ -29,9 +29,13 @@ pub(super) fn read(deployment: &Deployment, progress: &dyn Progress) -> Result<B
                 all.insert(name.to_owned(), text_of(&value));
                 json!({"file": name, "answered": true})
             }
-            Err(e @ (convex::Error::Refused { .. } | convex::Error::NotPermitted { .. } | convex::Error::Answer { .. })) => {
+            Err(
+                e @ (convex::Error::Refused { .. } | convex::Error::NotPermitted { .. } | convex::Error::Answer { .. }),
+            ) => {
                 if name == ENVIRONMENT {
-                    progress.event(Event::Warning("the environment variables could not be read: they are not in this snapshot"));
+                    progress.event(Event::Warning(
+                        "the environment variables could not be read: they are not in this snapshot",
+                    ));
                 }
                 json!({"file": name, "answered": false, "why": e.to_string()})
             }
@@ -58,10 +62,16 @@ fn ask(deployment: &Deployment, components: &[Component]) -> Vec<(&'static str, 
         ("log_streams.json", deployment.get_part("api/v1/list_log_streams")),
         ("log_sinks.json", query("_system/frontend/listConfiguredSinks")),
         ("components.json", query("_system/frontend/components:list")),
-        ("schemas.json", of_each(components, |id| deployment.query("_system/frontend/getSchemas", json!({"componentId": id})))),
+        (
+            "schemas.json",
+            of_each(components, |id| deployment.query("_system/frontend/getSchemas", json!({"componentId": id}))),
+        ),
         ("indexes.json", of_each(components, |id| indexes(deployment, id))),
         ("auth_providers.json", query("_system/frontend/listAuthProviders")),
-        ("crons.json", of_each(components, |id| deployment.query("_system/frontend/listCronJobs", json!({"componentId": id})))),
+        (
+            "crons.json",
+            of_each(components, |id| deployment.query("_system/frontend/listCronJobs", json!({"componentId": id}))),
+        ),
         ("scheduled_functions.json", of_each(components, |id| scheduled(deployment, id))),
         ("code.json", deployment.code("get_config")),
         ("code_hashes.json", deployment.code("get_config_hashes")),

@@ -7,13 +7,16 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
+use std::sync::Arc;
 
+use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::DeploymentRestore;
 use crate::client::convex::Deployment;
-use crate::format::convex::{DocumentId, Part, component_prefix, place_of};
-use crate::format::zip::MemberReader;
+use crate::format::convex::{DocumentId, Part, place_of};
+use crate::format::zip::{Member, MemberReader};
 use crate::model::Entry;
 use crate::ops::restore::each_selected;
 use crate::ops::{Error, Selection};
@@ -85,39 +88,36 @@ pub fn verify(
     let options = ConvexOptions { work_dir: work_dir.map(Path::to_owned), ..ConvexOptions::default() };
     let export = fetch_export(deployment, &options, deployment.key_of(), progress)?;
     progress.event(Event::Stage("comparing"));
-    let members: HashMap<String, _> =
+    let members: HashMap<String, Member> =
         export.file.members.into_iter().map(|member| (member.name.clone(), member)).collect();
-    let file = std::sync::Arc::new(export.file.file);
-    let mut found = Verified::default();
+    let file = Arc::new(export.file.file);
     let listed = if restore.files { Some(list_files(deployment)?) } else { None };
-    found.files = listed.as_ref().map(|_| FilesDifference::default());
+    let mut found = Verified { files: listed.as_ref().map(|_| FilesDifference::default()), ..Verified::default() };
     let all = Selection::new(&[], &[])?;
     each_selected(repository, &restore.snapshot, &all, progress, &mut |entry| {
         let path = entry.path.to_string();
         let (component, part) = place_of(&path);
         match part {
             Part::Documents(table) if restore.wants_table(&component, table) => {
-                let name = format!("{}{table}", if component.is_empty() { String::new() } else { format!("{component}/") });
-                let there: Box<dyn Read> = match members.get(&path) {
-                    Some(member) => Box::new(MemberReader::new(std::sync::Arc::clone(&file), member)),
+                let mut there: Box<dyn Read> = match members.get(&path) {
+                    Some(member) => Box::new(MemberReader::new(Arc::clone(&file), member)),
                     None => Box::new(std::io::empty()),
                 };
-                let difference = with_lines(repository, restore, &entry, progress, &mut |ours| {
-                    compare_lines(&name, ours, &mut BufReader::with_capacity(256 << 10, there_of(&members, &file, &path)))
-                });
-                drop(there);
-                let difference = difference?;
+                let mut difference = with_lines(repository, restore, &entry, progress, &mut |ours| {
+                    compare_lines(ours, &mut BufReader::with_capacity(256 << 10, &mut there))
+                })?;
+                difference.table = full_name(&component, table);
                 found.documents_equal += difference.equal;
-                if difference.missing + difference.extra + difference.changed > 0 {
-                    found.differences.push(difference);
-                } else {
-                    found.tables_equal += 1;
+                match difference.missing + difference.extra + difference.changed {
+                    0 => found.tables_equal += 1,
+                    _ => found.differences.push(difference),
                 }
                 progress.event(Event::Done { items: 1, bytes: entry.size() });
             }
             Part::FileList if restore.wants_files(&component) => {
                 if let (Some(listed), Some(files)) = (&listed, &mut found.files) {
-                    with_lines(repository, restore, &entry, progress, &mut |ours| compare_files(ours, listed, files))?;
+                    let compare = &mut |ours: &mut dyn BufRead| compare_files(ours, listed, files);
+                    with_lines(repository, restore, &entry, progress, compare)?;
                 }
             }
             _ => {}
@@ -125,4 +125,173 @@ pub fn verify(
         Ok(())
     })?;
     Ok(found)
+}
+
+fn full_name(component: &str, table: &str) -> String {
+    if component.is_empty() { table.to_owned() } else { format!("{component}/{table}") }
+}
+
+/// Hands the stored lines of a file on.
+fn with_lines<T>(
+    repository: &Repository,
+    restore: &DeploymentRestore,
+    entry: &Entry,
+    progress: &dyn Progress,
+    each: &mut dyn FnMut(&mut dyn BufRead) -> std::io::Result<T>,
+) -> Result<T, Error> {
+    let extents = entry.content().map_or(&[][..], |content| &content.extents);
+    let mut bytes = ExtentReader::new(repository, restore.snapshot.writer, "a comparison", extents, progress)?;
+    let done = each(&mut BufReader::with_capacity(256 << 10, &mut bytes));
+    done.map_err(|source| match bytes.take_failure() {
+        Some(e) => e.into(),
+        None => Error::Output { what: format!("the comparison of `{}`", entry.path), source },
+    })
+}
+
+/// A line, without its end; false behind the last.
+fn next_line(input: &mut dyn BufRead, line: &mut Vec<u8>) -> std::io::Result<bool> {
+    line.clear();
+    let read = input.take(LINE_MAX).read_until(b'\n', line)?;
+    if line.last() == Some(&b'\n') {
+        line.pop();
+    } else if read as u64 == LINE_MAX {
+        return Err(std::io::Error::other("a document is longer than any"));
+    }
+    Ok(read > 0)
+}
+
+#[derive(Deserialize)]
+struct WithId<'l> {
+    #[serde(rename = "_id", borrow)]
+    id: std::borrow::Cow<'l, str>,
+}
+
+fn id_of(line: &[u8]) -> std::io::Result<(DocumentId, String)> {
+    let with: WithId<'_> = serde_json::from_slice(line).map_err(std::io::Error::other)?;
+    let id = DocumentId::parse(&with.id);
+    Ok((id.map_err(|e| std::io::Error::other(format!("`{}`: {e}", with.id)))?, with.id.into_owned()))
+}
+
+/// The same value, however its numbers and keys are written. Floats keep their sign and stay floats.
+fn is_same(ours: &[u8], theirs: &[u8]) -> bool {
+    let canonical = |line: &[u8]| serde_json::from_slice::<Value>(line).map(|value| value.to_string());
+    matches!((canonical(ours), canonical(theirs)), (Ok(a), Ok(b)) if a == b)
+}
+
+/// Walks along two tables in the order of their ids.
+fn compare_lines(ours: &mut dyn BufRead, theirs: &mut dyn BufRead) -> std::io::Result<TableDifference> {
+    let (mut found, mut a, mut b) = (TableDifference::default(), Vec::new(), Vec::new());
+    let (mut more_a, mut more_b) = (next_line(ours, &mut a)?, next_line(theirs, &mut b)?);
+    while more_a || more_b {
+        let order = match (more_a, more_b) {
+            (true, true) if a == b => None,
+            (true, true) => Some(id_of(&a)?.0.internal.cmp(&id_of(&b)?.0.internal)),
+            (true, false) => Some(Ordering::Less),
+            _ => Some(Ordering::Greater),
+        };
+        match order {
+            None => found.equal += 1,
+            Some(Ordering::Equal) if is_same(&a, &b) => found.equal += 1,
+            Some(order) => {
+                let count = match order {
+                    Ordering::Less => &mut found.missing,
+                    Ordering::Greater => &mut found.extra,
+                    Ordering::Equal => &mut found.changed,
+                };
+                *count += 1;
+                if found.first.is_none() {
+                    found.first = Some(id_of(if order == Ordering::Greater { &b } else { &a })?.1);
+                }
+            }
+        }
+        if order.is_none_or(Ordering::is_le) {
+            more_a = next_line(ours, &mut a)?;
+        }
+        if order.is_none_or(Ordering::is_ge) {
+            more_b = next_line(theirs, &mut b)?;
+        }
+    }
+    Ok(found)
+}
+
+/// Files of a deployment: size and SHA-256 by id.
+type Listed = HashMap<String, (u64, String)>;
+
+fn list_files(deployment: &Deployment) -> Result<Listed, Error> {
+    let mut all = HashMap::new();
+    for component in deployment.components()? {
+        let mut cursor: Option<String> = None;
+        loop {
+            let page = deployment.files(&component, cursor.as_deref())?;
+            for row in page.rows.into_iter().flatten() {
+                all.insert(row.id, (row.size, BASE64.encode(&row.sha256)));
+            }
+            cursor = page.next;
+            if cursor.is_none() {
+                break;
+            }
+        }
+    }
+    Ok(all)
+}
+
+#[derive(Deserialize)]
+struct FileLine {
+    #[serde(rename = "_id")]
+    id: String,
+    sha256: String,
+    size: f64,
+}
+
+fn compare_files(ours: &mut dyn BufRead, listed: &Listed, found: &mut FilesDifference) -> std::io::Result<()> {
+    let mut line = Vec::new();
+    while next_line(ours, &mut line)? {
+        let file: FileLine = serde_json::from_slice(&line).map_err(std::io::Error::other)?;
+        let differs = match listed.get(&file.id) {
+            None => &mut found.missing,
+            Some((size, sha256)) if *size as f64 == file.size && *sha256 == file.sha256 => {
+                found.equal += 1;
+                continue;
+            }
+            Some(_) => &mut found.changed,
+        };
+        *differs += 1;
+        found.first.get_or_insert(file.id);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(n: u8, rest: &str) -> String {
+        format!("{{\"_creationTime\":1.0,\"_id\":\"{}\"{rest}}}\n", DocumentId { table: 10001, internal: [n; 16] })
+    }
+
+    fn compare(ours: &str, theirs: &str) -> [u64; 4] {
+        let found = compare_lines(&mut ours.as_bytes(), &mut theirs.as_bytes()).unwrap();
+        [found.equal, found.missing, found.extra, found.changed]
+    }
+
+    #[test]
+    fn tables_are_compared_by_their_ids() {
+        let all: String = (0..5).map(|n| line(n, "")).collect();
+        assert_eq!(compare(&all, &all), [5, 0, 0, 0]);
+        let without = all.replace(&line(2, ""), "");
+        assert_eq!(compare(&all, &without), [4, 1, 0, 0]);
+        assert_eq!(compare(&without, &all), [4, 0, 1, 0]);
+        assert_eq!(compare(&all, ""), [0, 5, 0, 0]);
+        assert_eq!(compare(&all, &all.replace(&line(2, ""), &line(2, ",\"a\":1"))), [4, 0, 0, 1]);
+    }
+
+    #[test]
+    fn values_are_compared_with_their_types() {
+        let one = |text: &str| line(1, &format!(",\"n\":{text}"));
+        assert_eq!(compare(&one("1e16"), &one("10000000000000000.0")), [1, 0, 0, 0]);
+        assert_eq!(compare(&one("{\"a\":1,\"b\":2}"), &one("{\"b\":2,\"a\":1}")), [1, 0, 0, 0]);
+        for (a, b) in [("7", "7.0"), ("0.0", "-0.0"), ("9007199254740993", "9007199254740992"), ("\"7\"", "7")] {
+            assert_eq!(compare(&one(a), &one(b)), [0, 0, 0, 1], "{a} {b}");
+        }
+    }
 }

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 pub use self::compare::{FilesDifference, TableDifference, Verified, verify};
-pub use self::into::{Confirmed, IntoPlan, Left, Sent, Target, perform, prepare_into, send};
+pub use self::into::{Confirmed, IntoPlan, Left, Sent, Target, left, perform, prepare_into, send};
 pub use self::write::write_zip;
 use super::super::{Error, look};
 use super::each_selected;
@@ -128,8 +128,7 @@ pub fn facts_of(snapshot: &SnapshotRow) -> Result<ConvexFacts, Error> {
         return Err(Error::NoDeployment { source_name, kind });
     }
     let bad = |why: String| Error::BadDeploymentFacts { snapshot: snapshot.record.id.to_string(), why };
-    let facts: ConvexFacts =
-        serde_json::from_value(snapshot.record.facts.clone()).map_err(|e| bad(e.to_string()))?;
+    let facts: ConvexFacts = serde_json::from_value(snapshot.record.facts.clone()).map_err(|e| bad(e.to_string()))?;
     if facts.version != 1 {
         return Err(bad(format!("they are of version {}; a newer lifeboat reads them", facts.version)));
     }
