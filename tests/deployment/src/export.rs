@@ -38,12 +38,25 @@ pub(crate) struct Export {
     pub state: ExportState,
     /// How often somebody asked for its state.
     pub polls: u32,
+    /// Each look at it finds the next message, and the last is followed by the first.
+    pub starts_over: bool,
 }
+
+const STARTS_OVER: [&str; 3] =
+    ["Beginning backup", "Backing up _tables", "Backing up messages: 1,000 / 20,000 documents"];
 
 impl Export {
     /// Whether it is requested or running.
     pub(crate) fn is_live(&self) -> bool {
         matches!(self.state, ExportState::Requested | ExportState::InProgress { .. })
+    }
+
+    /// Somebody asked for its state.
+    pub(crate) fn looked_at(&mut self) {
+        self.polls = self.polls.saturating_add(1);
+        if let (true, ExportState::InProgress { message, .. }) = (self.starts_over, &mut self.state) {
+            *message = STARTS_OVER[self.polls as usize % STARTS_OVER.len()].to_owned();
+        }
     }
 
     /// The document as `getLatest` shows it.
@@ -86,11 +99,7 @@ impl Export {
 }
 
 /// `POST /api/export/request/zip`
-pub(crate) fn request(
-    inner: &Arc<Inner>,
-    include_storage: bool,
-    component: Option<String>,
-) -> Result<(), Refusal> {
+pub(crate) fn request(inner: &Arc<Inner>, include_storage: bool, component: Option<String>) -> Result<(), Refusal> {
     let id = inner.change(|state| {
         if state.exports.iter().any(Export::is_live) {
             let text = "There is already an export requested or in progress.";
@@ -105,6 +114,7 @@ pub(crate) fn request(
             expiration_ts: state.now() + 14 * 24 * 3600 * SECOND,
             state: ExportState::Requested,
             polls: 0,
+            starts_over: false,
         });
         Ok(id)
     })?;
@@ -199,16 +209,10 @@ fn work(inner: &Arc<Inner>, id: DocumentId) {
         ExportFault::None => {}
         ExportFault::Stuck => return,
         ExportFault::StartsOver => {
-            // Each look at it finds the next message, and the last is followed by the first.
-            let messages = ["Backing up _tables", "Backing up messages: 1,000 / 20,000 documents", "Beginning backup"];
-            for seen in 0usize.. {
-                let wanted = u32::try_from(seen + 1).unwrap_or(u32::MAX);
-                let polled =
-                    |state: &State| gone(state) || state.exports.iter().any(|e| e.id == id && e.polls >= wanted);
-                if !inner.wait(polled) || !progress(inner, id, start_ts, messages[seen % messages.len()]) {
-                    return;
-                }
-            }
+            inner.change(|state| {
+                state.exports.iter_mut().filter(|e| e.id == id).for_each(|e| e.starts_over = true);
+            });
+            return;
         }
         ExportFault::Canceled => {
             step(inner, id, |state| ExportState::Canceled { canceled_ts: state.now(), start_ts: Some(start_ts) });
@@ -225,8 +229,7 @@ fn work(inner: &Arc<Inner>, id: DocumentId) {
             }
         }
     }
-    let include_storage =
-        inner.read(|state| state.exports.iter().any(|e| e.id == id && e.include_storage));
+    let include_storage = inner.read(|state| state.exports.iter().any(|e| e.id == id && e.include_storage));
     // The time is taken after the last commit of the row: `start_ts` was the clock's, and becomes the database's.
     let ts = inner.change(State::latest);
     match build(inner, ts, include_storage, |message| progress(inner, id, start_ts, message)) {
@@ -302,7 +305,7 @@ fn build(
             if !progress(&format!("Backing up _storage: 0 / {} files (downloading)", files.len())) {
                 return Ok(None);
             }
-            add_files(&mut zip, &prefix(component), files, inner.options.storage_number)?;
+            add_files(&mut zip, &prefix(component), files, inner.read(|state| state.options.storage_number))?;
         }
     }
     Ok(Some(zip.finish()))

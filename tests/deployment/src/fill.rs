@@ -38,7 +38,7 @@ fn document(state: &mut State, n: usize) -> (&'static str, Value) {
                 ("logins", Value::Int64((chance % 100_000) as i64)),
                 ("score", ((chance % 10_000) as f64 / 7.0).into()),
                 ("avatar", Value::Bytes(chance.to_le_bytes().to_vec())),
-                ("settings", Value::object([("dark", (chance % 2 == 0).into()), ("locale", "en".into())])),
+                ("settings", Value::object([("dark", chance.is_multiple_of(2).into()), ("locale", "en".into())])),
             ];
             ("users", Value::object(fields))
         }

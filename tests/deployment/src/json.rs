@@ -165,10 +165,11 @@ impl Reader<'_> {
         if zeros || digits.ends_with('.') || digits.starts_with('.') {
             return Err(self.wrong("a malformed number"));
         }
-        if !text.contains(['.', 'e', 'E']) && text != "-0" {
-            if let Ok(n) = text.parse() {
-                return Ok(Value::Int64(n));
-            }
+        if !text.contains(['.', 'e', 'E'])
+            && text != "-0"
+            && let Ok(n) = text.parse()
+        {
+            return Ok(Value::Int64(n));
         }
         match text.parse::<f64>() {
             Ok(n) if n.is_finite() => Ok(Value::Float64(n)),
@@ -223,16 +224,32 @@ mod tests {
         ] {
             assert_eq!(parse(text).unwrap().to_json(Format::Export), text);
         }
-        assert_eq!(parse(" [ 9223372036854775808 , -0 ] ").unwrap().to_json(Format::Export), "[9.223372036854776e18,-0.0]");
+        assert_eq!(
+            parse(" [ 9223372036854775808 , -0 ] ").unwrap().to_json(Format::Export),
+            "[9.223372036854776e18,-0.0]"
+        );
         assert_eq!(parse(r#"{"$integer":"BwAAAAAAAAA="}"#).unwrap(), Value::Int64(7));
         assert_eq!(parse(r#""\u0041\ud83d\ude00""#).unwrap(), Value::from("A😀"));
     }
 
     #[test]
     fn what_is_no_value_is_refused() {
-        for text in
-            ["", "{", "[1,]", "01", "1.", ".5", "1e999", "\"a", "\"\\", "nul", "{\"a\" 1}", "1 2", "{\"$x\":\"\"}", "--1"]
-        {
+        for text in [
+            "",
+            "{",
+            "[1,]",
+            "01",
+            "1.",
+            ".5",
+            "1e999",
+            "\"a",
+            "\"\\",
+            "nul",
+            "{\"a\" 1}",
+            "1 2",
+            "{\"$x\":\"\"}",
+            "--1",
+        ] {
             assert!(parse(text).is_err(), "{text}");
         }
         assert!(parse(&"[".repeat(100_000)).is_err());

@@ -17,8 +17,8 @@
 //! S3 storage. The ZIP's deflate streams are another compressor's. System rows are written at moments of our choosing.
 
 mod export;
-mod fill;
 mod faults;
+mod fill;
 mod http;
 mod id;
 mod import;
@@ -30,6 +30,7 @@ mod options;
 mod query;
 mod reply;
 mod state_at;
+mod stream;
 mod value;
 mod zip;
 
@@ -105,6 +106,10 @@ impl Inner {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         true
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::SeqCst)
     }
 
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
@@ -238,6 +243,26 @@ impl Deployment {
         })
     }
 
+    /// Drops a table; whether it was there.
+    pub fn delete_table(&self, table: impl Into<TableName>) -> bool {
+        self.with_table(table.into(), http::imports::delete_tables)
+    }
+
+    /// Empties a table at once, as the dashboard does; whether it was there.
+    pub fn clear_table(&self, table: impl Into<TableName>) -> bool {
+        self.with_table(table.into(), http::imports::clear_tables)
+    }
+
+    fn with_table(&self, table: TableName, deed: fn(&mut State, &[u32])) -> bool {
+        self.inner.change(|state| match state.find_table(&table.component, &table.name) {
+            Some(table) => {
+                deed(state, &[table]);
+                true
+            }
+            None => false,
+        })
+    }
+
     /// Mounts a component (`a/b`), with those above it.
     pub fn create_component(&self, path: &str) {
         self.inner.change(|state| state.ensure_component(path, true));
@@ -282,6 +307,12 @@ impl Deployment {
     /// The active schema of a component, as JSON text. It is shown, not enforced.
     pub fn set_schema(&self, component: &str, schema: &str) {
         self.inner.change(|state| state.schemas.insert(component.to_owned(), schema.to_owned()));
+    }
+
+    /// Makes the deployment one that is disabled, which can neither be paused nor serve files; or one that runs.
+    pub fn set_disabled(&self, disabled: bool) {
+        let running = if disabled { model::AppState::Disabled } else { model::AppState::Running };
+        self.inner.change(|state| state.running = running);
     }
 
     /// Lets the clock stand at these nanoseconds; `None` is the machine's clock.

@@ -36,7 +36,11 @@ impl Refusal {
 pub(crate) enum Body {
     Bytes(Bytes),
     /// A piece of a file.
-    File { contents: crate::model::Contents, from: u64, length: u64 },
+    File {
+        contents: crate::model::Contents,
+        from: u64,
+        length: u64,
+    },
 }
 
 impl Body {

@@ -201,12 +201,7 @@ mod tests {
         let rows: [(Value, &str, &str, &str); 13] = [
             (Value::Null, "null", "null", "null"),
             (7.into(), "7", r#"{"$integer":"BwAAAAAAAAA="}"#, r#""7""#),
-            (
-                i64::MIN.into(),
-                "-9223372036854775808",
-                r#"{"$integer":"AAAAAAAAAIA="}"#,
-                r#""-9223372036854775808""#,
-            ),
+            (i64::MIN.into(), "-9223372036854775808", r#"{"$integer":"AAAAAAAAAIA="}"#, r#""-9223372036854775808""#),
             (7.0.into(), "7.0", "7.0", "7.0"),
             ((-0.0).into(), "-0.0", r#"{"$float":"AAAAAAAAAIA="}"#, "-0.0"),
             (1e16.into(), "1e16", "1e16", "1e16"),

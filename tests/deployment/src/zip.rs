@@ -157,7 +157,8 @@ mod tests {
         let central = descriptor + 16;
         assert_eq!(
             hex(central..central + 46),
-            "504b01021403140008080800000000008 6a61036ffffffffffffffff01001c000000000000000000a481ffffffff".replace(' ', "")
+            "504b01021403140008080800000000008 6a61036ffffffffffffffff01001c000000000000000000a481ffffffff"
+                .replace(' ', "")
         );
         assert_eq!(bytes.len(), central + 46 + 1 + 28 + 56 + 20 + 22);
     }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value as Json, json};
 use super::routes::{allow, body_of, change};
 use super::{Request, auth};
 use crate::Inner;
-use crate::model::{Running, State, Variable, numbers};
+use crate::model::{AppState, State, Variable, numbers};
 use crate::reply::{Refusal, Reply};
 use crate::value::Value;
 
@@ -44,9 +44,8 @@ pub(super) fn dispatch(inner: &Inner, request: &Request) -> Option<Answer> {
 
 fn list_variables(inner: &Inner, request: &Request) -> Answer {
     allow(inner, request, "ViewEnvironmentVariables")?;
-    let all: Map<String, Json> = inner.read(|state| {
-        state.environment.iter().map(|(name, variable)| (name.clone(), json!(variable.value))).collect()
-    });
+    let all: Map<String, Json> = inner
+        .read(|state| state.environment.iter().map(|(name, variable)| (name.clone(), json!(variable.value))).collect());
     Ok(Reply::json(json!({ "environmentVariables": all }).to_string()))
 }
 
@@ -86,7 +85,10 @@ fn apply_variables(state: &mut State, changes: &[Json]) -> Result<(), Refusal> {
         let metadata = Value::object([("variable_name", name.into())]);
         match change.get("value").and_then(Json::as_str) {
             Some(value) if value.len() > 8 << 10 => {
-                return Err(Refusal::bad("EnvironmentVariableValueTooLarge", "Environment variable value is too large"));
+                return Err(Refusal::bad(
+                    "EnvironmentVariableValueTooLarge",
+                    "Environment variable value is too large",
+                ));
             }
             Some(value) => {
                 let was = after.insert(name.to_owned(), value.to_owned());
@@ -126,9 +128,7 @@ fn canonical_urls(inner: &Inner, request: &Request) -> Answer {
     let urls = inner.read(|state| state.canonical_urls.clone());
     let origin = &inner.options.origin;
     let url = |name: &str| urls.get(name).unwrap_or(origin).clone();
-    Ok(Reply::json(
-        json!({ "convexCloudUrl": url("convexCloud"), "convexSiteUrl": url("convexSite") }).to_string(),
-    ))
+    Ok(Reply::json(json!({ "convexCloudUrl": url("convexCloud"), "convexSiteUrl": url("convexSite") }).to_string()))
 }
 
 fn update_canonical_url(inner: &Inner, request: &Request) -> Answer {
@@ -157,19 +157,19 @@ fn log_streams(inner: &Inner, request: &Request) -> Answer {
 }
 
 fn pause(state: &mut State) -> Result<(), Refusal> {
-    if state.running == Running::Disabled {
+    if state.running == AppState::Disabled {
         return Err(Refusal::bad("PauseDeploymentFailed", "The deployment is disabled"));
     }
-    state.running = Running::Paused;
+    state.running = AppState::Paused;
     state.audit("pause_deployment", Value::Null);
     Ok(())
 }
 
 fn unpause(state: &mut State) -> Result<(), Refusal> {
-    if state.running != Running::Paused {
+    if state.running != AppState::Paused {
         return Err(Refusal::bad("UnpauseDeploymentFailed", "The deployment is not paused"));
     }
-    state.running = Running::Running;
+    state.running = AppState::Running;
     state.audit("unpause_deployment", Value::Null);
     Ok(())
 }
@@ -204,11 +204,15 @@ fn config(inner: &Inner, request: &Request, hashes: bool) -> Answer {
         .collect();
     let config = json!({ "functions": "convex/", "authInfo": [] });
     let version = "1.45.0";
-    Ok(Reply::json(match hashes {
-        true => json!({ "config": config, "moduleHashes": modules, "udfServerVersion": version, "nodeVersion": null }),
-        false => json!({ "config": config, "modules": modules, "udfServerVersion": version }),
-    }
-    .to_string()))
+    Ok(Reply::json(
+        match hashes {
+            true => {
+                json!({ "config": config, "moduleHashes": modules, "udfServerVersion": version, "nodeVersion": null })
+            }
+            false => json!({ "config": config, "modules": modules, "udfServerVersion": version }),
+        }
+        .to_string(),
+    ))
 }
 
 fn indexes(inner: &Inner, request: &Request) -> Answer {

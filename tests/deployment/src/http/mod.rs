@@ -4,10 +4,12 @@
 
 pub(crate) mod auth;
 mod body;
+pub(crate) mod imports;
 mod misc;
 mod routes;
 mod socket;
 mod storage;
+mod streams;
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 
 use super::auth::{self, Identity};
-use super::{Request, misc, storage};
+use super::{Request, imports, misc, storage, streams};
 use crate::Inner;
 use crate::export;
 use crate::model::State;
@@ -31,7 +31,9 @@ fn check_client(request: &Request) -> Result<(), Refusal> {
         return Err(Refusal::bad("InvalidClientVersion", format!("Failed to parse client version: {client}")));
     };
     let (name, version) = match version.split_once('-') {
-        Some((more, version)) if format!("{name}-{more}") == "npm-cli" || format!("{name}-{more}") == "python-convex" => {
+        Some((more, version))
+            if format!("{name}-{more}") == "npm-cli" || format!("{name}-{more}") == "python-convex" =>
+        {
             (format!("{name}-{more}"), version)
         }
         _ => (name.to_owned(), version),
@@ -69,7 +71,10 @@ fn dispatch(inner: &Arc<Inner>, request: &Request) -> Answer {
         ("GET", _) if path.starts_with("/api/export/zip/") => download(inner, request),
         ("GET", _) if path.starts_with("/api/storage/") => storage::get(inner, request, &path["/api/storage/".len()..]),
         (_, _) if path.starts_with("/api/v1/") && !features.v1 && path != "/api/v1/data/sync" => no_route(),
-        _ => misc::dispatch(inner, request).unwrap_or_else(no_route),
+        _ => imports::dispatch(inner, request)
+            .or_else(|| streams::dispatch(inner, request))
+            .or_else(|| misc::dispatch(inner, request))
+            .unwrap_or_else(no_route),
     }
 }
 

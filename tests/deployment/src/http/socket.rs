@@ -70,8 +70,16 @@ async fn talk(inner: Arc<Inner>, mut socket: WebSocket) {
     let mut changes = inner.changes();
     let version = Version { query_set: 0, identity: 0, ts: 0 };
     let mut session = Session { inner, identity: Identity::Unknown, version, queries: BTreeMap::new() };
+    // Subscribers count as those who ask (`ExportFault::Polls`), and a silent server is taken for a dead one.
+    let mut ticks = tokio::time::interval(std::time::Duration::from_millis(500));
+    let mut tick = 0u32;
     loop {
         let answer = tokio::select! {
+            _ = ticks.tick() => {
+                tick = tick.wrapping_add(1);
+                let news = session.transition(session.version, false);
+                if tick.is_multiple_of(30) { news.or(Some(json!({ "type": "Ping" }))) } else { news }
+            }
             message = socket.recv() => match message {
                 Some(Ok(Message::Text(text))) => session.hear(&text),
                 Some(Ok(Message::Close(_)) | Err(_)) | None => return,

@@ -4,7 +4,7 @@ use data_encoding::BASE64;
 
 use super::Request;
 use crate::Inner;
-use crate::model::{Running, State};
+use crate::model::{AppState, State};
 use crate::reply::{Body, Refusal, Reply};
 
 /// One file, or a part of it; nobody is asked for a key.
@@ -13,7 +13,7 @@ pub(crate) fn get(inner: &Inner, request: &Request, uuid: &str) -> Result<Reply,
 }
 
 fn find(state: &State, request: &Request, uuid: &str) -> Result<Reply, Refusal> {
-    if state.running != Running::Running {
+    if state.running != AppState::Running {
         return Err(Refusal::bad("BackendIsNotRunning", "Cannot read files while the deployment is paused"));
     }
     let is_hex = |c: char| c.is_ascii_hexdigit();
@@ -25,22 +25,17 @@ fn find(state: &State, request: &Request, uuid: &str) -> Result<Reply, Refusal> 
         Some(id) => state.component_path(&id).map(str::to_owned),
         None => Some(String::new()),
     };
-    let found = state.files.iter().find(|f| f.until.is_none() && f.uuid == uuid && Some(&f.component) == component.as_ref());
+    let found =
+        state.files.iter().find(|f| f.until.is_none() && f.uuid == uuid && Some(&f.component) == component.as_ref());
     let file = found.ok_or_else(|| Refusal::new(404, "FileNotFound", format!("File {uuid} not found")))?;
     let length = file.contents.len();
-    let mut headers = vec![
-        ("accept-ranges", "bytes".to_owned()),
-        ("cache-control", "private, max-age=2592000".to_owned()),
-    ];
+    let mut headers =
+        vec![("accept-ranges", "bytes".to_owned()), ("cache-control", "private, max-age=2592000".to_owned())];
     headers.extend(file.content_type.clone().map(|kind| ("content-type", kind)));
     let (status, from, sent) = match &request.range {
         Some(range) => {
             let wanted = parse(range).ok_or_else(|| Refusal::new(416, "", ""))?;
-            if length == 0 {
-                (200, 0, 0)
-            } else {
-                ranged(wanted, length, &mut headers)
-            }
+            if length == 0 { (200, 0, 0) } else { ranged(wanted, length, &mut headers) }
         }
         None => (200, 0, length),
     };

@@ -170,10 +170,8 @@ impl State {
     /// Deletes the row of a file; whether it was there. The blob stays in storage, out of reach.
     pub(crate) fn remove_file(&mut self, id: &str) -> bool {
         let number = self.options.storage_number;
-        let found = self
-            .files
-            .iter()
-            .position(|f| f.until.is_none() && DocumentId::new(number, f.id).to_string() == id);
+        let found =
+            self.files.iter().position(|f| f.until.is_none() && DocumentId::new(number, f.id).to_string() == id);
         if let Some(at) = found {
             self.files[at].until = Some(self.commit_system(1));
         }

@@ -63,7 +63,7 @@ pub(crate) struct Event {
 
 /// Whether the app runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Running {
+pub(crate) enum AppState {
     Running,
     Paused,
     Disabled,
@@ -77,7 +77,6 @@ pub(crate) mod numbers {
     pub(crate) const IMPORTS: u32 = 532;
     pub(crate) const EVENTS: u32 = 533;
     pub(crate) const JOBS: u32 = 534;
-    pub(crate) const CRONS: u32 = 535;
     pub(crate) const FIRST_USER: u32 = 10_001;
 }
 
@@ -93,7 +92,7 @@ pub(crate) struct State {
     pub imports: Vec<Import>,
     pub uploads: BTreeMap<String, Vec<u8>>,
     pub events: Vec<Event>,
-    pub running: Running,
+    pub running: AppState,
     /// The active schema of each component, as JSON text.
     pub schemas: BTreeMap<String, String>,
     /// Rows that a test gave for queries: path of the query and component to rows.
@@ -124,7 +123,7 @@ impl State {
             imports: Vec::new(),
             uploads: BTreeMap::new(),
             events: Vec::new(),
-            running: Running::Running,
+            running: AppState::Running,
             schemas: BTreeMap::new(),
             rows: BTreeMap::new(),
             canonical_urls: BTreeMap::new(),

@@ -92,9 +92,7 @@ impl State {
 
     /// Active tables of a component with their numbers.
     pub(crate) fn active_tables(&self, component: &str) -> impl Iterator<Item = (u32, &Table)> {
-        (0u32..)
-            .zip(&self.tables)
-            .filter(move |(_, t)| t.component == component && t.state() == TableState::Active)
+        (0u32..).zip(&self.tables).filter(move |(_, t)| t.component == component && t.state() == TableState::Active)
     }
 
     /// A number that no active or hidden table of the component has.

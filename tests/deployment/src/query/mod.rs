@@ -54,7 +54,7 @@ pub(crate) fn run(
     if path == "_system/cli/exports:getLatest" || path == "_system/frontend/latestExport" {
         inner.poll(|state| {
             if let Some(export) = state.exports.last_mut() {
-                export.polls += 1;
+                export.looked_at();
             }
         });
     }
@@ -66,7 +66,9 @@ pub(crate) fn run(
 }
 
 fn not_found(path: &str) -> String {
-    format!("Could not find public function for '{path}'. Did you forget to run `npx convex dev` or `npx convex deploy`?")
+    format!(
+        "Could not find public function for '{path}'. Did you forget to run `npx convex dev` or `npx convex deploy`?"
+    )
 }
 
 /// `componentId` in the arguments wins over the component of the call.

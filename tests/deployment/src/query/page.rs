@@ -131,9 +131,9 @@ pub(super) fn table_data(state: &State, call: &Call) -> Result<Value, String> {
         files.map(|f| (DocumentId::new(number, f.id).to_string(), f.row(number, false))).collect()
     } else if let Some(table) = state.find_table(&call.component, name) {
         let table = &state.tables[table as usize];
-        let documents = table.documents_at(i64::MAX, None).filter_map(|(id, _, line)| {
-            Some((table.document_id(*id).to_string(), json::parse(line).ok()?))
-        });
+        let documents = table
+            .documents_at(i64::MAX, None)
+            .filter_map(|(id, _, line)| Some((table.document_id(*id).to_string(), json::parse(line).ok()?)));
         documents.collect()
     } else {
         let rows = state.rows.get(&(format!("tableData {name}"), call.component.clone()));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Call;
-use crate::model::{Component, Running, State, Variable};
+use crate::model::{AppState, Component, State, Variable};
 use crate::value::Value;
 
 pub(super) fn latest_export(state: &State) -> Value {
@@ -66,9 +66,9 @@ pub(super) fn schemas(state: &State, call: &Call) -> Value {
 
 fn running(state: &State) -> &'static str {
     match state.running {
-        Running::Running => "running",
-        Running::Paused => "paused",
-        Running::Disabled => "disabled",
+        AppState::Running => "running",
+        AppState::Paused => "paused",
+        AppState::Disabled => "disabled",
     }
 }
 
@@ -77,8 +77,8 @@ pub(super) fn deployment_state(state: &State) -> Value {
 }
 
 pub(super) fn backend_state(state: &State) -> Value {
-    let user = if state.running == Running::Paused { "paused" } else { "running" };
-    let system = if state.running == Running::Disabled { "disabled" } else { "running" };
+    let user = if state.running == AppState::Paused { "paused" } else { "running" };
+    let system = if state.running == AppState::Disabled { "disabled" } else { "running" };
     Value::object([("system", system.into()), ("usage_limit", "running".into()), ("user", user.into())])
 }
 
