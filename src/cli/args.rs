@@ -175,9 +175,9 @@ pub enum Command {
     /// Write one file of a snapshot to stdout
     #[command(after_help = CODES)]
     Dump(DumpArgs),
-    /// Sums over the repository
+    /// Sums over the repository; of a Convex deployment the documents of each table
     #[command(after_help = CODES)]
-    Stats,
+    Stats(StatsArgs),
     /// Take snapshots out of the lists by policy, each with the reason why it stays or goes
     #[command(after_help = forget::FORGET_HELP)]
     Forget(ForgetArgs),
@@ -445,6 +445,15 @@ pub struct RestoreArgs {
     pub server: ServerArgs,
     #[command(flatten)]
     pub convex: ConvexArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct StatsArgs {
+    /// A Convex deployment, or writer/source
+    #[arg(value_name = "SOURCE")]
+    pub source: Option<String>,
+    #[command(flatten)]
+    pub which: Which,
 }
 
 #[derive(Debug, Args)]

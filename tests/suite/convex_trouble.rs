@@ -341,7 +341,7 @@ fn what_a_killed_run_began_is_ended_by_the_next() {
         assert!(run.join().unwrap().is_err());
         note
     });
-    std::fs::write(&note.0, &note.1).unwrap();
+    std::fs::write(&note.0, &note.1).unwrap(); // by this process, which is ours
     assert_eq!(latest_state(&scene), convex::ExportStatus::InProgress);
     scene.convex.faults().clear();
     scene.convex.faults().set_export(ExportFault::None);

@@ -10,6 +10,7 @@ mod cluster_tls;
 mod common;
 mod contract;
 mod convex;
+mod convex_restore;
 mod convex_trouble;
 mod crash;
 mod damage;

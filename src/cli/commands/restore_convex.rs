@@ -218,7 +218,7 @@ impl Importing<'_> {
         progress.clear();
         let sent = sent?;
         self.show_sent(&sent)?;
-        let done = perform(self.deployment, &sent, progress);
+        let done = perform(self.deployment, &into, &sent, progress);
         progress.clear();
         let done = done?;
         if ui.json {

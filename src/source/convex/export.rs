@@ -391,7 +391,7 @@ impl Note {
         Self { path: work_dir.join(format!(".lifeboat-export-{}", &digest.to_hex()[..16])) }
     }
 
-    /// The id that a killed run wrote; one that somebody else wrote is not believed.
+    /// The id that a killed run wrote; one that somebody else wrote, or that runs, is not believed.
     fn read(&self) -> Option<String> {
         let file = OpenOptions::new().read(true).custom_flags(OFlags::NOFOLLOW.bits() as i32).open(&self.path).ok()?;
         if file.metadata().ok()?.uid() != rustix::process::geteuid().as_raw() {
@@ -399,15 +399,20 @@ impl Note {
         }
         let mut text = String::new();
         file.take(100).read_to_string(&mut text).ok()?;
-        let id = text.trim();
-        (!id.is_empty() && id.bytes().all(|c| c.is_ascii_alphanumeric())).then(|| id.to_owned())
+        let (id, process) = text.trim().split_once(' ')?;
+        // Another run of ours, for another repository, is at it: then it is somebody else's.
+        let process = rustix::process::Pid::from_raw(process.parse().ok()?)?;
+        let is_alive = process.as_raw_nonzero().get() != std::process::id() as i32
+            && rustix::process::test_kill_process(process) != Err(rustix::io::Errno::SRCH);
+        let is_id = !id.is_empty() && id.bytes().all(|c| c.is_ascii_alphanumeric());
+        (is_id && !is_alive).then(|| id.to_owned())
     }
 
     /// A note that cannot be written costs some disk on the server, should the run be killed; no more.
     fn write(&self, id: &str) {
         let _ = std::fs::remove_file(&self.path);
         let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.path);
-        if let Err(e) = made.and_then(|mut file| file.write_all(id.as_bytes())) {
+        if let Err(e) = made.and_then(|mut file| write!(file, "{id} {}", std::process::id())) {
             tracing::info!(%e, "the export's id could not be written down");
         }
     }
@@ -456,8 +461,10 @@ mod tests {
         assert_eq!(note.read(), None);
         note.write("kabc123");
         assert_eq!(note.read().as_deref(), Some("kabc123"));
-        std::fs::write(&note.path, "../../x").unwrap();
-        assert_eq!(note.read(), None);
+        for bad in ["../../x 1", "kabc", "kabc 1", "kabc x", ""] {
+            std::fs::write(&note.path, bad).unwrap();
+            assert_eq!(note.read(), None, "{bad}");
+        }
         note.remove();
         std::os::unix::fs::symlink("/etc/hostname", &note.path).unwrap();
         assert_eq!(note.read(), None);

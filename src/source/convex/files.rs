@@ -28,7 +28,7 @@ pub(super) struct Files {
     components: Vec<Component>,
     rows: BTreeMap<String, Row>,
     /// What cannot be fetched, because its row cannot be understood.
-    pub odd: Vec<(String, String)>,
+    pub odd: BTreeMap<String, String>,
     gone: Mutex<HashSet<String>>,
 }
 
@@ -87,7 +87,12 @@ impl Files {
                 let path = format!("{prefix}_storage/{}{}", file.id, extension_of(file.content_type.as_deref()));
                 self.rows.insert(path, Row { component, file, stayed });
             }
-            Err((id, why)) => self.odd.push((format!("{prefix}_storage/{id}"), why)),
+            Err((id, why)) => {
+                let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
+                let id: String = id.chars().map(plain).collect();
+                let name = if id.is_empty() { "without-an-id" } else { &id };
+                self.odd.insert(format!("{prefix}_storage/{name}"), why);
+            }
         }
     }
 
@@ -359,7 +364,9 @@ mod tests {
         files.take(0, "", Ok(file("kb")), true);
         files.take(0, "", Ok(file("ka")), false);
         files.take(1, "c", Ok(file("kc")), true);
-        files.take(0, "", Err(("kx".into(), "its size is none".into())), true);
+        files.take(0, "", Err(("../kx".into(), "its size is none".into())), true);
+        files.take(0, "", Err((String::new(), "its id is none".into())), true);
+        assert_eq!(files.odd.keys().collect::<Vec<_>>(), ["_storage/___kx", "_storage/without-an-id"]);
         let mut text = String::new();
         ListReader::new(Arc::new(files), 0).read_to_string(&mut text).unwrap();
         let zeros = BASE64.encode(&[0; 32]);

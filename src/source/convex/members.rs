@@ -219,7 +219,8 @@ pub(super) fn in_order(
     for (name, _) in files.all() {
         items.push(Item::Blob(path(name)?));
     }
-    for (name, why) in &files.odd {
+    // One that was understood in the other list is stored.
+    for (name, why) in files.odd.iter().filter(|(name, _)| files.row(name).is_none()) {
         items.push(Item::Odd(path(name)?, why.clone()));
     }
     let mut dirs = BTreeSet::from([RelPath::root()]);

@@ -1,5 +1,5 @@
-//! A snapshot into a deployment: environment variables first, then the archive, which the server reads and says what it would do;
-//! confirmed, it swaps all tables in with one step.
+//! A snapshot into a deployment: the archive is sent, the server reads it and says what it would do; then environment variables are set, and
+//! the import, confirmed, swaps all tables in with one step.
 //!
 //! Invariants: nothing of the target changes before its answer was shown to whoever called; variables that are there with another
 //! value stay unless that was asked for; an import that is not confirmed is cancelled. What no API takes back is listed with what to
@@ -22,6 +22,8 @@ use crate::source::convex::work_file;
 
 /// The wait between two looks at an import.
 const LOOK: Duration = Duration::from_millis(250);
+/// A server that is away for so long during an import is not waited for.
+const AWAY_MAX: Duration = Duration::from_secs(15 * 60);
 /// A server that reads an archive for so long without a word does not read it.
 const READING_MAX: Duration = Duration::from_secs(60 * 60);
 
@@ -128,7 +130,7 @@ pub fn prepare_into(
     Ok(plan)
 }
 
-/// Sets the variables, sends the archive and waits for what the server would do. Nothing is confirmed.
+/// Sends the archive and waits for what the server would do. Nothing is changed.
 pub fn send(
     repository: &Repository,
     restore: &DeploymentRestore,
@@ -144,10 +146,6 @@ pub fn send(
     let written = write_zip(repository, restore, buffered, progress)?;
     let file = written.into_inner().map_err(|e| output(e.into_error()))?;
     let bytes = file.metadata().map_err(output)?.len();
-    if !plan.values.is_empty() {
-        progress.event(Event::Stage("setting variables"));
-        deployment.set_environment(&plan.values)?;
-    }
     progress.event(Event::Stage("uploading"));
     progress.event(Event::Expect { items: 0, bytes });
     let sent = |bytes| progress.event(Event::Done { items: 0, bytes });
@@ -180,27 +178,43 @@ pub fn send(
     }
 }
 
-/// Confirms an import and waits for its end.
-pub fn perform(deployment: &Deployment, sent: &Sent, progress: &dyn Progress) -> Result<Confirmed, Error> {
-    progress.event(Event::Stage("importing"));
-    if deployment.is_given_up() {
+/// Sets the variables, confirms the import and waits for its end. A server that is restarted meanwhile goes on with it.
+pub fn perform(
+    deployment: &Deployment,
+    plan: &IntoPlan,
+    sent: &Sent,
+    progress: &dyn Progress,
+) -> Result<Confirmed, Error> {
+    let give_up = |e: Error| {
+        // Until its last step an import is seen by nobody; given up, no document has changed.
         let _ = deployment.cancel_import(&sent.import);
-        return Err(crate::client::convex::Error::GivenUp.into());
+        e
+    };
+    if deployment.is_given_up() {
+        return Err(give_up(crate::client::convex::Error::GivenUp.into()));
     }
-    deployment.perform_import(&sent.import)?;
+    if !plan.values.is_empty() {
+        progress.event(Event::Stage("setting variables"));
+        deployment.set_environment(&plan.values).map_err(|e| give_up(e.into()))?;
+    }
+    progress.event(Event::Stage("importing"));
+    deployment.perform_import(&sent.import).map_err(|e| give_up(e.into()))?;
+    let mut heard = Instant::now();
     loop {
-        match deployment.import_state(&sent.import)?.phase {
-            ImportPhase::Completed { timestamp, rows } => {
-                return Ok(Confirmed { timestamp: timestamp.to_string(), documents: rows });
-            }
-            ImportPhase::Failed { message } => return Err(failed(deployment, &message)),
-            ImportPhase::Uploaded | ImportPhase::Waiting { .. } | ImportPhase::InProgress { .. } => {}
+        match deployment.import_state(&sent.import) {
+            Ok(state) => match state.phase {
+                ImportPhase::Completed { timestamp, rows } => {
+                    return Ok(Confirmed { timestamp: timestamp.to_string(), documents: rows });
+                }
+                ImportPhase::Failed { message } => return Err(failed(deployment, &message)),
+                ImportPhase::Uploaded | ImportPhase::Waiting { .. } | ImportPhase::InProgress { .. } => {
+                    heard = Instant::now();
+                }
+            },
+            Err(e) if e.may_pass() && heard.elapsed() < AWAY_MAX => tracing::info!(%e, "asked again"),
+            Err(e) => return Err(e.into()),
         }
-        if let Err(e) = deployment.sleep(LOOK) {
-            // Until its last step an import is seen by nobody; given up, nothing has changed.
-            let _ = deployment.cancel_import(&sent.import);
-            return Err(e.into());
-        }
+        deployment.sleep(LOOK).map_err(|e| give_up(e.into()))?;
     }
 }
 
