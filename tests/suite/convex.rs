@@ -42,7 +42,7 @@ fn every_value_keeps_its_text() {
     scene.assert_restores(&report);
     let all = unzip(&scene.zip(&Wishes::default()));
     let line = String::from_utf8(all["odd/documents.jsonl"].clone()).unwrap();
-    for exact in ["\"seven\":7,", "\"seven_float\":7.0,", "\"_under\":-0.0", "9007199254740993", "AQAAAAAA+H8="] {
+    for exact in ["\"seven\":7,", "\"seven_float\":7.0,", "\"minus_zero\":-0.0", "9007199254740993", "AQAAAAAA+H8="] {
         assert!(line.contains(exact), "{exact} in {line}");
     }
     assert_eq!(all["empty/documents.jsonl"], b"");

@@ -143,11 +143,12 @@ fn documents_that_are_there_stay_unless_that_is_asked_for() {
     place.expect(0, &["backup", "app"]);
     let state = place.convex.state();
     let target = fresh();
+    place.restore_into(0, &target, &["--no-environment", "--no-verify"]);
     target.insert("users", json(r#"{"theirs":true}"#));
     target.insert("other", json(r#"{"theirs":true}"#));
     let before = target.state();
     let told = place.restore_into(1, &target, &["--no-environment"]);
-    assert!(told.contains("hint:"), "{told}");
+    assert!(told.contains("`--replace` replaces the tables"), "{told}");
     assert_eq!(target.state(), before);
     let told = place.restore_into(0, &target, &["--replace", "--no-environment"]);
     assert!(told.contains("REPLACED"), "{told}");
@@ -218,7 +219,6 @@ fn an_import_that_fails_says_so_and_changes_no_document() {
     let place = Place::full();
     place.expect(0, &["backup", "app"]);
     let target = fresh();
-    target.insert("theirs", json(r#"{"n":1}"#));
     let before = target.state();
     target.faults().set_import(ImportFault::Fails("the schema does not fit".into()));
     let told = place.restore_into(1, &target, &["--no-environment"]);

@@ -70,7 +70,7 @@ pub(super) fn import_hint(why: &str) -> String {
     if says("TableExists") || says("already exists") || says("not empty") {
         "Documents are there already. `--replace` replaces the tables of the snapshot, `--replace-all` drops all others too; or restore into a \
          fresh deployment. No document was changed."
-    } else if says("TableConflict") || says("conflicts with") {
+    } else if says("TableConflict") || says("number") {
         "A table that is there has the number of one of the snapshot: only `--replace-all`, or a fresh deployment, takes it. No document was \
          changed."
     } else if says("schema") || says("Schema") {

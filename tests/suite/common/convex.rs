@@ -242,8 +242,8 @@ pub fn assert_state(archive: &Archive, state: &StateAt) {
 }
 
 /// Fields of every kind that text has to carry exactly.
-pub const ODD: &str = r#"{"Capital":1,"_under":-0.0,"big":9007199254740993,"bytes":{"$bytes":"AP+A"},"deep":[[[[{"a":[1,1.0]}]]]],
- "empty":{"$bytes":""},"exp":1e300,"inf":{"$float":"AAAAAAAA8H8="},"max":9223372036854775807,"min":-9223372036854775808,
+pub const ODD: &str = r#"{"Capital":1,"big":9007199254740993,"bytes":{"$bytes":"AP+A"},"deep":[[[[{"a":[1,1.0]}]]]],
+ "empty":{"$bytes":""},"exp":1e300,"inf":{"$float":"AAAAAAAA8H8="},"max":9223372036854775807,"min":-9223372036854775808,"minus_zero":-0.0,
  "nan":{"$float":"AQAAAAAA+H8="},"none":null,"seven":7,"seven_float":7.0,"text":"zoë \"quoted\" \u2028 \\","yes":true}"#;
 
 /// Writes by chance: inserts, patches, deletes, files, in the root and in two components.
