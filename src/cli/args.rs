@@ -43,8 +43,8 @@ Examples:
   lifeboat restore app-dump --into postgresql://postgres@db2 --create     dumps, into a server
   lifeboat restore app-dump --into postgresql://postgres@db2 --database app=app_restored --jobs 4
   lifeboat restore app-dump --into postgresql://postgres@db2/app --clean --table users
-  lifeboat restore app --into app.zip                                 Convex: an archive for `npx convex import`
-  lifeboat restore app --into http://127.0.0.1:3210                   Convex: into an empty deployment, compared afterwards
+  lifeboat restore app --into app.zip                       Convex: for `npx convex import`
+  lifeboat restore app --into http://127.0.0.1:3210         into an empty deployment
   lifeboat restore app --into http://127.0.0.1:3210 --table users --replace
 
 A destination that is not empty is refused unless --overwrite, --delta or --delete is given; only --delete removes \
