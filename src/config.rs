@@ -1,6 +1,7 @@
 //! The configuration file: TOML to checked types. Unknown keys are refused by name and line; an option that this version
 //! cannot honour is an error, never ignored. Not here: flags, the environment, what the values are used for.
 
+mod convex;
 mod objectives;
 mod pg_dump;
 mod retention;
@@ -12,8 +13,9 @@ use serde::Deserialize;
 
 pub use self::objectives::{DrillSection, Length, Objective};
 use self::pg_dump::DatabasesKey;
-use crate::model::{DumpFormat, RelPath, Retention};
+use crate::model::{DumpFormat, RelPath, Retention, Span};
 use crate::repository::is_source_name;
+use crate::source::convex::ConvexOptions;
 use crate::source::postgres::{BaseOptions, Via};
 use crate::source::{Globals, PgDumpOptions, Rules};
 use crate::store::Credentials;
@@ -159,6 +161,8 @@ pub enum SourceKind {
     Postgres,
     /// Databases of a PostgreSQL server, dumped.
     PgDump,
+    /// A self-hosted Convex deployment.
+    Convex,
 }
 
 /// `[sources.<name>]`. One flat table, so that the parser can name the line of an unknown key; which keys fit the kind is
@@ -204,7 +208,24 @@ pub struct SourceSection {
     pub password_file: Option<PathBuf>,
     /// Of a `pg_dump`: names of databases, or `all`.
     pub databases: Option<DatabasesKey>,
-    /// Of a `pg_dump`: the instance of Convex whose database it is.
+    /// Of a deployment: its URL; else CONVEX_SELF_HOSTED_URL.
+    pub url: Option<String>,
+    /// Of a deployment: a file with the admin key; else CONVEX_SELF_HOSTED_ADMIN_KEY.
+    pub admin_key_file: Option<PathBuf>,
+    /// Of a deployment: the environment variable with the admin key.
+    pub admin_key_env: Option<String>,
+    /// Of a deployment: a file with the instance's secret, from which a key is made.
+    pub instance_secret_file: Option<PathBuf>,
+    /// Of a deployment: tables to take alone.
+    #[serde(default)]
+    pub tables: Vec<String>,
+    /// Of a deployment: whether files are stored.
+    pub files: Option<bool>,
+    /// Of a deployment: whether exports stay on the server.
+    pub keep_exports: Option<bool>,
+    /// Of a deployment: when an export that makes no progress is cancelled.
+    pub stall_timeout: Option<Span>,
+    /// Of a `pg_dump`: the instance of Convex whose database it is. Of a deployment: its name, where the key is made.
     pub instance_name: Option<String>,
     /// Of a `pg_dump`: `custom`, `directory` or `plain`.
     pub format: Option<DumpFormat>,
@@ -212,7 +233,7 @@ pub struct SourceSection {
     pub globals: Option<Globals>,
     /// Of a `pg_dump`: whether rows are counted.
     pub row_counts: Option<bool>,
-    /// Of a `pg_dump`: patterns of tables to leave out.
+    /// Of a `pg_dump` or a deployment: patterns of tables to leave out.
     #[serde(default)]
     pub exclude_tables: Vec<String>,
     /// Of a `pg_dump`: patterns of schemas to take alone.
@@ -272,6 +293,8 @@ pub enum Plan {
     Postgres(BaseOptions),
     /// Databases, dumped.
     PgDump(Box<PgDumpOptions>),
+    /// A Convex deployment.
+    Convex(Box<ConvexOptions>),
 }
 
 /// Where an archive comes from.
@@ -287,8 +310,8 @@ pub enum Archive {
 
 impl SourceSection {
     /// The keys that belong to some kinds alone: whether each is given, and to which it belongs.
-    fn particular(&self) -> [(&'static str, bool, &'static [SourceKind]); 26] {
-        use SourceKind::{Command, PgDump, Postgres, Tarball, Volume};
+    fn particular(&self) -> [(&'static str, bool, &'static [SourceKind]); 34] {
+        use SourceKind::{Command, Convex, PgDump, Postgres, Tarball, Volume};
         [
             ("path", self.path.is_some(), &[Volume, Tarball]),
             ("exclude", !self.exclude.is_empty(), &[Volume]),
@@ -305,15 +328,23 @@ impl SourceSection {
             ("spool_max", self.spool_max.is_some(), &[Postgres]),
             ("password_file", self.password_file.is_some(), &[PgDump, Postgres]),
             ("databases", self.databases.is_some(), &[PgDump]),
-            ("instance_name", self.instance_name.is_some(), &[PgDump]),
+            ("instance_name", self.instance_name.is_some(), &[Convex, PgDump]),
+            ("url", self.url.is_some(), &[Convex]),
+            ("admin_key_file", self.admin_key_file.is_some(), &[Convex]),
+            ("admin_key_env", self.admin_key_env.is_some(), &[Convex]),
+            ("instance_secret_file", self.instance_secret_file.is_some(), &[Convex]),
+            ("tables", !self.tables.is_empty(), &[Convex]),
+            ("files", self.files.is_some(), &[Convex]),
+            ("keep_exports", self.keep_exports.is_some(), &[Convex]),
+            ("stall_timeout", self.stall_timeout.is_some(), &[Convex]),
             ("format", self.format.is_some(), &[PgDump]),
             ("globals", self.globals.is_some(), &[PgDump]),
             ("row_counts", self.row_counts.is_some(), &[PgDump]),
-            ("exclude_tables", !self.exclude_tables.is_empty(), &[PgDump]),
+            ("exclude_tables", !self.exclude_tables.is_empty(), &[Convex, PgDump]),
             ("schemas", !self.schemas.is_empty(), &[PgDump]),
             ("jobs", self.jobs.is_some(), &[PgDump]),
             ("bin_dir", self.bin_dir.is_some(), &[PgDump, Postgres]),
-            ("work_dir", self.work_dir.is_some(), &[PgDump, Postgres]),
+            ("work_dir", self.work_dir.is_some(), &[Convex, PgDump, Postgres]),
             ("via", self.via.is_some(), &[Postgres]),
             ("extra_args", !self.extra_args.is_empty(), &[PgDump]),
         ]
@@ -321,13 +352,16 @@ impl SourceSection {
 
     /// Checks that the keys fit the kind.
     pub fn plan(&self, name: &str) -> Result<Plan, String> {
-        use SourceKind::{PgDump, Postgres, Tarball, Volume};
+        use SourceKind::{Convex, PgDump, Postgres, Tarball, Volume};
         let keys = self.particular();
         if let Some((key, ..)) = keys.iter().find(|(_, given, of)| *given && !of.contains(&self.kind)) {
             return Err(format!("`{key}` does not belong to a source of this kind"));
         }
         if self.kind == PgDump {
             return Ok(Plan::PgDump(Box::new(pg_dump::plan(self)?)));
+        }
+        if self.kind == Convex {
+            return Ok(Plan::Convex(Box::new(convex::plan(self)?)));
         }
         if self.kind == Tarball {
             return match (&self.path, self.command.is_empty()) {
@@ -507,6 +541,12 @@ mod tests {
                 "[sources.a]\nkind = \"pg_dump\"\npassword_file = \"x\"\nconnection = \"postgresql://u:p@h\"\n",
                 "in `connection` too",
             ),
+            ("[sources.a]\nkind = \"convex\"\nurl = \"localhost:3210\"\n", "is no URL of a deployment"),
+            ("[sources.a]\nkind = \"convex\"\ninstance_name = \"x\"\n", "needs `instance_secret_file`"),
+            ("[sources.a]\nkind = \"convex\"\nadmin_key_file = \"x\"\nadmin_key_env = \"y\"\n", "comes from one of"),
+            ("[sources.a]\nkind = \"convex\"\ntables = [\"_storage\"]\n", "names no table"),
+            ("[sources.a]\nkind = \"convex\"\npath = \"/\"\n", "`path` does not belong"),
+            ("[sources.a]\nkind = \"pg_dump\"\nfiles = false\n", "`files` does not belong"),
             ("[repository]\nlimit_upload = \"fast\"\n", "no size"),
         ] {
             let error = parse(text).unwrap_err();

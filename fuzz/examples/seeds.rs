@@ -328,8 +328,28 @@ fn tarballs() -> Outcome {
     put("tarball", "gzip-here", &[b"\x06".as_slice(), &plain].concat())
 }
 
+/// A small export of our own writer, one cut off, ids and paths.
+fn convex() -> Outcome {
+    let with = |which: u8, bytes: &[u8]| [&[which], bytes].concat();
+    let mut writer = lifeboat::format::zip::Writer::new(Vec::new());
+    for (name, deflate, content) in [
+        ("_tables/documents.jsonl", true, &b"{\"name\":\"users\",\"id\":10001}\n"[..]),
+        ("users/documents.jsonl", true, b"{\"_creationTime\":1.0,\"_id\":\"j57000820c20a1g7104gm2rc1m70ynr8\"}\n"),
+        ("users/generated_schema.jsonl", true, b"\"uniform\"\n"),
+        ("_storage/kg20000000000000000000000000181w.bin", false, b"bytes"),
+    ] {
+        writer.add(name, deflate, &mut &*content).map_err(std::io::Error::other)?;
+    }
+    let archive = writer.finish().map_err(std::io::Error::other)?;
+    put("convex", "archive", &with(0, &archive))?;
+    put("convex", "cut-off", &with(0, &archive[..archive.len() - 30]))?;
+    put("convex", "id", &with(1, b"j57000820c20a1g7104gm2rc1m70ynr8"))?;
+    put("convex", "path", &with(1, b"_components/a/_components/b/users/documents.jsonl"))
+}
+
 fn main() -> Outcome {
     fixture()?;
+    convex()?;
     bombs()?;
     texts()?;
     keys()?;

@@ -1,5 +1,6 @@
 //! What was typed: the types of clap, nothing resolved. Their doc comments are the help that people read.
 
+mod convex;
 mod drill;
 mod follow;
 mod forget;
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use convex::ConvexArgs;
 pub use drill::{DrillArgs, DrillCommand, StatusArgs};
 pub use follow::FollowArgs;
 pub use forget::{ForgetArgs, PinArgs};
@@ -43,13 +45,16 @@ Examples:
   lifeboat restore app-dump --into postgresql://postgres@db2 --create     dumps, into a server
   lifeboat restore app-dump --into postgresql://postgres@db2 --database app=app_restored --jobs 4
   lifeboat restore app-dump --into postgresql://postgres@db2/app --clean --table users
+  lifeboat restore app --into app.zip                       Convex: for `npx convex import`
+  lifeboat restore app --into http://127.0.0.1:3210         into an empty deployment
+  lifeboat restore app --into http://127.0.0.1:3210 --table users --replace
 
 A destination that is not empty is refused unless --overwrite, --delta or --delete is given; only --delete removes \
 anything. (A cluster's --delta removes too: its directory becomes the cluster that was asked for.) An interrupted restore continues when the same command is run again.
 
 Exit codes: 0 done, 1 not done, 2 wrong command line, 4 that moment cannot be reached, 10 no repository there, \
-12 no key opens it, 13 something was damaged and is not restored, or rows differ from those that were \
-counted when a dump was made, 130 interrupted.";
+12 no key opens it, 13 something was damaged and is not restored, or rows or documents differ from those of the \
+snapshot, 130 interrupted.";
 const CHECK_HELP: &str = "\
 Examples:
   lifeboat check                             logs, listings, manifests
@@ -58,6 +63,7 @@ Examples:
   lifeboat check --read-data-subset 5%       by chance; also 10G
   lifeboat check --max-age 30d --max-duration 45m    nightly: everything is read within a month, or you hear of it
   lifeboat check --live app-db               the source: ends a segment of its log, and sees it arrive
+  lifeboat check --live app                  a Convex deployment: key, exports, files, clock
 
 Exit codes: 0 all in order, 1 not done, or (--live) the source cannot be backed up or restored as it is, 3 in order as far as there was time, 10 no repository there, 12 no key opens it, 13 damage found, 130 interrupted.";
 const REPAIR_HELP: &str = "\
@@ -171,9 +177,9 @@ pub enum Command {
     /// Write one file of a snapshot to stdout
     #[command(after_help = CODES)]
     Dump(DumpArgs),
-    /// Sums over the repository
+    /// Sums over the repository; of a Convex deployment the documents of each table
     #[command(after_help = CODES)]
-    Stats,
+    Stats(StatsArgs),
     /// Take snapshots out of the lists by policy, each with the reason why it stays or goes
     #[command(after_help = forget::FORGET_HELP)]
     Forget(ForgetArgs),
@@ -411,7 +417,8 @@ pub struct RestoreArgs {
     /// Refuse a time that no snapshot ended at, to the second
     #[arg(long, requires = "to")]
     pub exact: bool,
-    /// The directory that becomes equal to the source's; of dumps also a server: postgresql://USER@HOST[/DATABASE]
+    /// The directory that becomes equal to the source's; of dumps also a server: postgresql://USER@HOST[/DATABASE]; of a Convex
+    /// deployment also FILE.zip, or a deployment: http://HOST:3210
     #[arg(long, value_name = "DIR", required_unless_present = "tar")]
     pub into: Option<PathBuf>,
     /// As tar to a file, or to stdout with `-`
@@ -444,6 +451,17 @@ pub struct RestoreArgs {
     pub spelled: SpelledArgs,
     #[command(flatten)]
     pub server: ServerArgs,
+    #[command(flatten)]
+    pub convex: ConvexArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct StatsArgs {
+    /// A Convex deployment, or writer/source
+    #[arg(value_name = "SOURCE")]
+    pub source: Option<String>,
+    #[command(flatten)]
+    pub which: Which,
 }
 
 #[derive(Debug, Args)]

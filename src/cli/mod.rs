@@ -124,7 +124,10 @@ fn run(cli: Cli, stop: Arc<AtomicBool>) -> Result<Outcome, Failure> {
         Command::Find(args) => commands::look::find(&context, &args),
         Command::Diff(args) => commands::look::diff(&context, &args),
         Command::Dump(args) => commands::look::dump(&context, &args),
-        Command::Stats => commands::look::stats(&context),
+        Command::Stats(args) => match &args.source {
+            Some(source) => commands::look::tables(&context, source, &args.which),
+            None => commands::look::stats(&context),
+        },
         Command::Forget(args) => commands::forget::run(&context, &args),
         Command::Pin(args) => commands::forget::pin(&context, &args, true),
         Command::Unpin(args) => commands::forget::pin(&context, &args, false),

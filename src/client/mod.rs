@@ -1,9 +1,10 @@
-//! Sessions with the outside: PostgreSQL, through its own programs.
+//! Sessions with the outside: PostgreSQL, through its own programs; Convex (`convex`), over HTTP.
 //!
 //! Programs are run by their path with their arguments, never by a shell. A password travels in the environment of the
 //! program alone: not in its arguments, not in what is logged, not in an error. What a program says on its standard error is
 //! kept, and read for the few things that have a remedy of their own. Not here: what is backed up or restored, and how.
 
+pub mod convex;
 pub mod libpq;
 pub mod postgres;
 pub mod private;

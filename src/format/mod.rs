@@ -1,16 +1,18 @@
 //! Foreign formats: what PostgreSQL 15 to 18 writes on little-endian machines with 8-byte alignment (docs of the layouts:
-//! its headers `pg_control.h`, `xlog_internal.h`, `xlogrecord.h`, `xact.h`, `checksum_impl.h`).
+//! its headers `pg_control.h`, `xlog_internal.h`, `xlogrecord.h`, `xact.h`, `checksum_impl.h`); ids and exports of Convex.
 //!
 //! Invariants: pure; any bytes are read or refused, without panics and in memory bounded by constants or by the input.
-//! What is refused is refused by a flaw that names it. Not here: files, sessions with a server, and what follows from what
+//! What is refused is refused by a flaw that names it. Not here: files (but for archives, which are read in place), sessions with a server, and what follows from what
 //! was read (`plan`).
 
 pub mod backup_label;
+pub mod convex;
 pub mod history;
 pub mod page;
 pub mod pg_conf;
 pub mod pg_control;
 pub mod wal;
+pub mod zip;
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     bytes.get(at..)?.first_chunk().map(|raw| u16::from_le_bytes(*raw))

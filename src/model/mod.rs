@@ -5,6 +5,7 @@
 
 pub mod base;
 pub mod commit;
+pub mod convex;
 pub mod drill;
 pub mod dump;
 pub mod entry;
@@ -22,6 +23,7 @@ pub mod span;
 pub use commit::{
     Commit, CommitFrame, CommitHeader, CommitLine, DirectoryPlace, Lost, Marked, PackKind, PackLine, Renumber, Seen,
 };
+pub use convex::{ConvexFacts, TableCount};
 pub use drill::DrillRecord;
 pub use dump::{DatabaseInfo, DumpFormat, DumpInfo, TableRows};
 pub use entry::{Entry, EntryKind, Extent, FileContent, Stamp};

@@ -56,6 +56,7 @@ impl FromStr for Span {
             rest = rest.get(digits..).unwrap_or_default().trim_start();
             let letters = rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len());
             let unit = match rest.get(..letters).unwrap_or_default() {
+                "s" => 1,
                 "min" => 60,
                 "h" | "hour" | "hours" => 3_600,
                 "d" | "day" | "days" => 86_400,

@@ -45,8 +45,11 @@ impl Error {
             Self::NoPlan(_) | Self::NoWay(_) | Self::NoAim(NoAim::Nothing) => Kind::NoPlan,
             Self::NoAim(_) => Kind::Usage,
             Self::Source(source::Error::Client(e)) | Self::Client(e) => client_kind(e),
+            Self::Source(source::Error::Convex(e)) | Self::Convex(e) => convex_kind(e),
             Self::NoPlace(_)
             | Self::NoDumps { .. }
+            | Self::NoDeployment { .. }
+            | Self::NoSuchTable { .. }
             | Self::PlainDump(_)
             | Self::NoGlobals
             | Self::NoSuchDump { .. }
@@ -74,6 +77,15 @@ fn client_kind(error: &client::Error) -> Kind {
     match error {
         client::Error::BadConnection(_) => Kind::Usage,
         client::Error::GivenUp => Kind::Cancelled,
+        _ => Kind::Failed,
+    }
+}
+
+fn convex_kind(error: &client::convex::Error) -> Kind {
+    use client::convex::Error as E;
+    match error {
+        E::BadUrl { .. } | E::NoUrl | E::NoKey(_) | E::BadKey { .. } | E::OtherInstance { .. } => Kind::Usage,
+        E::GivenUp => Kind::Cancelled,
         _ => Kind::Failed,
     }
 }

@@ -4,10 +4,13 @@
 //! Invariants: "it arrives" is said only of a segment that was seen in the store; what PostgreSQL counts as archived and the store
 //! does not have is a problem, whatever else is in order. Not here: the stored bytes (`check`), and backups.
 
+mod convex;
+
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+pub use self::convex::check_deployment;
 use super::Error;
 use crate::client::postgres::Session;
 use crate::format::wal::ArchiveFile;

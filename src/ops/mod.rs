@@ -61,6 +61,9 @@ pub enum Error {
     /// PostgreSQL, or a program of its.
     #[error(transparent)]
     Client(#[from] client::Error),
+    /// A Convex deployment.
+    #[error(transparent)]
+    Convex(#[from] client::convex::Error),
     /// Nothing restores what was asked for.
     #[error(transparent)]
     NoPlan(#[from] NoPlan),
@@ -85,6 +88,41 @@ pub enum Error {
     /// A server on a restored directory.
     #[error(transparent)]
     Recover(#[from] recover::RecoverError),
+    /// An archive for Convex.
+    #[error(transparent)]
+    Zip(#[from] crate::format::zip::ZipError),
+    /// The snapshot is not of a deployment.
+    #[error("`{source_name}` is a source of kind `{kind}`: only deployments (`convex`) are restored so")]
+    NoDeployment {
+        /// Its full name.
+        source_name: String,
+        /// Its kind.
+        kind: String,
+    },
+    /// What a snapshot of a deployment says of itself cannot be read.
+    #[error("the facts of snapshot {snapshot} cannot be read: {why}")]
+    BadDeploymentFacts {
+        /// The snapshot.
+        snapshot: String,
+        /// What is wrong with them.
+        why: String,
+    },
+    /// The snapshot has no such table.
+    #[error("the snapshot has no table `{table}`; it has {there}")]
+    NoSuchTable {
+        /// What was asked for.
+        table: String,
+        /// The first of those that there are.
+        there: String,
+    },
+    /// The deployment did not import.
+    #[error("the deployment at `{url}` did not import the snapshot: {why}")]
+    ImportFailed {
+        /// The deployment.
+        url: String,
+        /// The server's words.
+        why: String,
+    },
     /// The snapshot is not of dumps.
     #[error("`{source_name}` is a source of kind `{kind}`: only dumps (`pg_dump`) are restored into a server")]
     NoDumps {

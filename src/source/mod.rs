@@ -2,6 +2,7 @@
 //!
 //! Not here: chunking, stores, and whether a file is read at all; the deed decides that by the manifest before.
 
+pub mod convex;
 mod cutting;
 mod pg_dump;
 pub mod postgres;
@@ -61,6 +62,20 @@ pub enum Error {
     /// The archive is cut off or no archive.
     #[error("{what} is no whole tar archive: {why}")]
     Archive {
+        /// The archive.
+        what: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A Convex deployment refused, or is away.
+    #[error(transparent)]
+    Convex(#[from] crate::client::convex::Error),
+    /// Its export came to nothing.
+    #[error(transparent)]
+    Export(#[from] convex::ExportError),
+    /// An archive that was downloaded is not what it should be.
+    #[error("{what} cannot be stored: {why}")]
+    Zip {
         /// The archive.
         what: String,
         /// What is wrong with it.
@@ -212,7 +227,7 @@ pub struct Late {
 
 /// Something to protect.
 pub trait Source: Sync {
-    /// `volume`, `command`, `stdin`, `tarball`, `pg_dump`.
+    /// `volume`, `command`, `stdin`, `tarball`, `pg_dump`, `postgres`, `convex`.
     fn kind(&self) -> &'static str;
     /// The directory or the command, for people.
     fn root(&self) -> String;

@@ -16,13 +16,13 @@ use crate::common::history::{assert_no_lies, chain};
 use crate::common::{Host, Person, copy_tree, plain, tree};
 
 /// A small file system, unmounted with the value.
-struct Small {
+pub struct Small {
     folder: TempDir,
 }
 
 impl Small {
     /// Mounts one, or says loudly that it may not; where `LIFEBOAT_TEST_REQUIRE` is set that is a failure.
-    fn mount(kilobytes: u64) -> Option<Self> {
+    pub fn mount(kilobytes: u64) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let size = format!("size={kilobytes}k");
         let output = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(folder.path()).output();
@@ -39,12 +39,12 @@ impl Small {
         }
     }
 
-    fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.folder.path()
     }
 
     /// Fills it up but for so many kilobytes; the file that does is returned, to be removed.
-    fn fill(&self, but: u64) -> PathBuf {
+    pub fn fill(&self, but: u64) -> PathBuf {
         let path = self.path().join("ballast");
         let stat = rustix::fs::statvfs(self.path()).unwrap();
         let bytes = (stat.f_bavail * stat.f_frsize).saturating_sub(but << 10);

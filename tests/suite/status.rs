@@ -67,7 +67,10 @@ fn good_and_bad_days_have_their_codes() {
     place.run(0, &["status", "--prometheus", "metrics"]);
     let metrics = fs::read_to_string(place.path("metrics")).unwrap();
     assert!(metrics.contains("\nlifeboat_snapshots{source=\"data\"} 1\n"), "{metrics}");
-    assert!(metrics.contains("\nlifeboat_state{source=\"data\"} 0\n") && !metrics.contains("drill_passed_timestamp_seconds{"));
+    assert!(
+        metrics.contains("\nlifeboat_state{source=\"data\"} 0\n")
+            && !metrics.contains("drill_passed_timestamp_seconds{")
+    );
 
     place.configure("[objectives.data]\nrpo = \"1h\"\ndrill_every = \"7d\"\n");
     assert_eq!(kinds(&place.source(3)), ["drill"]);

@@ -17,7 +17,7 @@ pub struct ServerArgs {
     /// Drop what the dump holds, and make it anew
     #[arg(long)]
     pub clean: bool,
-    /// Only this table and its rows, without its indexes: TABLE or SCHEMA.TABLE
+    /// Only this table and its rows, without its indexes: TABLE or SCHEMA.TABLE; of a Convex deployment TABLE or COMPONENT/TABLE
     #[arg(long, value_name = "TABLE")]
     pub table: Vec<String>,
     /// Roles and tablespaces first; those that are there stay as they are
@@ -29,7 +29,7 @@ pub struct ServerArgs {
     /// Tables that are restored at a time
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub jobs: Option<u32>,
-    /// Where the dumps lie until they are restored [default: TMPDIR]
+    /// Where dumps or archives lie until they are restored [default: TMPDIR]
     #[arg(long, value_name = "DIR")]
     pub work_dir: Option<PathBuf>,
     /// Where pg_restore and psql lie, or with --start the server [default: along PATH, then Debian's places]
@@ -40,6 +40,11 @@ pub struct ServerArgs {
 impl ServerArgs {
     /// The first flag that was given.
     pub fn first(&self) -> Option<&'static str> {
+        self.first_but(&[])
+    }
+
+    /// The first flag that was given, but for these.
+    pub fn first_but(&self, allowed: &[&str]) -> Option<&'static str> {
         let all = [
             ("--database", !self.database.is_empty()),
             ("--create", self.create),
@@ -51,6 +56,6 @@ impl ServerArgs {
             ("--work-dir", self.work_dir.is_some()),
             ("--bin-dir", self.bin_dir.is_some()),
         ];
-        all.into_iter().find(|(_, given)| *given).map(|(flag, _)| flag)
+        all.into_iter().find(|(flag, given)| *given && !allowed.contains(flag)).map(|(flag, _)| flag)
     }
 }

@@ -19,6 +19,7 @@ use crate::ops::backup::{BackupOptions, BackupReport, backup};
 use crate::plan::restore::show;
 use crate::progress::Progress;
 use crate::repository::{Repository, is_source_name};
+use crate::source::convex::ConvexSource;
 use crate::source::{
     CommandSource, FileSource, PgDumpOptions, PgDumpSource, Rules, Source, StdinSource, TarballSource, VolumeSource,
     postgres,
@@ -253,6 +254,9 @@ fn build(context: &Context, what: What, progress: &Arc<Console>) -> Result<Box<d
         What::Configured(Plan::Tarball(archive)) => Box::new(TarballSource::new(open_archive(context, archive)?)),
         What::Configured(Plan::PgDump(options)) => {
             Box::new(PgDumpSource::new(*options, context.now(), Arc::clone(progress) as _)?)
+        }
+        What::Configured(Plan::Convex(options)) => {
+            Box::new(ConvexSource::new(*options, context.now(), Arc::clone(progress) as _)?)
         }
         What::Stdin(file_name) => Box::new(StdinSource::of_process(file_name, context.now())),
     })

@@ -5,8 +5,9 @@ use crate::cli::context::Context;
 use crate::cli::report::Failure;
 use crate::cli::time::parse_duration;
 use crate::config::Plan;
-use crate::ops::live::{LiveReport, Weight, check_cluster, check_dumps};
+use crate::ops::live::{LiveReport, Weight, check_cluster, check_deployment, check_dumps};
 use crate::source::PgDumpSource;
+use crate::source::convex::ConvexSource;
 
 /// Runs it.
 pub fn run(context: &Context, name: &str, patience: &str) -> Result<Outcome, Failure> {
@@ -30,6 +31,12 @@ pub fn run(context: &Context, name: &str, patience: &str) -> Result<Outcome, Fai
             PgDumpSource::new(*options, context.now(), shared)
                 .map_err(Into::into)
                 .and_then(|source| check_dumps(&source))
+        }
+        Plan::Convex(options) => {
+            let shared: std::sync::Arc<dyn crate::progress::Progress> = progress.clone();
+            ConvexSource::new(*options, context.now(), shared)
+                .map_err(Into::into)
+                .and_then(|source| check_deployment(&source, &|| context.now()))
         }
         _ => {
             context.ui.answer(format!("`{name}` is read when it is backed up: there is nothing live to check"))?;

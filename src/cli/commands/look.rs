@@ -7,8 +7,9 @@ use crate::cli::args::{DiffArgs, DumpArgs, FindArgs, LsArgs, SnapshotsArgs, Whic
 use crate::cli::context::Context;
 use crate::cli::output::{count, counted, size};
 use crate::cli::report::Failure;
-use crate::model::{Entry, EntryKind, RelPath};
+use crate::model::{Entry, EntryKind, RawText, RelPath};
 use crate::ops::look::{self, Change};
+use crate::ops::restore::convex::{counts, facts_of};
 use crate::ops::restore::find_snapshot;
 use crate::plan::restore::{Wanted, show};
 
@@ -230,5 +231,31 @@ pub fn stats(context: &Context) -> Result<Outcome, Failure> {
     ui.answer(format!("unique      {} in {}", size(stats.unique_bytes), counted(stats.frames, "frame", "frames")))?;
     ui.answer(format!("stored      {} in {}", size(stats.stored_bytes), counted(stats.packs, "pack", "packs")))?;
     ui.answer(format!("unused      {} in frames that no snapshot needs", size(stats.unused_bytes)))?;
+    Ok(Outcome::Done)
+}
+
+/// `stats SOURCE`: the tables of a deployment, as they were counted when they were stored.
+pub fn tables(context: &Context, source: &str, which: &Which) -> Result<Outcome, Failure> {
+    let progress = context.progress(false);
+    let (repository, _) = context.open(&*progress)?;
+    let (wanted, _) = context.wanted(which)?;
+    let (snapshot, choice) = find_snapshot(&repository, source, &wanted, false)?;
+    let facts = facts_of(&snapshot)?;
+    let tables = counts(&repository, &snapshot, &*progress)?;
+    if context.ui.json {
+        context.ui.json(&serde_json::json!({"snapshot": choice.id, "facts": facts, "tables": tables}))?;
+        return Ok(Outcome::Done);
+    }
+    let ui = context.ui;
+    ui.story(format!("snapshot {} of {}", choice.id, show(choice.shows)));
+    let width = tables.iter().map(|table| table.full_name().len()).max().unwrap_or(0).max(5);
+    ui.answer(format!("{:width$}  {:>14}  {:>10}", "table", "documents", "size"))?;
+    for table in &tables {
+        // A name of somebody else's, without characters that move the cursor.
+        let name = RawText(table.full_name().into_bytes()).to_string();
+        ui.answer(format!("{name:width$}  {:>14}  {:>10}", count(table.documents), size(table.bytes)))?;
+    }
+    let files = facts.files.map_or_else(|| "not stored".to_owned(), count);
+    ui.answer(format!("files       {files}"))?;
     Ok(Outcome::Done)
 }

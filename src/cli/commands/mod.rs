@@ -15,6 +15,7 @@ pub mod man;
 pub mod repair;
 pub mod restore;
 mod restore_cluster;
+mod restore_convex;
 mod restore_outside;
 pub mod restore_server;
 pub mod status;

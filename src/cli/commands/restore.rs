@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use super::restore_cluster;
+use super::{restore_cluster, restore_convex};
 use crate::cli::Outcome;
 use crate::cli::args::{OverwriteArg, RestoreArgs};
 use crate::cli::context::Context;
@@ -26,6 +26,18 @@ const LISTED: usize = 50;
 pub fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome, Failure> {
     if let Some(url) = args.into.as_deref().and_then(Path::to_str).filter(|into| Connection::is_url(into)) {
         return super::restore_server::run(context, args, url);
+    }
+    if let Some(into) = restore_convex::target(args.into.as_deref())
+        && let Some(outcome) = restore_convex::run(context, args, into)?
+    {
+        return Ok(outcome);
+    }
+    if let Some(flag) = args.convex.first(false) {
+        let hint = "Name an archive or a deployment: `--into FILE.zip`, `--into http://HOST:3210`.";
+        return Err(Failure::usage(
+            format!("`{flag}` is for a Convex deployment that is restored into one of these"),
+            hint,
+        ));
     }
     // Of a server's programs a restored cluster has need too.
     if let Some(flag) = args.server.first().filter(|flag| *flag != "--bin-dir" || !args.cluster.start) {

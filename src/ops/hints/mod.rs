@@ -1,12 +1,14 @@
 //! The one thing to do about a failure, where it is known: what a person reads below the error. Those of PostgreSQL are in a file of
 //! their own. Not here: what kind of failure it is (`kind`).
 
+mod convex;
 mod forget;
 mod postgres;
 
 use super::Error;
 use crate::plan::restore::NoPlan;
 use crate::{catalog, destination, repository, seal, source, store};
+use convex::{convex_hint, export_hint, import_hint};
 use forget::forget_hint;
 use postgres::{client_hint, no_place_hint, no_way_hint, onto_hint, recover_hint, wal_hint};
 
@@ -32,8 +34,15 @@ impl Error {
                  look at the kernel's log, and restore the damaged relation from an older base backup."
                     .to_owned(),
             ),
+            Self::Source(source::Error::Convex(e)) | Self::Convex(e) => convex_hint(e),
+            Self::Source(source::Error::Export(e)) => export_hint(e),
             Self::Source(source::Error::Client(e)) => client_hint(e, true),
             Self::Client(e) => client_hint(e, false),
+            Self::NoDeployment { .. } => Some("Restore it into a directory: `--into DIR`.".to_owned()),
+            Self::NoSuchTable { .. } => {
+                Some("Write it as `--table users` or `--table component/users`; `*` stands for any run of characters.".to_owned())
+            }
+            Self::ImportFailed { why, .. } => Some(import_hint(why)),
             Self::NoDumps { .. } => Some("Restore it into a directory: `--into DIR`.".to_owned()),
             Self::PlainDump(_) => Some(
                 "Restore it into a database that is not there yet: `--create`, or `--database OLD=NEW`. Or lay it down with \

@@ -5,6 +5,7 @@
 //! written at their places, in any order. A mark in the destination says that a restore has begun; it goes last, so that
 //! half a restore is never taken for a whole one, and an interrupted one continues.
 
+pub mod convex;
 mod delta;
 mod entries;
 mod files;

@@ -4,6 +4,7 @@
 pub mod broken;
 pub mod chance;
 pub mod chaos;
+pub mod convex;
 pub mod faulty;
 pub mod forge;
 pub mod history;

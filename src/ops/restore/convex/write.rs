@@ -1,0 +1,125 @@
+//! The archive: members as they are stored, `_tables` with those tables alone that are in it. The same snapshot and wishes give the
+//! same bytes.
+
+use std::io::{Read, Write};
+
+use serde::Deserialize;
+
+use super::{DeploymentRestore, SMALL_MAX};
+use crate::catalog::WriterRow;
+use crate::format::convex::{Part, place_of};
+use crate::format::zip;
+use crate::model::{Entry, Extent};
+use crate::ops::restore::each_selected;
+use crate::ops::{Error, Selection};
+use crate::progress::{Event, Progress};
+use crate::repository::{ExtentReader, Repository};
+
+/// Entries, and extents of them, that are fetched together.
+const BATCH: usize = 256;
+const BATCH_EXTENTS: usize = 100_000;
+
+#[derive(Deserialize)]
+struct TableLine {
+    name: String,
+}
+
+/// Writes the archive that a plan means.
+pub fn write_zip<W: Write>(
+    repository: &Repository,
+    restore: &DeploymentRestore,
+    output: W,
+    progress: &dyn Progress,
+) -> Result<W, Error> {
+    progress.event(Event::Stage("writing the archive"));
+    let items = restore.plan.tables.len() as u64 + restore.plan.files;
+    progress.event(Event::Expect { items, bytes: restore.bytes() });
+    let mut writing = Writing {
+        repository,
+        restore,
+        writer: restore.snapshot.writer,
+        archive: zip::Writer::new(output),
+        batch: Vec::new(),
+        extents: 0,
+        progress,
+    };
+    let all = Selection::new(&[], &[])?;
+    each_selected(repository, &restore.snapshot, &all, progress, &mut |entry| writing.take(entry))?;
+    writing.flush()?;
+    Ok(writing.archive.finish()?)
+}
+
+struct Writing<'w, W: Write> {
+    repository: &'w Repository,
+    restore: &'w DeploymentRestore,
+    writer: WriterRow,
+    archive: zip::Writer<W>,
+    batch: Vec<(String, Entry)>,
+    extents: usize,
+    progress: &'w dyn Progress,
+}
+
+impl<W: Write> Writing<'_, W> {
+    fn take(&mut self, entry: Entry) -> Result<(), Error> {
+        let Some(content) = entry.content() else { return Ok(()) };
+        let path = entry.path.to_string();
+        let (component, part) = place_of(&path);
+        let wanted = match part {
+            Part::Tables => self.restore.plan.tables.iter().any(|table| table.component == component),
+            Part::Documents(table) | Part::Schema(table) => self.restore.wants_table(&component, table),
+            Part::FileList | Part::Blob(_) => self.restore.wants_files(&component),
+            Part::Other => false,
+        };
+        if !wanted {
+            return Ok(());
+        }
+        self.extents += content.extents.len();
+        self.batch.push((path, entry));
+        if self.batch.len() >= BATCH || self.extents >= BATCH_EXTENTS { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<(), Error> {
+        let contents = self.batch.iter().filter_map(|(_, entry)| entry.content());
+        let extents: Vec<Extent> = contents.flat_map(|content| content.extents.iter().copied()).collect();
+        let mut bytes = ExtentReader::new(self.repository, self.writer, "a restore", &extents, self.progress)?;
+        for (path, entry) in std::mem::take(&mut self.batch) {
+            let mut content = (&mut bytes).take(entry.size());
+            let (component, part) = place_of(&path);
+            let added = match part {
+                Part::Tables => {
+                    let mut text = Vec::new();
+                    let read = (&mut content).take(SMALL_MAX as u64).read_to_end(&mut text);
+                    let kept = read.ok().and_then(|_| self.kept(&component, &text));
+                    let Some(kept) = kept else {
+                        let why = format!("`{path}` is no list of tables");
+                        let snapshot = self.restore.plan.snapshot.to_string();
+                        let failure = bytes.take_failure().map(Error::from);
+                        return Err(failure.unwrap_or(Error::BadDeploymentFacts { snapshot, why }));
+                    };
+                    self.archive.add(&path, true, &mut kept.as_slice())
+                }
+                Part::Blob(_) => self.archive.add(&path, false, &mut content),
+                _ => self.archive.add(&path, true, &mut content),
+            };
+            if let Err(e) = added {
+                return Err(bytes.take_failure().map_or_else(|| e.into(), Error::from));
+            }
+            let counts = matches!(part, Part::Documents(_) | Part::Blob(_));
+            self.progress.event(Event::Done { items: u64::from(counts), bytes: entry.size() });
+        }
+        self.extents = 0;
+        Ok(())
+    }
+
+    /// The lines of the tables that are in the archive.
+    fn kept(&self, component: &str, text: &[u8]) -> Option<Vec<u8>> {
+        let mut kept = Vec::new();
+        for line in text.split_inclusive(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
+            let table: TableLine = serde_json::from_slice(line).ok()?;
+            if self.restore.wants_table(component, &table.name) {
+                kept.extend_from_slice(line);
+            }
+        }
+        Some(kept)
+    }
+}
