@@ -13,6 +13,7 @@ use self::pg_dump::DatabasesKey;
 use crate::model::{DumpFormat, RelPath, Retention};
 use crate::repository::is_source_name;
 use crate::source::postgres::{BaseOptions, Via};
+use crate::source::sqlite::SqliteMode;
 use crate::source::{Globals, PgDumpOptions, Rules};
 use crate::store::Credentials;
 
@@ -154,6 +155,8 @@ pub enum SourceKind {
     Postgres,
     /// Databases of a PostgreSQL server, dumped.
     PgDump,
+    /// One SQLite database.
+    Sqlite,
 }
 
 /// `[sources.<name>]`. One flat table, so that the parser can name the line of an unknown key; which keys fit the kind is
@@ -163,7 +166,7 @@ pub enum SourceKind {
 pub struct SourceSection {
     /// What it is.
     pub kind: SourceKind,
-    /// Of a volume: its root. Of a tarball: the archive.
+    /// Of a volume: its root. Of a tarball: the archive. Of a database: its file.
     pub path: Option<PathBuf>,
     /// Of a volume: patterns to leave out.
     #[serde(default)]
@@ -182,6 +185,8 @@ pub struct SourceSection {
     /// Of a volume: stays on one file system.
     #[serde(default)]
     pub one_file_system: bool,
+    /// Of a volume: whether SQLite databases are captured, or read as files.
+    pub sqlite: Option<SqliteMode>,
     /// Of a command, or of a tarball that comes from one: program and arguments.
     #[serde(default)]
     pub command: Vec<String>,
@@ -220,7 +225,7 @@ pub struct SourceSection {
     /// Of a `pg_dump` and a cluster: where PostgreSQL's programs lie.
     pub bin_dir: Option<PathBuf>,
     /// Of a `pg_dump`: where a dump in the directory format is written before it is stored; of a cluster, archives of one with
-    /// tablespaces.
+    /// tablespaces; of a volume, copies of SQLite databases.
     pub work_dir: Option<PathBuf>,
     /// Of a `pg_dump`: further arguments of the program.
     #[serde(default)]
@@ -251,6 +256,17 @@ pub enum Plan {
         path: PathBuf,
         /// What is left out.
         rules: Rules,
+        /// How databases get into the snapshot.
+        sqlite: SqliteMode,
+        /// Where their copies lie meanwhile.
+        work_dir: Option<PathBuf>,
+    },
+    /// One SQLite database.
+    Sqlite {
+        /// Its file.
+        path: PathBuf,
+        /// Where its copy lies meanwhile.
+        work_dir: Option<PathBuf>,
     },
     /// A command's output.
     Command {
@@ -280,10 +296,11 @@ pub enum Archive {
 
 impl SourceSection {
     /// The keys that belong to some kinds alone: whether each is given, and to which it belongs.
-    fn particular(&self) -> [(&'static str, bool, &'static [SourceKind]); 26] {
-        use SourceKind::{Command, PgDump, Postgres, Tarball, Volume};
+    fn particular(&self) -> [(&'static str, bool, &'static [SourceKind]); 27] {
+        use SourceKind::{Command, PgDump, Postgres, Sqlite, Tarball, Volume};
         [
-            ("path", self.path.is_some(), &[Volume, Tarball]),
+            ("path", self.path.is_some(), &[Volume, Tarball, Sqlite]),
+            ("sqlite", self.sqlite.is_some(), &[Volume]),
             ("exclude", !self.exclude.is_empty(), &[Volume]),
             ("exclude_file", !self.exclude_file.is_empty(), &[Volume]),
             ("exclude_if_present", !self.exclude_if_present.is_empty(), &[Volume]),
@@ -306,7 +323,7 @@ impl SourceSection {
             ("schemas", !self.schemas.is_empty(), &[PgDump]),
             ("jobs", self.jobs.is_some(), &[PgDump]),
             ("bin_dir", self.bin_dir.is_some(), &[PgDump, Postgres]),
-            ("work_dir", self.work_dir.is_some(), &[PgDump, Postgres]),
+            ("work_dir", self.work_dir.is_some(), &[PgDump, Postgres, Volume, Sqlite]),
             ("via", self.via.is_some(), &[Postgres]),
             ("extra_args", !self.extra_args.is_empty(), &[PgDump]),
         ]
@@ -314,7 +331,7 @@ impl SourceSection {
 
     /// Checks that the keys fit the kind.
     pub fn plan(&self, name: &str) -> Result<Plan, String> {
-        use SourceKind::{PgDump, Postgres, Tarball, Volume};
+        use SourceKind::{PgDump, Postgres, Sqlite, Tarball, Volume};
         let keys = self.particular();
         if let Some((key, ..)) = keys.iter().find(|(_, given, of)| *given && !of.contains(&self.kind)) {
             return Err(format!("`{key}` does not belong to a source of this kind"));
@@ -355,7 +372,12 @@ impl SourceSection {
                 exclude_larger_than: larger,
                 one_file_system: self.one_file_system,
             };
-            return Ok(Plan::Volume { path, rules });
+            let (sqlite, work_dir) = (self.sqlite.unwrap_or_default(), self.work_dir.clone());
+            return Ok(Plan::Volume { path, rules, sqlite, work_dir });
+        }
+        if self.kind == Sqlite {
+            let path = self.path.clone().ok_or("`path` is missing: the file of the database")?;
+            return Ok(Plan::Sqlite { path, work_dir: self.work_dir.clone() });
         }
         if self.command.is_empty() {
             return Err("`command` is missing".to_owned());
@@ -500,6 +522,9 @@ mod tests {
                 "in `connection` too",
             ),
             ("[repository]\nlimit_upload = \"fast\"\n", "no size"),
+            ("[sources.a]\nkind = \"sqlite\"\n", "`path` is missing"),
+            ("[sources.a]\nkind = \"sqlite\"\npath = \"/x\"\nsqlite = \"raw\"\n", "`sqlite` does not belong"),
+            ("[sources.a]\nkind = \"volume\"\npath = \"/x\"\nsqlite = \"copy\"\n", "`capture`"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(expected), "{error}");

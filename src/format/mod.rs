@@ -10,6 +10,7 @@ pub mod history;
 pub mod page;
 pub mod pg_conf;
 pub mod pg_control;
+pub mod sqlite;
 pub mod wal;
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {

@@ -5,6 +5,7 @@
 
 pub mod base;
 pub mod commit;
+pub mod database;
 pub mod dump;
 pub mod entry;
 pub mod id;
@@ -21,6 +22,7 @@ pub mod span;
 pub use commit::{
     Commit, CommitFrame, CommitHeader, CommitLine, DirectoryPlace, Lost, Marked, PackKind, PackLine, Renumber, Seen,
 };
+pub use database::{ConvexFact, DATABASES_NAMED, DatabaseFact, How, VolumeFacts};
 pub use dump::{DatabaseInfo, DumpFormat, DumpInfo, TableRows};
 pub use entry::{Entry, EntryKind, Extent, FileContent, Stamp};
 pub use id::{ChunkId, CommitId, Digest, FrameId, PackId, RepositoryId, SnapshotId};

@@ -38,6 +38,8 @@ mod recovery;
 mod repair;
 mod rot;
 mod space;
+mod sqlite;
+mod sqlite_volume;
 mod spool;
 mod tarball;
 mod validate;

@@ -32,6 +32,12 @@ impl Error {
                  look at the kernel's log, and restore the damaged relation from an older base backup."
                     .to_owned(),
             ),
+            Self::Source(source::Error::Capture { .. }) => {
+                Some("No snapshot was made; docs/volumes.md says what helps. What came before is untouched.".to_owned())
+            }
+            Self::Source(source::Error::Staging { .. }) => {
+                Some("Name another directory with `work_dir = \"DIR\"` in the source's section.".to_owned())
+            }
             Self::Source(source::Error::Client(e)) => client_hint(e, true),
             Self::Client(e) => client_hint(e, false),
             Self::NoDumps { .. } => Some("Restore it into a directory: `--into DIR`.".to_owned()),
