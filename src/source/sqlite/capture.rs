@@ -379,7 +379,6 @@ impl<'w> Work<'w> {
 
     /// File and log, while nobody moves the one into the other. A last one to close cannot either, because of our lock on the file.
     fn with_log(&self, shared: Held<'w>) -> Result<Taken, Refusal> {
-        let (meta, header) = self.look()?;
         let (shm_path, wal) = (beside(self.request.path, "-shm"), beside(self.request.path, "-wal"));
         let shm = match open(&shm_path) {
             Ok(shm) => Some(shm),
@@ -392,6 +391,8 @@ impl<'w> Work<'w> {
             (Some(shm), true) => Some(self.wait(|| lock::try_hold_checkpoints(shm))?),
             _ => None,
         };
+        // Only now: up to here the log may have been moved into the file, which grew.
+        let (meta, header) = self.look()?;
         let before = (Look::of(&meta, header.change_counter), Look::beside(&wal)?);
         let cloned = self.clone_file();
         if cloned.is_none() {
