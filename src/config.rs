@@ -187,6 +187,8 @@ pub struct SourceSection {
     pub one_file_system: bool,
     /// Of a volume: whether SQLite databases are captured, or read as files.
     pub sqlite: Option<SqliteMode>,
+    /// Of a volume: whether its files are blobs that rows of another source name.
+    pub blobs: Option<bool>,
     /// Of a command, or of a tarball that comes from one: program and arguments.
     #[serde(default)]
     pub command: Vec<String>,
@@ -260,6 +262,8 @@ pub enum Plan {
         sqlite: SqliteMode,
         /// Where their copies lie meanwhile.
         work_dir: Option<PathBuf>,
+        /// Whether its files are blobs that rows of another source name, where that is said.
+        blobs: Option<bool>,
     },
     /// One SQLite database.
     Sqlite {
@@ -296,11 +300,12 @@ pub enum Archive {
 
 impl SourceSection {
     /// The keys that belong to some kinds alone: whether each is given, and to which it belongs.
-    fn particular(&self) -> [(&'static str, bool, &'static [SourceKind]); 27] {
+    fn particular(&self) -> [(&'static str, bool, &'static [SourceKind]); 28] {
         use SourceKind::{Command, PgDump, Postgres, Sqlite, Tarball, Volume};
         [
             ("path", self.path.is_some(), &[Volume, Tarball, Sqlite]),
             ("sqlite", self.sqlite.is_some(), &[Volume]),
+            ("blobs", self.blobs.is_some(), &[Volume]),
             ("exclude", !self.exclude.is_empty(), &[Volume]),
             ("exclude_file", !self.exclude_file.is_empty(), &[Volume]),
             ("exclude_if_present", !self.exclude_if_present.is_empty(), &[Volume]),
@@ -373,7 +378,10 @@ impl SourceSection {
                 one_file_system: self.one_file_system,
             };
             let (sqlite, work_dir) = (self.sqlite.unwrap_or_default(), self.work_dir.clone());
-            return Ok(Plan::Volume { path, rules, sqlite, work_dir });
+            if sqlite == SqliteMode::Raw && (self.blobs.is_some() || work_dir.is_some()) {
+                return Err("`blobs` and `work_dir` do not go with `sqlite = \"raw\"`".to_owned());
+            }
+            return Ok(Plan::Volume { path, rules, sqlite, work_dir, blobs: self.blobs });
         }
         if self.kind == Sqlite {
             let path = self.path.clone().ok_or("`path` is missing: the file of the database")?;

@@ -29,7 +29,8 @@ pub fn settle(copy: &Path) -> Result<(), Error> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(copy, flags).map_err(&fail)?;
     // Alone, SQLite needs no shared memory for a log.
-    db.execute_batch("PRAGMA locking_mode = EXCLUSIVE; PRAGMA synchronous = OFF; PRAGMA trusted_schema = OFF").map_err(&fail)?;
+    db.execute_batch("PRAGMA locking_mode = EXCLUSIVE; PRAGMA synchronous = OFF; PRAGMA trusted_schema = OFF")
+        .map_err(&fail)?;
     read_schema(&db).map_err(&fail)?;
     db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(&fail)?;
     db.close().map_err(|(_, source)| fail(source))

@@ -16,6 +16,9 @@ pub struct VolumeFacts {
     /// Databases beyond those that are named.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub more_databases: u64,
+    /// Its files are blobs that rows of another source name: written before the row, and never deleted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub blobs: bool,
     /// What was recognised, where it was: the data directory of a Convex backend.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub convex: Option<ConvexFact>,

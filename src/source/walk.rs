@@ -163,7 +163,15 @@ pub(super) fn walk(source: &VolumeSource, root: std::io::Result<Metadata>, each:
         for _ in 0..SCOUTS {
             scope.spawn(|| scouts.work());
         }
-        let walk = Walk { source, scouts: &scouts, each, links: HashMap::new(), logged: HashSet::new(), device, open: Vec::new() };
+        let walk = Walk {
+            source,
+            scouts: &scouts,
+            each,
+            links: HashMap::new(),
+            logged: HashSet::new(),
+            device,
+            open: Vec::new(),
+        };
         let _ended = EndOnDrop(&scouts);
         walk.run(root);
     });
@@ -262,7 +270,8 @@ impl Walk<'_, '_> {
         });
         let directories = directories.map(|(name, _)| absolute.join(name)).collect();
         if self.source.watches_logs {
-            let holds = |meta: &std::io::Result<Metadata>| meta.as_ref().is_ok_and(|meta| meta.is_file() && meta.len() > 0);
+            let holds =
+                |meta: &std::io::Result<Metadata>| meta.as_ref().is_ok_and(|meta| meta.is_file() && meta.len() > 0);
             let mains = entries.iter().filter(|(_, meta)| holds(meta)).filter_map(|(name, _)| main_of(name.as_bytes()));
             self.logged.extend(mains.filter_map(|name| path.join(name).ok()));
         }

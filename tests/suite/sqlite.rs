@@ -131,7 +131,10 @@ fn a_comparison_in_small_steps_goes_on_where_nothing_was_committed_and_is_given_
     let db = make(&path, "MEMORY", 1);
     db.execute_batch("BEGIN").unwrap();
     for n in 2..=rows {
-        db.execute_batch(&format!("INSERT INTO log VALUES ({n}, randomblob(700)); UPDATE total SET sum = sum + {n}, count = count + 1")).unwrap();
+        db.execute_batch(&format!(
+            "INSERT INTO log VALUES ({n}, randomblob(700)); UPDATE total SET sum = sum + {n}, count = count + 1"
+        ))
+        .unwrap();
     }
     db.execute_batch("COMMIT").unwrap();
     drop(db);

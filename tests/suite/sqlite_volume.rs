@@ -7,6 +7,7 @@ use std::sync::Arc;
 use lifeboat::model::{How, VolumeFacts};
 use lifeboat::ops;
 use lifeboat::ops::backup::{BackupOptions, BackupReport, backup};
+use lifeboat::ops::restore::check_databases;
 use lifeboat::plan::restore::Wanted;
 use lifeboat::progress::Silent;
 use lifeboat::source::sqlite::{Captures, DatabaseVolume, Layout};
@@ -96,8 +97,7 @@ fn databases_are_captured_whatever_they_are_called_and_what_lies_beside_them_is_
     assert!(report.record.complete, "{:?}", report.skipped);
     assert_eq!(hows(&facts), [("app/state.db", How::Log), ("deep/er/unnamed", How::Copy), ("large", How::Copy)]);
     let into = place.restore();
-    let expected =
-        ["app", "app/state.db", "deep", "deep/er", "deep/er/unnamed", "large", "notes.db", "notes.db-wal"];
+    let expected = ["app", "app/state.db", "deep", "deep/er", "deep/er/unnamed", "large", "notes.db", "notes.db-wal"];
     assert_eq!(names(into.path()), expected);
     assert_eq!(rows(&into.path().join("app/state.db")), 2, "what was in the log alone is there");
     assert_eq!(rows(&into.path().join("deep/er/unnamed")), 1);
@@ -230,7 +230,9 @@ fn a_convex_volume_is_known_and_every_blob_that_its_database_names_is_in_the_sna
         .unwrap();
         assert!(named >= 21 && missing.is_empty(), "{named} {missing:?}");
         let all = names(into.path());
-        for there in ["credentials/instance_secret", "storage/exports", "storage/snapshot_imports", "tmp", "storage/search"] {
+        for there in
+            ["credentials/instance_secret", "storage/exports", "storage/snapshot_imports", "tmp", "storage/search"]
+        {
             assert!(all.iter().any(|name| name == there), "{there} is not in {all:?}");
         }
         for out in ["storage/exports/e1.blob", "storage/snapshot_imports/i1.blob", "tmp/t1", "db.sqlite3-journal"] {
@@ -238,4 +240,48 @@ fn a_convex_volume_is_known_and_every_blob_that_its_database_names_is_in_the_sna
         }
     }
     assert!(writer.finish() > 20);
+}
+
+#[test]
+fn a_restore_says_what_sqlite_finds_and_which_blobs_are_not_there() {
+    let place = Place::new();
+    drop(convex(place.root.path(), 3));
+    let db = place.database("side.db");
+    db.execute_batch("CREATE TABLE t (x); CREATE INDEX xs ON t (x); INSERT INTO t VALUES (1), (2), (3)").unwrap();
+    let check = || {
+        let into = place.restore();
+        let (repository, _) = place.host.open(None).unwrap();
+        let record = repository.catalog().snapshots().unwrap().pop().unwrap().record;
+        check_databases(&record, into.path(), (true, true), &Silent).unwrap()
+    };
+    place.backup().unwrap();
+    let report = check();
+    assert!(report.is_sound() && report.sound == 2, "{report:?}");
+    let blobs = report.blobs.unwrap();
+    assert_eq!((blobs.named, blobs.missing), (4, 0), "three files and the code; what a user's row says is no blob");
+
+    // A page of an index is lost, and a blob.
+    drop(db);
+    let mut bytes = fs::read(place.at("side.db")).unwrap();
+    bytes[8192 + 8..8192 + 20].fill(0);
+    fs::write(place.at("side.db"), bytes).unwrap();
+    fs::remove_file(place.at("storage/files/f1.blob")).unwrap();
+    place.backup().unwrap();
+    let report = check();
+    assert_eq!((report.sound, report.damaged.len()), (1, 1), "{report:?}");
+    assert_eq!(report.damaged[0].0, "side.db");
+    let blobs = report.blobs.as_ref().unwrap();
+    assert_eq!((blobs.missing, blobs.first_missing.as_slice()), (1, &["storage/files/f1.blob".to_owned()][..]));
+    assert!(!report.is_sound());
+}
+
+#[test]
+fn a_journal_of_what_was_there_before_is_named_before_it_destroys_the_restored_database() {
+    let place = Place::new();
+    place.database("a.db").execute_batch("CREATE TABLE t (x)").unwrap();
+    let record = place.backup().unwrap().0.record;
+    let into = place.restore();
+    fs::write(into.path().join("a.db-journal"), b"an old one").unwrap();
+    let report = check_databases(&record, into.path(), (true, true), &Silent).unwrap();
+    assert_eq!((report.foreign, report.sound), (vec!["a.db-journal".to_owned()], 1));
 }

@@ -12,7 +12,7 @@ use crate::cli::progress::Console;
 use crate::cli::report::Failure;
 use crate::cli::time::parse_duration;
 use crate::client::Connection;
-use crate::config::{Archive, Plan, parse_size};
+use crate::config::{Archive, Plan, SourceKind, parse_size};
 use crate::model::RelPath;
 use crate::ops::Kind;
 use crate::ops::backup::{BackupOptions, BackupReport, backup};
@@ -212,6 +212,12 @@ fn tasks(context: &Context, args: &BackupArgs) -> Result<Vec<Task>, Failure> {
         ));
     }
     let known = || config.sources.keys().cloned().collect::<Vec<_>>().join(", ");
+    let mut names = names;
+    // Databases before blobs: whoever keeps files beside one writes a file before the row that names it.
+    names.sort_by_key(|name| {
+        let kind = config.sources.get(name).map(|section| section.kind);
+        matches!(kind, Some(SourceKind::Volume | SourceKind::Tarball))
+    });
     names
         .into_iter()
         .map(|name| {
@@ -230,8 +236,9 @@ fn tasks(context: &Context, args: &BackupArgs) -> Result<Vec<Task>, Failure> {
 
 fn build(context: &Context, name: &str, what: What, progress: &Arc<Console>) -> Result<Box<dyn Source>, Failure> {
     Ok(match what {
-        What::Configured(Plan::Volume { path, rules, sqlite, work_dir }) => {
-            super::backup_volume::volume(context, name, (&path, rules), (sqlite, work_dir.as_deref()), progress)?
+        What::Configured(Plan::Volume { path, rules, sqlite, work_dir, blobs }) => {
+            let how = (sqlite, work_dir.as_deref(), blobs);
+            super::backup_volume::volume(context, name, (&path, rules), how, progress)?
         }
         What::Configured(Plan::Sqlite { path, work_dir }) => {
             super::backup_volume::database(context, name, &path, work_dir.as_deref(), progress)?
@@ -286,7 +293,7 @@ fn ad_hoc(args: &BackupArgs) -> Result<Task, Failure> {
     let plan = match (&args.path, &args.tar) {
         (Some(path), _) => {
             let (path, sqlite, work_dir) = (path.clone(), SqliteMode::default(), None);
-            What::Configured(Plan::Volume { path, rules, sqlite, work_dir })
+            What::Configured(Plan::Volume { path, rules, sqlite, work_dir, blobs: None })
         }
         (None, Some(file)) => What::Configured(Plan::Tarball(match (is_stream(file), args.command.is_empty()) {
             (true, true) => Archive::Stdin,

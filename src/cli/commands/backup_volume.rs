@@ -22,9 +22,37 @@ fn captures(
 ) -> Result<Captures, Failure> {
     let directory: PathBuf = match work_dir {
         Some(parent) => parent.join(format!("lifeboat-captures-{name}")),
-        None => context.state_dir()?.join("captures").join(name),
+        // Two repositories may have a source of one name, and be written to at the same time.
+        None => {
+            let url = blake3::hash(context.url()?.as_bytes()).to_hex();
+            context.state_dir()?.join("captures").join(format!("{name}-{}", &url[..8]))
+        }
     };
     Ok(Captures::new(directory, Limits::default(), Arc::clone(progress) as _))
+}
+
+/// Patterns of what this host keeps below a volume and no snapshot needs: catalogs, which are caches, and copies of databases.
+/// Besides, a process that closes a database that it has open itself lets go of its locks.
+fn own_files(context: &Context, root: &Path, work_dir: Option<&Path>) -> Result<Vec<String>, Failure> {
+    let Ok(root) = std::fs::canonicalize(root) else { return Ok(Vec::new()) };
+    let below = |path: &Path, tail: &str| {
+        let path = std::fs::canonicalize(path).ok()?;
+        let path = path.strip_prefix(&root).ok()?.to_str()?.to_owned();
+        let mut pattern = String::new();
+        for letter in path.chars() {
+            if "\\*?[]!# ".contains(letter) {
+                pattern.push('\\');
+            }
+            pattern.push(letter);
+        }
+        let start = if pattern.is_empty() { String::new() } else { format!("/{pattern}") };
+        Some(format!("{start}{tail}"))
+    };
+    let state = context.state_dir()?;
+    let mut patterns: Vec<String> =
+        ["/captures/", "/**/catalog.db*"].iter().filter_map(|tail| below(&state, tail)).collect();
+    patterns.extend(work_dir.and_then(|parent| below(parent, "/lifeboat-captures-*/")));
+    Ok(patterns)
 }
 
 /// A volume, with its databases captured unless they are to be read as files.
@@ -32,7 +60,7 @@ pub(super) fn volume(
     context: &Context,
     name: &str,
     (path, mut rules): (&Path, Rules),
-    (sqlite, work_dir): (SqliteMode, Option<&Path>),
+    (sqlite, work_dir, blobs): (SqliteMode, Option<&Path>, Option<bool>),
     progress: &Arc<Console>,
 ) -> Result<Box<dyn Source>, Failure> {
     let layout = Layout::of(path);
@@ -41,6 +69,7 @@ pub(super) fn volume(
         rules.exclude.splice(0..0, layout.left_out());
         context.ui.story(format!("convex    the data of a backend: {} are left out", layout.left_out().join(", ")));
     }
+    rules.exclude.splice(0..0, own_files(context, path, work_dir)?);
     let mut source = VolumeSource::new(path, &rules)?;
     match (context.local_repository()?, std::fs::canonicalize(path)) {
         (Some(repository), Ok(root)) if root.starts_with(&repository) => {
@@ -57,7 +86,8 @@ pub(super) fn volume(
     Ok(match sqlite {
         SqliteMode::Raw => Box::new(source),
         SqliteMode::Capture => {
-            Box::new(DatabaseVolume::new(source, captures(context, name, work_dir, progress)?, layout))
+            let captures = captures(context, name, work_dir, progress)?;
+            Box::new(DatabaseVolume::new(source, captures, layout).of_blobs(blobs))
         }
     })
 }

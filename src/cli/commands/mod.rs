@@ -15,6 +15,8 @@ pub mod man;
 pub mod repair;
 pub mod restore;
 mod restore_cluster;
+mod restore_databases;
+mod restore_group;
 mod restore_outside;
 pub mod restore_server;
 pub mod timeline;

@@ -98,7 +98,8 @@ impl<'c> Copier<'c> {
             };
             let all: Vec<_> = (1..threads).map(|_| scope.spawn(run)).collect();
             let mut results = vec![run()];
-            let joined = all.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into())));
+            let joined =
+                all.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into())));
             results.extend(joined);
             results
         });

@@ -38,7 +38,8 @@ pub fn databases(volume: &VolumeSource, barren: &[RelPath], cancelled: &dyn Fn()
     let device = std::fs::metadata(volume.absolute(&RelPath::root())).map_or(0, |meta| meta.dev());
     while let Some(directory) = open.pop_front() {
         let absolute = volume.absolute(&directory);
-        let elsewhere = volume.matcher.one_file_system && std::fs::metadata(&absolute).is_ok_and(|meta| meta.dev() != device);
+        let elsewhere =
+            volume.matcher.one_file_system && std::fs::metadata(&absolute).is_ok_and(|meta| meta.dev() != device);
         if cancelled() || elsewhere || barren.contains(&directory) || volume.omit.as_ref() == Some(&absolute) {
             continue;
         }
@@ -49,7 +50,8 @@ pub fn databases(volume: &VolumeSource, barren: &[RelPath], cancelled: &dyn Fn()
             }
             let name = entry.file_name();
             let (Ok(path), Ok(kind)) = (directory.join(name.as_bytes()), entry.file_type()) else { continue };
-            let out = |path: &RelPath, is_dir| volume.matcher.excludes(Path::new(OsStr::from_bytes(path.as_bytes())), is_dir);
+            let out =
+                |path: &RelPath, is_dir| volume.matcher.excludes(Path::new(OsStr::from_bytes(path.as_bytes())), is_dir);
             if kind.is_dir() {
                 if !out(&path, true) {
                     open.push_back(path);
@@ -81,6 +83,8 @@ mod tests {
         assert_eq!(main_of(b"x-wal"), Some(b"x".as_slice()));
         assert_eq!(main_of(b"-wal"), None);
         assert_eq!(main_of(b"canal"), None);
-        assert!(is_called_so(b"a.DB") && is_called_so(b"a.b.sqlite") && !is_called_so(b"db") && !is_called_so(b"a.dbx"));
+        assert!(
+            is_called_so(b"a.DB") && is_called_so(b"a.b.sqlite") && !is_called_so(b"db") && !is_called_so(b"a.dbx")
+        );
     }
 }

@@ -152,7 +152,7 @@ impl Captures {
     fn collect(&self) -> VolumeFacts {
         let facts = self.facts();
         let databases: Vec<DatabaseFact> = facts.values().take(DATABASES_NAMED).cloned().collect();
-        VolumeFacts { more_databases: (facts.len() - databases.len()) as u64, databases, convex: None }
+        VolumeFacts { more_databases: (facts.len() - databases.len()) as u64, databases, ..VolumeFacts::default() }
     }
 }
 
@@ -186,7 +186,10 @@ impl Drop for Reader {
 }
 
 /// What is opened of a copy: cut into pages, and nothing changes it.
-fn opened<'s>(captured: Captured, xattrs: BTreeMap<String, crate::model::RawText>) -> std::io::Result<super::Opened<'s>> {
+fn opened<'s>(
+    captured: Captured,
+    xattrs: BTreeMap<String, crate::model::RawText>,
+) -> std::io::Result<super::Opened<'s>> {
     let (size, changed) = (captured.size, Box::new(|| None));
     let file = Box::new(Reader::open(captured.content)?);
     Ok(super::Opened { file, data: None, cutting: Cutting::Pages, xattrs, size, changed })

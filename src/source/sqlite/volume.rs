@@ -36,6 +36,7 @@ pub struct DatabaseVolume {
     volume: VolumeSource,
     captures: Captures,
     convex: Option<Layout>,
+    blobs: bool,
     states: Mutex<BTreeMap<RelPath, State>>,
     /// Databases whose files alone do not say whether they changed.
     unsettled: Mutex<HashSet<RelPath>>,
@@ -45,7 +46,14 @@ impl DatabaseVolume {
     /// A volume; what `convex` leaves out is among its rules already.
     pub fn new(volume: VolumeSource, captures: Captures, convex: Option<Layout>) -> Self {
         let volume = volume.watching_logs();
-        Self { volume, captures, convex, states: Mutex::default(), unsettled: Mutex::default() }
+        let blobs = convex.as_ref().is_some_and(|layout| layout.fact().database.is_none());
+        Self { volume, captures, convex, blobs, states: Mutex::default(), unsettled: Mutex::default() }
+    }
+
+    /// Says whether its files are blobs that another source's rows name. Those of a Convex backend whose documents are elsewhere are.
+    pub fn of_blobs(self, blobs: Option<bool>) -> Self {
+        let blobs = blobs.unwrap_or(self.blobs);
+        Self { blobs, ..self }
     }
 
     fn states(&self) -> MutexGuard<'_, BTreeMap<RelPath, State>> {
@@ -66,9 +74,9 @@ impl DatabaseVolume {
         let same = meta.is_file()
             && (meta.len(), meta.ino(), now.mtime, now.ctime) == (seen.size, seen.inode, seen.mtime, Some(seen.ctime))
             && seen.ctime.0 < settled_until;
-        let alone = ["-wal", "-journal"].iter().all(|tail| {
-            std::fs::symlink_metadata(beside(&absolute, tail)).map_or(true, |meta| meta.len() == 0)
-        });
+        let alone = ["-wal", "-journal"]
+            .iter()
+            .all(|tail| std::fs::symlink_metadata(beside(&absolute, tail)).map_or(true, |meta| meta.len() == 0));
         (same && alone).then(|| State::Same(now, meta.len()))
     }
 
@@ -168,9 +176,8 @@ impl Source for DatabaseVolume {
     fn prepare(&self, previous: Option<&SnapshotRecord>) -> Result<(), Error> {
         let progress = &self.captures.progress;
         let cancelled = || progress.cancelled();
-        let before: VolumeFacts = previous
-            .and_then(|record| serde_json::from_value(record.facts.clone()).ok())
-            .unwrap_or_default();
+        let before: VolumeFacts =
+            previous.and_then(|record| serde_json::from_value(record.facts.clone()).ok()).unwrap_or_default();
         let settled_until = previous.map_or(i64::MIN, |record| record.began.timestamp() - 2);
         let barren = self.convex.as_ref().and_then(|layout| RelPath::new(layout.storage()).ok());
         let mut all: BTreeSet<RelPath> = databases(&self.volume, barren.as_slice(), &cancelled);
@@ -191,7 +198,8 @@ impl Source for DatabaseVolume {
             }
             let state = match self.unchanged(&path, known.get(&path), settled_until) {
                 Some(same) => {
-                    let fact = known.get(&path).map(|fact| DatabaseFact { how: How::Unchanged, held_ms: 0, ..fact.clone() });
+                    let fact =
+                        known.get(&path).map(|fact| DatabaseFact { how: How::Unchanged, held_ms: 0, ..fact.clone() });
                     self.captures.facts().extend(fact.map(|fact| (path.clone(), fact)));
                     same
                 }
@@ -263,7 +271,11 @@ impl Source for DatabaseVolume {
     }
 
     fn facts(&self) -> serde_json::Value {
-        let facts = VolumeFacts { convex: self.convex.as_ref().map(Layout::fact), ..self.captures.collect() };
+        let facts = VolumeFacts {
+            convex: self.convex.as_ref().map(Layout::fact),
+            blobs: self.blobs,
+            ..self.captures.collect()
+        };
         if facts == VolumeFacts::default() {
             return serde_json::Value::Null;
         }
