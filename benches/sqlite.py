@@ -60,6 +60,7 @@ def main():
         path, rows, commits, out = args.writer
         return writer(path, int(rows), float(commits), out)
     with tempfile.TemporaryDirectory(dir=args.dir) as root:
+        root = os.path.abspath(root)
         at = lambda name: os.path.join(root, name)
         os.mkdir(at("volume"))
         rows, path = make(at("volume/db.sqlite3"), args.size), at("volume/db.sqlite3")

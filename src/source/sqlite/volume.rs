@@ -24,7 +24,7 @@ enum State {
     /// It has not changed since the snapshot before; as it was then.
     Same(Box<Entry>, u64),
     /// Captured; the copy is there until it is read.
-    Taken(Box<Entry>, Option<Captured>, u64),
+    Taken(Box<Entry>, Option<Box<Captured>>, u64),
     /// It is stored as any file, with what lies beside it.
     Plain,
     /// It could not be captured.
@@ -86,7 +86,7 @@ impl DatabaseVolume {
                 self.captures.note(path, &captured);
                 let entry = self.entry_of(path, &captured.meta);
                 let found = found_as(&captured, *entry);
-                State::Taken(Box::new(found.entry), Some(captured), found.size)
+                State::Taken(Box::new(found.entry), Some(Box::new(captured)), found.size)
             }
             Err(Refusal::NoDatabase) => State::Plain,
             Err(Refusal::Unrecoverable(why)) => {
@@ -138,7 +138,7 @@ impl DatabaseVolume {
     }
 
     /// A database of which the walk knew nothing, or whose old bytes are not trusted any more.
-    fn take_late(&self, path: &RelPath) -> Result<Option<Captured>, String> {
+    fn take_late(&self, path: &RelPath) -> Result<Option<Box<Captured>>, String> {
         match self.take(path) {
             State::Taken(_, captured, _) => {
                 if captured.as_ref().is_some_and(|captured| !captured.settled) {
@@ -152,7 +152,7 @@ impl DatabaseVolume {
     }
 
     /// The copy of a database, if the walk captured it and nobody has read it yet.
-    fn taken(&self, path: &RelPath) -> Option<Captured> {
+    fn taken(&self, path: &RelPath) -> Option<Box<Captured>> {
         match self.states().get_mut(path) {
             Some(State::Taken(_, captured, _)) => captured.take(),
             _ => None,
@@ -218,7 +218,7 @@ impl Source for DatabaseVolume {
         let path = &found.entry.path;
         let text = |e: std::io::Error| e.to_string();
         if let Some(captured) = self.taken(path) {
-            return opened(captured, self.volume.xattrs(&found.entry)).map_err(text);
+            return opened(*captured, self.volume.xattrs(&found.entry)).map_err(text);
         }
         let plain = self.volume.open(found)?;
         // What is cut into pages is a database, or a relation file of PostgreSQL's; the header tells them apart.
@@ -226,7 +226,7 @@ impl Source for DatabaseVolume {
         if suspect && is_database(&self.volume.absolute(path)).map_err(text)? {
             drop(plain);
             return match self.take_late(path)? {
-                Some(captured) => opened(captured, self.volume.xattrs(&found.entry)).map_err(text),
+                Some(captured) => opened(*captured, self.volume.xattrs(&found.entry)).map_err(text),
                 None => self.volume.open(found),
             };
         }
@@ -249,7 +249,7 @@ impl Source for DatabaseVolume {
         }
         into.truncate(start);
         let Some(captured) = captured else { return Err("its copy is gone".to_owned()) };
-        let mut opened = opened(captured, self.volume.xattrs(&found.entry)).map_err(|e| e.to_string())?;
+        let mut opened = opened(*captured, self.volume.xattrs(&found.entry)).map_err(|e| e.to_string())?;
         // It may have grown since the walk, by what lay beside it.
         let room = 2 * limits::SMALL_FILE_MAX;
         (&mut opened.file).take(room).read_to_end(into).map_err(|e| e.to_string())?;
