@@ -90,7 +90,7 @@ def main():
         if child.wait():
             sys.exit("the writer ended with an error: a commit waited too long")
         times = json.loads(Path(out).read_text())
-        longest = {name: max((took for at_, took in times if start - 5 <= at_ <= end), default=0) for name, (start, end) in spans.items()}
+        longest = {name: max((took for at_, took in times if at_ >= start and at_ <= end), default=0) for name, (start, end) in spans.items()}
         result = {"size": size, "commits": len(times), "longest_commit_s": longest,
                   "backup_s": {name: end - start for name, (start, end) in spans.items() if name != "alone"},
                   "held_ms": [report["facts"]["databases"][0]["held_ms"] for report in reports],
