@@ -17,6 +17,7 @@ use crate::model::{DumpFormat, RelPath, Retention, Span};
 use crate::repository::is_source_name;
 use crate::source::convex::ConvexOptions;
 use crate::source::postgres::{BaseOptions, Via};
+use crate::source::sqlite::SqliteMode;
 use crate::source::{Globals, PgDumpOptions, Rules};
 use crate::store::Credentials;
 
@@ -163,6 +164,8 @@ pub enum SourceKind {
     PgDump,
     /// A self-hosted Convex deployment.
     Convex,
+    /// One SQLite database.
+    Sqlite,
 }
 
 /// `[sources.<name>]`. One flat table, so that the parser can name the line of an unknown key; which keys fit the kind is
@@ -172,7 +175,7 @@ pub enum SourceKind {
 pub struct SourceSection {
     /// What it is.
     pub kind: SourceKind,
-    /// Of a volume: its root. Of a tarball: the archive.
+    /// Of a volume: its root. Of a tarball: the archive. Of a database: its file.
     pub path: Option<PathBuf>,
     /// Of a volume: patterns to leave out.
     #[serde(default)]
@@ -191,6 +194,10 @@ pub struct SourceSection {
     /// Of a volume: stays on one file system.
     #[serde(default)]
     pub one_file_system: bool,
+    /// Of a volume: whether SQLite databases are captured, or read as files.
+    pub sqlite: Option<SqliteMode>,
+    /// Of a volume: whether its files are blobs that rows of another source name.
+    pub blobs: Option<bool>,
     /// Of a command, or of a tarball that comes from one: program and arguments.
     #[serde(default)]
     pub command: Vec<String>,
@@ -246,7 +253,7 @@ pub struct SourceSection {
     /// Of a `pg_dump` and a cluster: where PostgreSQL's programs lie.
     pub bin_dir: Option<PathBuf>,
     /// Of a `pg_dump`: where a dump in the directory format is written before it is stored; of a cluster, archives of one with
-    /// tablespaces.
+    /// tablespaces; of a volume, copies of SQLite databases.
     pub work_dir: Option<PathBuf>,
     /// Of a `pg_dump`: further arguments of the program.
     #[serde(default)]
@@ -279,6 +286,19 @@ pub enum Plan {
         path: PathBuf,
         /// What is left out.
         rules: Rules,
+        /// How databases get into the snapshot.
+        sqlite: SqliteMode,
+        /// Where their copies lie meanwhile.
+        work_dir: Option<PathBuf>,
+        /// Whether its files are blobs that rows of another source name, where that is said.
+        blobs: Option<bool>,
+    },
+    /// One SQLite database.
+    Sqlite {
+        /// Its file.
+        path: PathBuf,
+        /// Where its copy lies meanwhile.
+        work_dir: Option<PathBuf>,
     },
     /// A command's output.
     Command {
@@ -310,10 +330,12 @@ pub enum Archive {
 
 impl SourceSection {
     /// The keys that belong to some kinds alone: whether each is given, and to which it belongs.
-    fn particular(&self) -> [(&'static str, bool, &'static [SourceKind]); 34] {
-        use SourceKind::{Command, Convex, PgDump, Postgres, Tarball, Volume};
+    fn particular(&self) -> [(&'static str, bool, &'static [SourceKind]); 36] {
+        use SourceKind::{Command, Convex, PgDump, Postgres, Sqlite, Tarball, Volume};
         [
-            ("path", self.path.is_some(), &[Volume, Tarball]),
+            ("path", self.path.is_some(), &[Volume, Tarball, Sqlite]),
+            ("sqlite", self.sqlite.is_some(), &[Volume]),
+            ("blobs", self.blobs.is_some(), &[Volume]),
             ("exclude", !self.exclude.is_empty(), &[Volume]),
             ("exclude_file", !self.exclude_file.is_empty(), &[Volume]),
             ("exclude_if_present", !self.exclude_if_present.is_empty(), &[Volume]),
@@ -344,7 +366,7 @@ impl SourceSection {
             ("schemas", !self.schemas.is_empty(), &[PgDump]),
             ("jobs", self.jobs.is_some(), &[PgDump]),
             ("bin_dir", self.bin_dir.is_some(), &[PgDump, Postgres]),
-            ("work_dir", self.work_dir.is_some(), &[Convex, PgDump, Postgres]),
+            ("work_dir", self.work_dir.is_some(), &[Convex, PgDump, Postgres, Volume, Sqlite]),
             ("via", self.via.is_some(), &[Postgres]),
             ("extra_args", !self.extra_args.is_empty(), &[PgDump]),
         ]
@@ -352,7 +374,7 @@ impl SourceSection {
 
     /// Checks that the keys fit the kind.
     pub fn plan(&self, name: &str) -> Result<Plan, String> {
-        use SourceKind::{Convex, PgDump, Postgres, Tarball, Volume};
+        use SourceKind::{Convex, PgDump, Postgres, Sqlite, Tarball, Volume};
         let keys = self.particular();
         if let Some((key, ..)) = keys.iter().find(|(_, given, of)| *given && !of.contains(&self.kind)) {
             return Err(format!("`{key}` does not belong to a source of this kind"));
@@ -396,7 +418,15 @@ impl SourceSection {
                 exclude_larger_than: larger,
                 one_file_system: self.one_file_system,
             };
-            return Ok(Plan::Volume { path, rules });
+            let (sqlite, work_dir) = (self.sqlite.unwrap_or_default(), self.work_dir.clone());
+            if sqlite == SqliteMode::Raw && (self.blobs.is_some() || work_dir.is_some()) {
+                return Err("`blobs` and `work_dir` do not go with `sqlite = \"raw\"`".to_owned());
+            }
+            return Ok(Plan::Volume { path, rules, sqlite, work_dir, blobs: self.blobs });
+        }
+        if self.kind == Sqlite {
+            let path = self.path.clone().ok_or("`path` is missing: the file of the database")?;
+            return Ok(Plan::Sqlite { path, work_dir: self.work_dir.clone() });
         }
         if self.command.is_empty() {
             return Err("`command` is missing".to_owned());
@@ -548,6 +578,9 @@ mod tests {
             ("[sources.a]\nkind = \"convex\"\npath = \"/\"\n", "`path` does not belong"),
             ("[sources.a]\nkind = \"pg_dump\"\nfiles = false\n", "`files` does not belong"),
             ("[repository]\nlimit_upload = \"fast\"\n", "no size"),
+            ("[sources.a]\nkind = \"sqlite\"\n", "`path` is missing"),
+            ("[sources.a]\nkind = \"sqlite\"\npath = \"/x\"\nsqlite = \"raw\"\n", "`sqlite` does not belong"),
+            ("[sources.a]\nkind = \"volume\"\npath = \"/x\"\nsqlite = \"copy\"\n", "`capture`"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(expected), "{error}");

@@ -192,6 +192,11 @@ fn texts() -> Outcome {
     {
         put("time", &format!("{n}"), text.as_bytes())?;
     }
+    let mut database = vec![0; 4096];
+    database[..24].copy_from_slice(b"SQLite format 3\0\x10\0\x01\x01\0@  ");
+    put("sqlite_header", "delete", &database)?;
+    database[18..20].fill(2);
+    put("sqlite_header", "wal", &database)?;
     configurations()
 }
 

@@ -40,6 +40,7 @@ Examples:
   lifeboat restore data --into /srv/data --delta --delete             make DIR equal, write only what differs
   lifeboat restore data --include etc/app --into DIR                  a part
   lifeboat restore data --tar - | ssh host tar -x -C /srv/data        as tar
+  lifeboat restore --group nightly --to '2h ago' --into /srv/restored    all its sources, at one time
   lifeboat restore app-db --to '2h ago' --into DIR --start           a cluster, started and proven
   lifeboat restore app-db --delta --into /var/lib/postgresql/15/main  in its place: writes only what differs
   lifeboat restore app-dump --into postgresql://postgres@db2 --create     dumps, into a server
@@ -407,11 +408,14 @@ pub enum OverwriteArg {
     Never,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct RestoreArgs {
     /// The source, or writer/source
-    #[arg(value_name = "SOURCE")]
+    #[arg(value_name = "SOURCE", default_value = "", hide_default_value = true)]
     pub source: String,
+    /// All sources of a group of the configuration, at one time, each into a directory of its name below --into
+    #[arg(long, value_name = "GROUP", requires = "into", conflicts_with_all = ["source", "snapshot", "tar", "include", "exclude"])]
+    pub group: Option<String>,
     #[command(flatten)]
     pub which: Which,
     /// Refuse a time that no snapshot ended at, to the second

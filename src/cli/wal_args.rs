@@ -151,7 +151,7 @@ impl std::str::FromStr for TimelineArg {
 }
 
 /// Flags of `restore` that belong to PostgreSQL clusters.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "PostgreSQL clusters")]
 pub struct ClusterArgs {
     /// Replay up to this place in the log, as 16/B374D848

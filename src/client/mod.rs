@@ -11,6 +11,7 @@ pub mod private;
 pub mod programs;
 pub mod run;
 pub mod session;
+pub mod sqlite;
 pub mod tables;
 mod tls;
 

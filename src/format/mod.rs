@@ -11,6 +11,7 @@ pub mod history;
 pub mod page;
 pub mod pg_conf;
 pub mod pg_control;
+pub mod sqlite;
 pub mod wal;
 pub mod zip;
 

@@ -6,6 +6,7 @@
 pub mod base;
 pub mod commit;
 pub mod convex;
+pub mod database;
 pub mod drill;
 pub mod dump;
 pub mod entry;
@@ -24,6 +25,7 @@ pub use commit::{
     Commit, CommitFrame, CommitHeader, CommitLine, DirectoryPlace, Lost, Marked, PackKind, PackLine, Renumber, Seen,
 };
 pub use convex::{ConvexFacts, TableCount};
+pub use database::{ConvexFact, DATABASES_NAMED, DatabaseFact, How, VolumeFacts};
 pub use drill::DrillRecord;
 pub use dump::{DatabaseInfo, DumpFormat, DumpInfo, TableRows};
 pub use entry::{Entry, EntryKind, Extent, FileContent, Stamp};

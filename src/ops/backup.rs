@@ -89,6 +89,7 @@ pub fn backup(
     if let (Some(record), None) = (&previous, &old) {
         tracing::info!(snapshot = %record.id, "its manifest is not on this host: everything is read once");
     }
+    source.prepare(previous.as_ref().filter(|_| old.is_some() && !options.force))?;
     let marked = Arc::new(sparse_frames(repository, previous.as_ref())?);
     progress.event(Event::Stage("backing up"));
     if let Some(record) = &previous {

@@ -6,6 +6,7 @@ pub mod convex;
 mod cutting;
 mod pg_dump;
 pub mod postgres;
+pub mod sqlite;
 mod stream;
 mod tarball;
 mod tree;
@@ -17,7 +18,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 
 use crate::client;
-use crate::model::{Cutting, Entry, RelPath, limits};
+use crate::model::{Cutting, Entry, RelPath, SnapshotRecord, limits};
 
 pub use pg_dump::{Databases, Globals, PgDumpOptions, PgDumpSource};
 pub use stream::{CommandSource, FileSource, StdinSource};
@@ -43,6 +44,22 @@ pub enum Error {
     /// A pattern is none.
     #[error(transparent)]
     Rules(#[from] RulesError),
+    /// The directory for copies of databases cannot be used.
+    #[error("could not use `{}` for copies of databases", path.display())]
+    Staging {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A database could not be captured, and there is nothing else in the source.
+    #[error("`{}` could not be captured: {why}", path.display())]
+    Capture {
+        /// The database.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
     /// The command could not be started.
     #[error("could not run `{command}`")]
     Spawn {
@@ -231,6 +248,11 @@ pub trait Source: Sync {
     fn kind(&self) -> &'static str;
     /// The directory or the command, for people.
     fn root(&self) -> String;
+    /// Called once before the walk, with the snapshot before where its manifest is at hand and files may be taken over unread: what must
+    /// be had before anything else is read.
+    fn prepare(&self, _previous: Option<&SnapshotRecord>) -> Result<(), Error> {
+        Ok(())
+    }
     /// Calls `each` for everything that is there, in path order unless [`Source::is_ordered`] says otherwise; stops when it
     /// answers false.
     fn walk(&self, each: &mut dyn FnMut(Found) -> bool) -> Result<(), Error>;

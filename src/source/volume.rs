@@ -23,6 +23,8 @@ pub struct VolumeSource {
     root: PathBuf,
     pub(super) omit: Option<PathBuf>,
     pub(super) matcher: Matcher,
+    /// A file beside which SQLite keeps a log or a journal is read whatever its times say.
+    pub(super) watches_logs: bool,
     users: Mutex<Names>,
 }
 
@@ -41,13 +43,18 @@ impl VolumeSource {
         if !fs::metadata(&root).map_err(fail)?.is_dir() {
             return Err(Error::NotADirectory(root));
         }
-        Ok(Self { root, omit: None, matcher: Matcher::new(rules)?, users: Mutex::default() })
+        Ok(Self { root, omit: None, matcher: Matcher::new(rules)?, watches_logs: false, users: Mutex::default() })
     }
 
     /// Leaves a directory out, by its canonical path: a repository that lies in the tree that it keeps.
     pub fn without(mut self, directory: PathBuf) -> Self {
         self.omit = Some(directory);
         self
+    }
+
+    /// Does not take a database for unchanged while a log or a journal with content lies beside it.
+    pub(super) fn watching_logs(self) -> Self {
+        Self { watches_logs: true, ..self }
     }
 
     pub(super) fn absolute(&self, path: &RelPath) -> PathBuf {

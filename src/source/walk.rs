@@ -4,7 +4,7 @@
 //! ahead of the walk, in the order in which it will come by. Invariants: the walk never waits for a scout that has not
 //! begun, so it always goes on; what scouts have ready is bounded. What vanishes or cannot be read is named.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata};
 use std::os::unix::ffi::OsStrExt;
@@ -12,6 +12,7 @@ use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard};
 
+use super::sqlite::main_of;
 use super::volume::VolumeSource;
 use super::{Found, FoundEntry};
 use crate::model::{EntryKind, RelPath};
@@ -148,6 +149,8 @@ struct Walk<'s, 'e> {
     scouts: &'s Scouts,
     each: &'e mut dyn FnMut(Found) -> bool,
     links: HashMap<(u64, u64), RelPath>,
+    /// Files of open directories beside which lies a log or a journal that holds something.
+    logged: HashSet<RelPath>,
     device: u64,
     open: Vec<Open>,
 }
@@ -160,7 +163,15 @@ pub(super) fn walk(source: &VolumeSource, root: std::io::Result<Metadata>, each:
         for _ in 0..SCOUTS {
             scope.spawn(|| scouts.work());
         }
-        let walk = Walk { source, scouts: &scouts, each, links: HashMap::new(), device, open: Vec::new() };
+        let walk = Walk {
+            source,
+            scouts: &scouts,
+            each,
+            links: HashMap::new(),
+            logged: HashSet::new(),
+            device,
+            open: Vec::new(),
+        };
         let _ended = EndOnDrop(&scouts);
         walk.run(root);
     });
@@ -231,7 +242,10 @@ impl Walk<'_, '_> {
         }
         let size = if meta.is_file() { meta.len() } else { 0 };
         let sparse = size > 0 && meta.blocks().saturating_mul(512) < size;
-        let entry = self.source.entry(path.clone(), &meta, kind);
+        let mut entry = self.source.entry(path.clone(), &meta, kind);
+        if !self.logged.is_empty() && self.logged.remove(&path) {
+            entry.ctime = None;
+        }
         if !(self.each)(Found::Entry(Box::new(FoundEntry::new(entry, size, sparse)))) {
             return false;
         }
@@ -254,7 +268,14 @@ impl Walk<'_, '_> {
                 .is_ok_and(|meta| meta.is_dir() && !(self.source.matcher.one_file_system && meta.dev() != self.device));
             is_dir && path.join(name.as_bytes()).is_ok_and(|path| !self.excludes(&path, true))
         });
-        self.scouts.announce(directories.map(|(name, _)| absolute.join(name)).collect());
+        let directories = directories.map(|(name, _)| absolute.join(name)).collect();
+        if self.source.watches_logs {
+            let holds =
+                |meta: &std::io::Result<Metadata>| meta.as_ref().is_ok_and(|meta| meta.is_file() && meta.len() > 0);
+            let mains = entries.iter().filter(|(_, meta)| holds(meta)).filter_map(|(name, _)| main_of(name.as_bytes()));
+            self.logged.extend(mains.filter_map(|name| path.join(name).ok()));
+        }
+        self.scouts.announce(directories);
         self.open.push((path, entries.into_iter()));
         true
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 /// What a restore of a deployment has beside.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "A Convex deployment, into FILE.zip or http://HOST:3210")]
 pub struct ConvexArgs {
     /// Without files

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 /// What a restore of dumps into a server has beside.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Dumps into a PostgreSQL server")]
 pub struct ServerArgs {
     /// Only this database; OLD=NEW gives it another name, and makes it if it is not there

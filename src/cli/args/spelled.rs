@@ -41,7 +41,7 @@ pub enum ArchiveMode {
 }
 
 /// What pgBackRest's users type.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "PostgreSQL clusters, as pgBackRest spells it")]
 pub struct SpelledArgs {
     /// What --target is: time is --to, lsn --lsn, xid --xid, name --point

@@ -12,7 +12,7 @@ use crate::cli::progress::Console;
 use crate::cli::report::Failure;
 use crate::cli::time::parse_duration;
 use crate::client::Connection;
-use crate::config::{Archive, Plan, parse_size};
+use crate::config::{Archive, Plan, SourceKind, parse_size};
 use crate::model::RelPath;
 use crate::ops::Kind;
 use crate::ops::backup::{BackupOptions, BackupReport, backup};
@@ -20,9 +20,9 @@ use crate::plan::restore::show;
 use crate::progress::Progress;
 use crate::repository::{Repository, is_source_name};
 use crate::source::convex::ConvexSource;
+use crate::source::sqlite::SqliteMode;
 use crate::source::{
-    CommandSource, FileSource, PgDumpOptions, PgDumpSource, Rules, Source, StdinSource, TarballSource, VolumeSource,
-    postgres,
+    CommandSource, FileSource, PgDumpOptions, PgDumpSource, Rules, Source, StdinSource, TarballSource, postgres,
 };
 
 /// A source to back up now.
@@ -85,7 +85,7 @@ fn back_up(
     if let What::Configured(Plan::Postgres(options)) = &mut what {
         options.fail_on_page_errors = args.fail_on_page_errors;
     }
-    let source = build(context, what, progress)?;
+    let source = build(context, &task.name, what, progress)?;
     let started = Instant::now();
     let shared: Arc<dyn Progress> = Arc::clone(progress) as _;
     let report = backup(&*source, &task.name, repository, &options, &context.world()?, &shared);
@@ -95,6 +95,7 @@ fn back_up(
         context.ui.warning(problem);
     }
     tell(context, &report, started.elapsed().as_secs_f64())?;
+    super::backup_volume::tell(context, &report.record)?;
     if report.record.files == 0 && report.files_before.is_some_and(|before| before > 0) {
         let before = counted(report.files_before.unwrap_or(0), "file", "files");
         context.ui.warning(format!("`{}` is empty, and its snapshot before had {before}: is it mounted?", task.name));
@@ -212,6 +213,12 @@ fn tasks(context: &Context, args: &BackupArgs) -> Result<Vec<Task>, Failure> {
         ));
     }
     let known = || config.sources.keys().cloned().collect::<Vec<_>>().join(", ");
+    let mut names = names;
+    // Databases before blobs: whoever keeps files beside one writes a file before the row that names it.
+    names.sort_by_key(|name| {
+        let kind = config.sources.get(name).map(|section| section.kind);
+        matches!(kind, Some(SourceKind::Volume | SourceKind::Tarball))
+    });
     names
         .into_iter()
         .map(|name| {
@@ -228,24 +235,14 @@ fn tasks(context: &Context, args: &BackupArgs) -> Result<Vec<Task>, Failure> {
         .collect()
 }
 
-fn build(context: &Context, what: What, progress: &Arc<Console>) -> Result<Box<dyn Source>, Failure> {
+fn build(context: &Context, name: &str, what: What, progress: &Arc<Console>) -> Result<Box<dyn Source>, Failure> {
     Ok(match what {
-        What::Configured(Plan::Volume { path, rules }) => {
-            let source = VolumeSource::new(&path, &rules)?;
-            match (context.local_repository()?, std::fs::canonicalize(&path)) {
-                (Some(repository), Ok(root)) if root.starts_with(&repository) => {
-                    let text = format!("`{}` lies in the repository itself", path.display());
-                    return Err(Failure::usage(text, "A repository does not back itself up. Name another directory."));
-                }
-                (Some(repository), Ok(root)) if repository.starts_with(&root) => {
-                    context.ui.warning(format!(
-                        "the repository `{}` lies in this source and is left out",
-                        repository.display()
-                    ));
-                    Box::new(source.without(repository))
-                }
-                _ => Box::new(source),
-            }
+        What::Configured(Plan::Volume { path, rules, sqlite, work_dir, blobs }) => {
+            let how = (sqlite, work_dir.as_deref(), blobs);
+            super::backup_volume::volume(context, name, (&path, rules), how, progress)?
+        }
+        What::Configured(Plan::Sqlite { path, work_dir }) => {
+            super::backup_volume::database(context, name, &path, work_dir.as_deref(), progress)?
         }
         What::Configured(Plan::Command { command, file_name }) => {
             Box::new(CommandSource::new(file_name, context.now(), command))
@@ -298,7 +295,10 @@ fn ad_hoc(args: &BackupArgs) -> Result<Task, Failure> {
         return Ok(Task { name, plan, tags: Vec::new() });
     }
     let plan = match (&args.path, &args.tar) {
-        (Some(path), _) => What::Configured(Plan::Volume { path: path.clone(), rules }),
+        (Some(path), _) => {
+            let (path, sqlite, work_dir) = (path.clone(), SqliteMode::default(), None);
+            What::Configured(Plan::Volume { path, rules, sqlite, work_dir, blobs: None })
+        }
         (None, Some(file)) => What::Configured(Plan::Tarball(match (is_stream(file), args.command.is_empty()) {
             (true, true) => Archive::Stdin,
             (true, false) => Archive::Command(args.command.clone()),
@@ -334,6 +334,7 @@ fn tell(context: &Context, report: &BackupReport, seconds: f64) -> Result<(), Fa
             "bytes_read": report.bytes_read,
             "total_duration": seconds,
             "ended": record.ended,
+            "facts": record.facts,
         }));
     }
     let state = if record.complete {

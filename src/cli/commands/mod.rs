@@ -1,6 +1,7 @@
 //! One file a command: resolve, call the deed, show what it returned.
 
 pub mod backup;
+mod backup_volume;
 pub mod catalog;
 pub mod check;
 pub mod demo;
@@ -16,6 +17,8 @@ pub mod repair;
 pub mod restore;
 mod restore_cluster;
 mod restore_convex;
+mod restore_databases;
+mod restore_group;
 mod restore_outside;
 pub mod restore_server;
 pub mod status;

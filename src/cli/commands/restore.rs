@@ -3,18 +3,20 @@
 use std::path::Path;
 use std::time::Instant;
 
-use super::{restore_cluster, restore_convex};
+use super::{restore_cluster, restore_convex, restore_databases};
+use crate::catalog::SnapshotRow;
 use crate::cli::Outcome;
 use crate::cli::args::{OverwriteArg, RestoreArgs};
 use crate::cli::context::Context;
 use crate::cli::output::{count, counted, duration, size};
 use crate::cli::report::Failure;
 use crate::client::Connection;
+use crate::model::SnapshotId;
 use crate::ops::Selection;
 use crate::ops::cluster::{Which, gather};
 use crate::ops::restore::{
-    LandingState, Overwrite, Prepared, RestoreOptions, RestorePlan, RestoreReport, find_snapshot, prepare, restore,
-    restore_tar,
+    LandingState, Overwrite, Prepared, RestoreOptions, RestorePlan, RestoreReport, find_blobs, find_snapshot, prepare,
+    restore, restore_tar,
 };
 use crate::plan::restore::{Choice, Wanted, show};
 use crate::repository::Repository;
@@ -24,6 +26,18 @@ const LISTED: usize = 50;
 
 /// Runs it.
 pub fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome, Failure> {
+    if let (Some(group), Some(into)) = (&args.group, &args.into) {
+        return super::restore_group::run(context, args, group, into);
+    }
+    if args.source.is_empty() {
+        let hint = "`lifeboat snapshots` lists what there is; `--group NAME` takes all sources of a group.";
+        return Err(Failure::usage("no source was named", hint));
+    }
+    one(context, args, &mut None)
+}
+
+/// Restores one source: by the snapshot that was chosen before, or by what was asked for; which one it was is told.
+pub(super) fn one(context: &Context, args: &RestoreArgs, chosen: &mut Option<SnapshotId>) -> Result<Outcome, Failure> {
     if let Some(url) = args.into.as_deref().and_then(Path::to_str).filter(|into| Connection::is_url(into)) {
         return super::restore_server::run(context, args, url);
     }
@@ -58,10 +72,11 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome, Failure> {
         let asked = (wanted, read_as);
         return restore_cluster::run(context, args, &mut repository, &cluster, asked, options, &progress);
     }
-    let found = find_snapshot(&repository, &args.source, &wanted, args.exact);
-    let (snapshot, choice) = found?;
+    let (snapshot, choice) = find(context, args, &repository, &wanted, *chosen)?;
+    *chosen = Some(choice.id);
     warn_passed_over(context, &choice);
     warn_forgotten(context, &snapshot);
+    let record = snapshot.record.clone();
     let prepared = prepare(&repository, snapshot, &choice, args.into.as_deref(), options, &*progress);
     progress.clear();
     let prepared = prepared?;
@@ -79,9 +94,39 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome, Failure> {
         let report = restore(&mut repository, &prepared, &*progress);
         progress.clear();
         tell(context, &report?, started.elapsed().as_secs_f64())?;
+        if let Some(into) = &args.into {
+            let whole = args.include.is_empty() && args.exclude.is_empty();
+            restore_databases::check(context, &record, into, (args.verify, whole), &*progress)?;
+        }
     }
     // Problems of the logs were told as warnings; what was asked for is restored.
     Ok(Outcome::Done)
+}
+
+/// The snapshot that is restored. In a group blobs follow their database.
+fn find(
+    context: &Context,
+    args: &RestoreArgs,
+    repository: &Repository,
+    wanted: &Wanted,
+    chosen: Option<SnapshotId>,
+) -> Result<(SnapshotRow, Choice), Failure> {
+    if let Some(id) = chosen {
+        return Ok(find_snapshot(repository, &args.source, &Wanted::Named(id.to_string()), false)?);
+    }
+    if let (Some(_), Wanted::At(asked)) = (&args.group, wanted)
+        && let Some((row, blobs)) = find_blobs(repository, &args.source, *asked)?
+    {
+        if let Some(since) = blobs.missing_since {
+            context.ui.warning(format!(
+                "`{}` has no snapshot that began after that time: blobs written since {} may be missing",
+                args.source,
+                show(since)
+            ));
+        }
+        return Ok((row, blobs.choice));
+    }
+    Ok(find_snapshot(repository, &args.source, wanted, args.exact)?)
 }
 
 /// A source may have been several clusters, one after the other.
@@ -195,8 +240,10 @@ pub(super) fn show_plan(
     say(format!("plan      restore `{}` {wanted}", plan.source))?;
     let mut state = String::new();
     if let Some(asked) = plan.asked {
-        let age = (asked - plan.shows).num_seconds().max(0);
-        state = format!(", {} older than asked for", duration(age as f64));
+        let age = (asked - plan.shows).num_seconds();
+        // Newer ones are taken of blobs alone: they hold all that was there before.
+        let side = if age < 0 { "newer" } else { "older" };
+        state = format!(", {} {side} than asked for", duration(age.unsigned_abs() as f64));
     }
     if !plan.complete {
         state.push_str(", INCOMPLETE");

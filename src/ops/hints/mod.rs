@@ -36,6 +36,12 @@ impl Error {
             ),
             Self::Source(source::Error::Convex(e)) | Self::Convex(e) => convex_hint(e),
             Self::Source(source::Error::Export(e)) => export_hint(e),
+            Self::Source(source::Error::Capture { .. }) => {
+                Some("No snapshot was made; docs/volumes.md says what helps. What came before is untouched.".to_owned())
+            }
+            Self::Source(source::Error::Staging { .. }) => {
+                Some("Name another directory with `work_dir = \"DIR\"` in the source's section.".to_owned())
+            }
             Self::Source(source::Error::Client(e)) => client_hint(e, true),
             Self::Client(e) => client_hint(e, false),
             Self::NoDeployment { .. } => Some("Restore it into a directory: `--into DIR`.".to_owned()),

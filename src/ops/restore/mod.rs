@@ -5,7 +5,9 @@
 //! written at their places, in any order. A mark in the destination says that a restore has begun; it goes last, so that
 //! half a restore is never taken for a whole one, and an interrupted one continues.
 
+mod blobs;
 pub mod convex;
+mod databases;
 mod delta;
 mod entries;
 mod files;
@@ -22,6 +24,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+pub use self::blobs::find_blobs;
+pub use self::databases::{BlobReport, CHECKED_ANYWAY, DatabaseReport, check_databases};
 use self::entries::Kept;
 pub(super) use self::entries::each_selected;
 pub use self::lay::{Laying, base_of, prepare_cluster};

@@ -13,6 +13,7 @@ pub mod postgres;
 pub mod proxy;
 pub mod scene;
 pub mod servers;
+pub mod sqlite;
 pub mod started;
 pub mod tree;
 
