@@ -8,8 +8,10 @@ mod ingest;
 mod lookup;
 mod packs;
 mod received;
+mod retired;
 mod segments;
 mod snapshots;
+mod usage;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,7 +21,9 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 pub use ingest::{ChunkTables, CommitAt, Ingested};
 pub use lookup::{FrameRow, FrameState};
 pub use packs::{PackRow, PackState, pack_key};
+pub use retired::{Retired, RetiredObject};
 pub use snapshots::{SnapshotRow, SparseRow};
+pub use usage::{PackUse, Usage};
 
 use crate::model::CommitId;
 
@@ -29,6 +33,7 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (2, include_str!("../../catalog/0002-repair.sql")),
     (3, include_str!("../../catalog/0003-streams.sql")),
     (4, include_str!("../../catalog/0004-retention.sql")),
+    (5, include_str!("../../catalog/0005-prune.sql")),
 ];
 
 /// The whole schema, for the test that proves that the migrations meet it.
@@ -339,6 +344,8 @@ impl Catalog {
              JOIN writer w ON w.id = s.writer ORDER BY 1, 2",
             "SELECT w.name, m.snapshot, m.kind, hex(c.digest), 0 FROM mark m JOIN log_commit c ON c.id = m.log_commit
              JOIN writer w ON w.id = m.writer ORDER BY 1, 2, 3, 4",
+            "SELECT w.name, hex(r.object), r.deleted, r.grace, hex(c.digest) FROM retired r
+             JOIN log_commit c ON c.id = r.log_commit JOIN writer w ON w.id = r.writer ORDER BY 1, 2",
         ];
         let mut hasher = blake3::Hasher::new();
         for query in QUERIES {
@@ -369,6 +376,7 @@ impl Catalog {
         self.write(|db| {
             db.execute_batch(
                 "DELETE FROM lost; DELETE FROM seen; DELETE FROM renumber; DELETE FROM sparse; DELETE FROM mark;
+                 DELETE FROM retirement; DELETE FROM retired; DELETE FROM unmapped;
                  DELETE FROM snapshot; DELETE FROM chunk; DELETE FROM frame_chunks;
                  DELETE FROM frame; DELETE FROM pack; DELETE FROM commit_parent; DELETE FROM log_commit;
                  DELETE FROM writer; DELETE FROM meta;
@@ -393,6 +401,9 @@ impl Catalog {
             "SELECT 'segment', writer, stream, epoch, name, hex(digest), record, '' FROM segment WHERE log_commit IS NOT NULL",
             "SELECT 'mark', w.name, m.snapshot, m.kind, hex(c.digest), '', '', ''
              FROM mark m JOIN log_commit c ON c.id = m.log_commit JOIN writer w ON w.id = m.writer",
+            "SELECT 'retired', w.name, hex(r.object), r.deleted, r.grace, hex(c.digest), '', ''
+             FROM retired r JOIN log_commit c ON c.id = r.log_commit JOIN writer w ON w.id = r.writer",
+            "SELECT 'unmapped', w.name, u.snapshot, u.frames, '', '', '', '' FROM unmapped u JOIN writer w ON w.id = u.writer",
             "SELECT 'received', hex(c.digest), r.at, '', '', '', '', '' FROM received r JOIN log_commit c ON c.digest = r.digest",
             "SELECT 'sparse', s.source, hex(f.name), s.used, '', '', '', ''
              FROM sparse s JOIN frame f ON f.id = s.frame",

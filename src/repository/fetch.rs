@@ -287,6 +287,7 @@ mod tests {
             plain: 1,
             state: FrameState::Good,
             recipients: Digest::new([0; 32]),
+            retired: 0,
         }
     }
 
