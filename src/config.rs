@@ -2,6 +2,7 @@
 //! cannot honour is an error, never ignored. Not here: flags, the environment, what the values are used for.
 
 mod pg_dump;
+mod prune;
 mod retention;
 
 use std::collections::BTreeMap;
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use self::pg_dump::DatabasesKey;
+pub use self::prune::{PruneSection, parse_percent};
 use crate::model::{DumpFormat, RelPath, Retention};
 use crate::repository::is_source_name;
 use crate::source::postgres::{BaseOptions, Via};
@@ -70,6 +72,9 @@ pub struct Config {
     pub groups: BTreeMap<String, GroupSection>,
     /// What to keep of every source, where its own section says nothing else.
     pub retention: Option<Retention>,
+    /// How a prune is done, where flags say nothing else.
+    #[serde(default)]
+    pub prune: PruneSection,
 }
 
 /// `[repository]`.
@@ -421,6 +426,7 @@ impl Config {
         for limit in [&repository.limit_upload, &repository.limit_download].into_iter().flatten() {
             parse_size(limit).map_err(|why| wrong("[repository]".to_owned(), why))?;
         }
+        config.prune.check().map_err(|why| wrong("[prune]".to_owned(), why))?;
         config.check_retention().map_err(|(section, why)| wrong(section, why))?;
         Ok(config)
     }

@@ -14,6 +14,7 @@ pub mod live;
 pub mod look;
 mod merge;
 pub mod outside;
+pub mod prune;
 mod readers;
 pub mod recover;
 pub mod repair;
@@ -77,6 +78,9 @@ pub enum Error {
     /// Nothing is forgotten, or pinned.
     #[error(transparent)]
     Forget(#[from] forget::ForgetError),
+    /// Nothing is pruned.
+    #[error(transparent)]
+    Prune(#[from] prune::PruneError),
     /// A server on a restored directory.
     #[error(transparent)]
     Recover(#[from] recover::RecoverError),

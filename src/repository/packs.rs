@@ -53,6 +53,11 @@ impl Repository {
         }
         let (mut listing, mut states) = (PackListing::default(), Vec::new());
         for pack in known {
+            // What was deleted and is there again, because a write landed late, is a prune's business.
+            if pack.deleted {
+                there.remove(&pack.id);
+                continue;
+            }
             let state = match there.remove(&pack.id) {
                 Some(size) if size == pack.size && pack.state == PackState::Damaged => PackState::Damaged,
                 Some(size) if size == pack.size => {
@@ -85,6 +90,10 @@ impl Repository {
         // A listing from the future is a clock that was set back: not to be trusted either.
         let fresh = listed.is_some_and(|at| (0..LISTING_AGE_MAX).contains(&(now.timestamp() - at)));
         let clean = self.catalog.fact(&format!("run of {source}"))?.is_none_or(|state| state == "ended");
+        // Of several sources one after another the first may have taken long: what was retired since is not referred to.
+        if self.horizon.is_some() {
+            self.sync_own(progress)?;
+        }
         if !(fresh && clean) {
             progress.event(Event::Stage("listing packs"));
             let listing = self.list_packs(&name, now)?;
@@ -102,7 +111,13 @@ impl Repository {
             self.adopt(&name, &listing.unknown, now, progress)?;
         }
         self.load_chunks(&name, progress)?;
+        self.horizon = Some(self.catalog.last_commit_row()?);
         Ok(self.catalog.set_fact(&format!("run of {source}"), "open")?)
+    }
+
+    /// The highest row of a commit when the run began.
+    pub(super) fn run_horizon(&self) -> Result<i64, Error> {
+        Ok(self.horizon.map_or_else(|| self.catalog.last_commit_row(), Ok)?)
     }
 
     /// Notes that a run ended, so that the next need not look for what it left.
