@@ -183,13 +183,13 @@ impl Catalog {
         self.at_one_moment(|| {
             let mut packs = self.packs_there(writer)?;
             self.read(|db| {
-                let sql = "SELECT pack, id, at, stored FROM frame WHERE pack = ?1 ORDER BY at, id";
+                let sql = "SELECT id, at, stored, state FROM frame WHERE pack = ?1 ORDER BY at, id";
                 let mut frames = db.prepare_cached(sql)?;
                 for pack in &mut packs {
                     let (mut last, mut rows) = (None, frames.query([pack.row])?);
                     let mut needed_here = false;
                     while let Some(row) = rows.next()? {
-                        let (id, at, stored): (i64, i64, i64) = (row.get(1)?, row.get(2)?, row.get(3)?);
+                        let (id, at, stored): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
                         let stored = stored as u64;
                         pack.ever_used |= usage.ever.has(id);
                         // A pack that two commits name has each frame twice: it is one.
@@ -198,6 +198,7 @@ impl Catalog {
                         }
                         if usage.needs(id) && !needed_here {
                             needed_here = true;
+                            pack.is_good &= row.get::<_, i64>(3)? == 0;
                             (pack.needed, pack.frames_needed) = (pack.needed + stored, pack.frames_needed + 1);
                         }
                     }

@@ -25,7 +25,7 @@ pub struct Pack {
     pub ever_used: bool,
     /// When the store received the newest commit that names it.
     pub named: Option<Moment>,
-    /// Whether it was found in order when it was last looked at.
+    /// Whether it, and what is needed of it, was found in order when it was last looked at.
     pub is_good: bool,
     /// Where it is retired: when the store received the commit that says so, and seconds from then until it may go.
     pub retired: Option<(Option<Moment>, u64)>,

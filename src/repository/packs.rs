@@ -21,6 +21,8 @@ pub struct PackListing {
     pub good: u64,
     /// Packs of the log that are not in the store.
     pub missing: Vec<PackId>,
+    /// Packs that are retired and not in the store any more, which no commit has said yet.
+    pub gone: Vec<PackId>,
     /// Packs that have another length in the store.
     pub wrong_length: Vec<PackId>,
     /// Packs in the store that no commit names: their ids and sizes.
@@ -69,7 +71,8 @@ impl Repository {
                     PackState::Damaged
                 }
                 None => {
-                    listing.missing.push(pack.id);
+                    let to = if pack.retired { &mut listing.gone } else { &mut listing.missing };
+                    to.push(pack.id);
                     PackState::Missing
                 }
             };

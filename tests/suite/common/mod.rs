@@ -4,12 +4,14 @@
 pub mod broken;
 pub mod chance;
 pub mod chaos;
+pub mod clocked;
 pub mod faulty;
 pub mod forge;
 pub mod history;
 pub mod oracle;
 pub mod postgres;
 pub mod proxy;
+pub mod pruned;
 pub mod scene;
 pub mod servers;
 pub mod started;
