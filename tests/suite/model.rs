@@ -34,6 +34,15 @@ struct Place {
     writer: String,
 }
 
+impl Place {
+    /// Its own snapshots, oldest first.
+    fn listed(&self) -> Vec<String> {
+        let (repository, _) = self.host.open(None).unwrap();
+        let all = repository.catalog().snapshots().unwrap();
+        all.into_iter().filter(|s| s.writer_name == self.writer).map(|s| s.record.id.to_string()).collect()
+    }
+}
+
 struct Model {
     store: Clocked,
     person: Person,
@@ -114,7 +123,7 @@ impl Model {
     /// One of the snapshots that are listed, but not the newest.
     fn forget(&mut self, n: usize) {
         let place = &mut self.places[n];
-        let listed = place.host.snapshots();
+        let listed = place.listed();
         if listed.len() < 2 {
             return;
         }
@@ -144,7 +153,7 @@ impl Model {
             let (repository, problems) = place.host.open(None).unwrap();
             assert!(problems.is_empty(), "{problems:?}");
             drop(repository);
-            let listed = place.host.snapshots();
+            let listed = place.listed();
             for attempt in place.attempts.iter().filter(|attempt| attempt.done && !attempt.forgotten) {
                 assert!(listed.iter().any(|id| id.ends_with(&attempt.tail)), "an acknowledged snapshot is gone");
             }

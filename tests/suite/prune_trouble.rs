@@ -16,7 +16,7 @@ use object_store::ObjectStore;
 
 use crate::common::clocked::Clocked;
 use crate::common::faulty::{Fails, Faulty};
-use crate::common::pruned::{DAY, Meanwhile, Nights, forget_on, options, prune_on, prune_with};
+use crate::common::pruned::{DAY, Meanwhile, Nights, TONIGHT, forget_on, options, prune_on, prune_with};
 use crate::common::{Host, clock, merge_store, tree};
 
 /// Three snapshots of which the first is forgotten.
@@ -29,7 +29,7 @@ fn scene() -> (Nights, Vec<String>) {
 
 /// The large file of the first night comes back: a backup refers to what only the forgotten snapshot used.
 fn as_in_the_first_night(scene: &Nights) {
-    fs::write(scene.source.path().join("tonight"), tree::noise(2_300_000, 1)).unwrap();
+    fs::write(scene.source.path().join("tonight"), tree::noise(TONIGHT, 1)).unwrap();
     tree::age(scene.source.path());
 }
 
@@ -122,33 +122,31 @@ fn packs_of_a_run_that_is_under_way_are_in_use_however_long_it_takes() {
 fn packs_that_a_clone_took_for_litter_are_missed_before_a_commit_names_them() {
     let (mut scene, ids) = scene();
     scene.change();
+    // More than one pack, so that one is in the store before everything was read.
+    fs::write(scene.source.path().join("large"), tree::noise(40 << 20, 5)).unwrap();
     let clone = scene.host.clone_state(Arc::new(scene.store.clone()));
     let (store, ahead) = (scene.store.clone(), Arc::new(AtomicI64::new(0)));
-    let (jump, base) = (Arc::clone(&ahead), clock());
-    let put = |store: &Clocked| store.keys("/packs/");
-    let before = put(&scene.store);
+    let (jump, base, before) = (Arc::clone(&ahead), clock(), scene.store.keys("/packs/"));
     let deed = move || {
-        // What the run has put by now is older than the grace, by everybody's clock.
-        store.put_there("writers/nobody/packs/00/x", Bytes::new());
+        let fresh = || store.keys("/packs/").into_iter().filter(|key| !before.contains(key)).collect::<Vec<_>>();
+        while fresh().is_empty() {
+            std::thread::yield_now();
+        }
+        let key = fresh().remove(0);
         store.advance(48);
         jump.store(48, Ordering::SeqCst);
-        prune_on(&clone).unwrap();
-        for key in put(&store).iter().filter(|key| !before.contains(key) && !key.contains("nobody")) {
-            // Whatever reached the store of this run, if anything did yet.
-            store.remove(key);
-        }
+        assert_eq!(prune_on(&clone).unwrap().litter, 1);
+        assert!(!store.keys("/packs/").contains(&key));
     };
     let clock: Arc<dyn Fn() -> Moment + Send + Sync> =
         Arc::new(move || base() + chrono::TimeDelta::hours(ahead.load(Ordering::SeqCst)));
-    let outcome = Meanwhile::new(scene.source.path(), deed).backup(&scene.host, clock);
-    // The last packs are put after the deed: then nothing is missing, and the run is good.
-    if let Ok(report) = outcome {
-        let newest = report.record.id.to_string();
-        scene.trees.insert(newest.clone(), tree::describe(scene.source.path()));
-        scene.restores(&scene.host, &[ids[1].clone(), ids[2].clone(), newest]);
-    } else {
-        scene.restores(&scene.host, &ids[1..]);
-    }
+    let error = Meanwhile::new(scene.source.path(), deed).backup(&scene.host, clock).unwrap_err();
+    assert!(matches!(error, ops::Error::Repository(repository::Error::Lapsed { .. })), "{error}");
+    scene.restores(&scene.host, &ids[1..]);
+    let report = scene.host.backup(scene.source.path()).unwrap();
+    let newest = report.record.id.to_string();
+    scene.trees.insert(newest.clone(), tree::describe(scene.source.path()));
+    scene.restores(&scene.host, &[ids[1].clone(), ids[2].clone(), newest]);
 }
 
 #[test]
@@ -172,16 +170,15 @@ fn two_branches_of_a_cloned_host_spare_what_the_other_needs() {
     let prepared = plan(&mut repository, &options(0.0, DAY), &|_| None, &problems).unwrap();
     assert!(prepared.packs.unknown.iter().any(|why| why.contains("two commits")), "{:?}", prepared.packs.unknown);
     drop(repository);
+    // But what the clone needs is kept, and that commit joins them.
     let done = prune_on(&scene.host).unwrap();
     assert_eq!((done.packs_retired, done.packs_deleted), (0, 0), "{done:?}");
+    assert!(done.kept > 0, "{done:?}");
     assert_eq!(scene.store.take_deleted(), Vec::<String>::new());
-    // A backup joins them; then what the clone needs is kept, and the rest goes.
     scene.change();
     let report = scene.host.backup(scene.source.path()).unwrap();
     let joined = report.record.id.to_string();
     scene.trees.insert(joined.clone(), tree::describe(scene.source.path()));
-    let done = prune_on(&scene.host).unwrap();
-    assert!(done.kept > 0, "{done:?}");
     settle(&scene, &scene.host);
     let mut all = vec![ids[1].clone(), ids[2].clone(), newest, joined];
     all.sort();

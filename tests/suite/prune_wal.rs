@@ -21,8 +21,8 @@ fn the_log_before_the_oldest_base_backup_that_stays_goes_and_the_rest_restores()
         scene.insert(10);
         scene.archive_all();
         // While the first base backup is kept all of the log behind it is.
-        let said = scene.expect(0, &["prune", "--grace", "0h"]);
-        assert!(!said.contains("segment"), "{said}");
+        scene.expect(0, &["prune", "--grace", "0h"]);
+        assert!(!scene.objects(&first).is_empty());
         scene.expect(0, &["backup", "db"]);
         scene.insert(10);
         scene.archive_all();

@@ -234,6 +234,10 @@ fn retire(
     if ids.is_empty() && keys.is_empty() && keep.is_empty() {
         return Ok(());
     }
+    if !keys.is_empty() {
+        // What is retired is named first: else its row in the index would wait for a commit that says what is gone.
+        repository.commit_segments(clock(), progress)?;
+    }
     let done = repository.retire(&ids, &keys, &keep, grace, clock(), progress)?;
     report.packs_retired = done.packs.len() as u64;
     report.segments_retired = done.segments.len() as u64;

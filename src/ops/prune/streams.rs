@@ -86,9 +86,8 @@ pub(super) fn plan(
         let judged = Judged { stream, source, full_name: format!("{own}/{source}"), policy: policy(source), now };
         let Some((since, mut free)) = judged.free(repository, moved_on, &Source::Index)? else { continue };
         let records = repository.catalog().segments(&own, stream).map_err(crate::repository::Error::from)?;
-        let fresh: HashSet<SegmentKey> = repository.fresh_segments()?.iter().map(key_of).collect();
-        let of_stream = |key: &&SegmentKey| key.0.stream() == stream.as_str();
-        if !records.iter().any(|record| free.has(record)) && !retired.keys().any(|key| of_stream(&key)) {
+        let is_retired = retired.keys().any(|key| key.0.stream() == stream.as_str());
+        if !records.iter().any(|record| free.has(record)) && !is_retired {
             continue;
         }
         // There is something to free: now what the store really holds decides.
@@ -97,7 +96,7 @@ pub(super) fn plan(
             free = again;
         }
         let mut plan = StreamPlan { source: source.clone(), stream: stream.clone(), since, ..StreamPlan::default() };
-        for record in records.iter().filter(|record| !fresh.contains(&key_of(record)) && !record.place.is_passing()) {
+        for record in records.iter().filter(|record| !record.place.is_passing()) {
             judge(&mut plan, record, free.has(record) && knows_all, retired.get(&key_of(record)), now, grace);
         }
         plans.push(plan);

@@ -23,6 +23,8 @@ use super::{Host, Person, clock, tree};
 pub type Tree = BTreeMap<String, String>;
 
 pub const DAY: u64 = 24 * 3600;
+/// Bytes of the file that is another one each night: whole frames hold nothing else, wherever the chunks end.
+pub const TONIGHT: usize = 4_500_000;
 
 pub fn options(max_unused: f64, grace: u64) -> PruneOptions {
     PruneOptions { limits: Limits { max_unused, max_repack: None, grace }, until: None }
@@ -74,7 +76,7 @@ impl Nights {
     pub fn change(&mut self) {
         self.night += 1;
         let at = |name: &str| self.source.path().join(name);
-        std::fs::write(at("tonight"), tree::noise(2_300_000, self.night)).unwrap();
+        std::fs::write(at("tonight"), tree::noise(TONIGHT, self.night)).unwrap();
         std::fs::write(at("docs/lines"), tree::lines(40, self.night)).unwrap();
         tree::age(self.source.path());
     }
