@@ -287,15 +287,7 @@ fn add_snapshot(
     let added = db.execute(
         "INSERT OR IGNORE INTO snapshot (id, writer, log_commit, source, ended, complete, record)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-        params![
-            id,
-            writer.0,
-            log_commit,
-            record.source,
-            record.ended.timestamp_micros(),
-            record.complete,
-            text
-        ],
+        params![id, writer.0, log_commit, record.source, record.ended.timestamp_micros(), record.complete, text],
     )?;
     // Another writer has a snapshot of this name: what this one uses is written nowhere here.
     let sql = "SELECT EXISTS (SELECT 1 FROM snapshot WHERE id = ?1 AND writer = ?2)";
@@ -343,7 +335,8 @@ fn local_uses(db: &Connection, writer: WriterRow, uses: &Uses, digest: &CommitId
         missing += (last - first + 1).saturating_sub(found);
     }
     // Where a commit of a fork is missing, what is left may be counted as that one's frames.
-    let moved = asks("SELECT EXISTS (SELECT 1 FROM renumber r JOIN log_commit c ON c.id = r.log_commit WHERE c.writer = ?1)")?;
+    let moved =
+        asks("SELECT EXISTS (SELECT 1 FROM renumber r JOIN log_commit c ON c.id = r.log_commit WHERE c.writer = ?1)")?;
     if holed && (forked || moved) {
         missing = missing.max(1);
     }

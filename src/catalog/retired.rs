@@ -122,8 +122,9 @@ pub(super) fn drop_chunks(db: &Connection, writer: WriterRow, pack: &PackId) -> 
         "SELECT f.id, c.chunks FROM frame f JOIN pack p ON p.id = f.pack JOIN frame_chunks c ON c.frame = f.id
          WHERE p.writer = ?1 AND p.name = ?2",
     )?;
-    let rows: Vec<(i64, Vec<u8>)> =
-        rows.query_map(params![writer.0, pack.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
+    let rows: Vec<(i64, Vec<u8>)> = rows
+        .query_map(params![writer.0, pack.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<Result<_, _>>()?;
     let mut delete = db.prepare_cached("DELETE FROM chunk WHERE key = ?1 AND frame = ?2")?;
     for (frame, table) in rows {
         for row in table.chunks_exact(36) {

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CommitId, Digest, FrameId, Moment, PackId, RepositoryId, SegmentKey, SegmentRecord, SnapshotId, SnapshotRecord, limits,
+    CommitId, Digest, FrameId, Moment, PackId, RepositoryId, SegmentKey, SegmentRecord, SnapshotId, SnapshotRecord,
+    limits,
 };
 
 /// What a pack's frames belong to.
@@ -284,7 +285,8 @@ mod tests {
         let seen = Seen { writer: "v".into(), sequence: 3, digest: CommitId::new([5; 32]) };
         let marked = Marked { snapshot: SnapshotId::new(1, [6; 10]) };
         let place = crate::model::SegmentPlace::new("s", "00000001", "000000010000000A000000FF").unwrap();
-        let objects = Objects { packs: vec![PackId::new([7; 32])], segments: vec![SegmentKey(place, Digest::new([8; 32]))] };
+        let objects =
+            Objects { packs: vec![PackId::new([7; 32])], segments: vec![SegmentKey(place, Digest::new([8; 32]))] };
         let retire = Retire { packs: objects.packs.clone(), segments: Vec::new(), grace: 86_400 };
         let marks = [
             CommitLine::Forget(marked),

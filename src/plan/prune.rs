@@ -123,7 +123,8 @@ impl Plan {
     }
     /// Stored bytes afterwards, when everything that is retired is gone.
     pub fn after(&self) -> u64 {
-        let gone: u64 = self.retires() + self.delete.iter().chain(self.wait.iter().map(|(pack, _)| pack)).map(|p| p.size).sum::<u64>();
+        let gone: u64 = self.retires()
+            + self.delete.iter().chain(self.wait.iter().map(|(pack, _)| pack)).map(|p| p.size).sum::<u64>();
         (self.before + self.copied).saturating_sub(gone)
     }
 }
@@ -145,7 +146,11 @@ pub fn plan(facts: Facts, limits: Limits) -> Plan {
             judge_retired(&mut plan, pack, since, facts.store_time, limits.grace, knows_all);
         } else if pack.needed == 0 && knows_all {
             // What a run has stored and not finished yet is used by nothing. It is as old as its last commit.
-            let old = pack.named.and_then(|named| due(named, limits.grace)).zip(facts.store_time).is_some_and(|(due, now)| due <= now);
+            let old = pack
+                .named
+                .and_then(|named| due(named, limits.grace))
+                .zip(facts.store_time)
+                .is_some_and(|(due, now)| due <= now);
             match pack.ever_used || (old && !facts.running) {
                 true => plan.retire.push(pack),
                 false => plan.young.push(pack),
@@ -163,14 +168,7 @@ pub fn plan(facts: Facts, limits: Limits) -> Plan {
     plan
 }
 
-fn judge_retired(
-    plan: &mut Plan,
-    pack: Pack,
-    since: Option<Moment>,
-    now: Option<Moment>,
-    grace: u64,
-    knows_all: bool,
-) {
+fn judge_retired(plan: &mut Plan, pack: Pack, since: Option<Moment>, now: Option<Moment>, grace: u64, knows_all: bool) {
     let due = pack.due(grace);
     match (since, due, now) {
         _ if pack.needed > 0 => plan.spare.push(pack),
@@ -238,7 +236,8 @@ mod tests {
 
     #[test]
     fn dead_packs_are_retired_and_the_emptiest_are_copied_until_little_is_unused() {
-        let packs = vec![pack(1, 1000, 0), pack(2, 1000, 990), pack(3, 1000, 100), pack(4, 1000, 600), pack(5, 1000, 1000)];
+        let packs =
+            vec![pack(1, 1000, 0), pack(2, 1000, 990), pack(3, 1000, 100), pack(4, 1000, 600), pack(5, 1000, 1000)];
         let done = plan(facts(packs.clone()), LIMITS);
         assert_eq!((rows(&done.retire), rows(&done.repack)), (vec![1], vec![3, 4]));
         // 10 of 2,690 are left: one in a hundred.

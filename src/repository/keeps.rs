@@ -4,6 +4,9 @@
 //! or a `keep` of it was received by the store in the first half of its grace, so that whoever deletes sees it in time, and it is
 //! there; else the snapshot is forgotten and the run fails. Not here: who retires.
 
+use std::cell::OnceCell;
+use std::collections::HashSet;
+
 use super::{Error, Mark, Repository};
 use crate::catalog::{ChunkTables, PackRow, Retired, RetiredObject, pack_key};
 use crate::model::{CommitLine, FrameId, Moment, Objects, PackId, PackLine, SnapshotId};
@@ -18,6 +21,25 @@ pub(super) struct Referred<'u> {
     pub row: &'u dyn Fn(i64) -> bool,
     /// Whether it uses a frame that it stored itself.
     pub id: &'u dyn Fn(&FrameId) -> bool,
+}
+
+/// The frames that this run stored and something refers to, by name; put together only where somebody asks.
+pub(super) struct StoredNow<'s> {
+    names: &'s [Option<FrameId>],
+    used: &'s [u32],
+    all: OnceCell<HashSet<FrameId>>,
+}
+
+impl<'s> StoredNow<'s> {
+    pub fn new(names: &'s [Option<FrameId>], used: &'s [u32]) -> Self {
+        Self { names, used, all: OnceCell::new() }
+    }
+
+    /// Whether a frame is one of them.
+    pub fn has(&self, id: &FrameId) -> bool {
+        let used = || self.names.iter().zip(self.used).filter(|(_, used)| **used > 0);
+        self.all.get_or_init(|| used().filter_map(|(name, _)| *name).collect()).contains(id)
+    }
 }
 
 /// A pack that must be kept, and how it was retired.
@@ -99,9 +121,10 @@ impl Repository {
         let (name, row) = (self.host()?.name.clone(), self.host_row()?);
         let now = self.catalog.store_time(row)?;
         for Endangered { pack, retired } in kept {
-            let in_time = retired.since.zip(now).is_some_and(|(since, now)| {
-                due(since, retired.grace / 2).is_some_and(|half| now <= half)
-            });
+            let in_time = retired
+                .since
+                .zip(now)
+                .is_some_and(|(since, now)| due(since, retired.grace / 2).is_some_and(|half| now <= half));
             if !in_time || self.store.size(&pack.key(&name))? != Some(pack.size) {
                 return Err(Error::Lapsed { pack: pack.id.to_string() });
             }
@@ -126,7 +149,9 @@ impl Repository {
                 }
                 self.keep_referred(referred, clock(), progress)?;
             }
-            self.endangered(referred)?.first().map_or(Ok(()), |one| Err(Error::Lapsed { pack: one.pack.id.to_string() }))
+            self.endangered(referred)?
+                .first()
+                .map_or(Ok(()), |one| Err(Error::Lapsed { pack: one.pack.id.to_string() }))
         });
         if let Err(Error::Lapsed { pack }) = proven {
             self.mark_snapshots(clock(), progress, &mut |_| Ok(vec![Mark::Forget(id)]))?;

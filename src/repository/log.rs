@@ -507,7 +507,11 @@ impl Repository {
         // Others keep numbers of its rows in mind, a run that is backing up above all.
         let alone = self.catalog_lock.become_alone().map_err(io)?;
         let report = if alone { self.rebuild_alone(progress) } else { Err(Error::CatalogInUse) };
-        self.catalog_lock.share().map_err(|source| Error::Io { doing: "lock", path: self.folder.path().to_owned(), source })?;
+        self.catalog_lock.share().map_err(|source| Error::Io {
+            doing: "lock",
+            path: self.folder.path().to_owned(),
+            source,
+        })?;
         report
     }
 

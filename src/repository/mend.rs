@@ -229,7 +229,8 @@ impl Repository {
             if pack.deleted && !usage.lost_packs.contains(&pack.row) {
                 continue;
             }
-            let mut frames = if pack.retired { self.needed_of(&pack, &usage)? } else { self.catalog.frames_of(pack.row)? };
+            let mut frames =
+                if pack.retired { self.needed_of(&pack, &usage)? } else { self.catalog.frames_of(pack.row)? };
             if !worn.contains(&pack.id) || frames.iter().any(|frame| frame.state != FrameState::Good) {
                 frames.retain(|frame| frame.state != FrameState::Good);
             }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::{Error, Repository};
 use crate::catalog::{ChunkTables, PackState, pack_key};
 use crate::model::{
-    ChunkList, CommitFrame, CommitLine, DirectoryPlace, Moment, PackId, PackLine, SnapshotRecord, limits,
+    ChunkList, CommitFrame, CommitLine, DirectoryPlace, FrameId, Moment, PackId, PackLine, SnapshotRecord, limits,
 };
 use crate::pack::{FOOTER, parse_footer};
 use crate::progress::{Event, Progress};
@@ -193,5 +193,36 @@ impl Repository {
             frames: directory.frames.iter().map(|f| CommitFrame(f.id, f.at, f.stored, f.plain)).collect(),
         };
         Ok(Some(Verified { line, chunks: directory.chunks, snapshot: directory.snapshot }))
+    }
+}
+
+impl Repository {
+    /// Packs that the catalog does not know: another process may have adopted some that this run stored.
+    pub(super) fn unknown_packs(&mut self, lines: Vec<PackLine>) -> Result<Vec<PackLine>, Error> {
+        let (writer, mut unknown) = (self.host_row()?, Vec::new());
+        for line in lines {
+            if self.catalog.find_pack(writer, &line.id)?.is_none() {
+                unknown.push(line);
+            }
+        }
+        Ok(unknown)
+    }
+
+    /// The frames of a pack of this host, by name.
+    pub(super) fn frames_in(&mut self, pack: &PackId) -> Result<Vec<FrameId>, Error> {
+        let writer = self.host_row()?;
+        match self.catalog.find_pack(writer, pack)? {
+            Some(row) => Ok(self.catalog.frames_of(row.row)?.into_iter().map(|frame| frame.id).collect()),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// The number of a frame that this commit adds, or that is there already.
+    pub(super) fn number(&mut self, id: &FrameId, fresh: &HashMap<FrameId, u64>) -> Result<u64, Error> {
+        if let Some(number) = fresh.get(id) {
+            return Ok(*number);
+        }
+        let writer = self.host_row()?;
+        Ok(self.catalog.find_frame_of(writer, id)?.ok_or(Error::UnknownFrame(*id))?.number)
     }
 }

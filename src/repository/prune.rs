@@ -11,10 +11,12 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::{Error, Problem, Repository, SyncReport, plan_fetches};
-use crate::catalog::{ChunkTables, FrameRow, Head, PackRow, PackState, Retired, RetiredObject, Usage, WriterRow, pack_key};
+use crate::catalog::{
+    ChunkTables, FrameRow, Head, PackRow, PackState, Retired, RetiredObject, Usage, WriterRow, pack_key,
+};
 use crate::model::{
-    ChunkList, CommitFrame, CommitLine, Digest, DirectoryPlace, FrameId, Moment, Objects, PackId, PackKind, PackLine, Retire,
-    SegmentKey, SnapshotRecord, limits,
+    ChunkList, CommitFrame, CommitLine, Digest, DirectoryPlace, FrameId, Moment, Objects, PackId, PackKind, PackLine,
+    Retire, SegmentKey, SnapshotRecord, limits,
 };
 use crate::pack::{Built, Owner, PackBuilder, SealedFrame};
 use crate::plan::prune::{Facts, Pack};
@@ -68,14 +70,20 @@ impl Repository {
         let (own, row) = (self.host()?.name.clone(), self.host_row()?);
         let folder = format!("writers/{own}/log/");
         let speaks_of_us = |problem: &&Problem| match problem {
-            Problem::MissingCommit { writer, .. } | Problem::BadWriter { writer, .. } | Problem::Fork { writer, .. } => *writer == own,
+            Problem::MissingCommit { writer, .. }
+            | Problem::BadWriter { writer, .. }
+            | Problem::Fork { writer, .. } => *writer == own,
             Problem::BadCommit { key, .. } => key.starts_with(&folder),
             _ => false,
         };
         let mut why: Vec<String> = problems.iter().filter(speaks_of_us).map(ToString::to_string).collect();
         let lost = self.catalog.lost(row)?;
         for head in self.catalog.commits(row, false)?.into_iter().filter(|head| !lost.contains(&head.digest)) {
-            why.push(format!("commit {} ({}) of this host's log could not be read", head.sequence, head.digest.short()));
+            why.push(format!(
+                "commit {} ({}) of this host's log could not be read",
+                head.sequence,
+                head.digest.short()
+            ));
         }
         if why.is_empty() && self.catalog.heads(row)?.len() > 1 {
             why.push("this host's log has two ends, which no commit has joined yet".to_owned());
@@ -226,7 +234,8 @@ impl Repository {
             }
             Err(e) => return Err(e),
         };
-        let places = directory.frames.iter().zip(directory.chunks).map(|(frame, chunks)| (frame.at, (frame.clone(), chunks)));
+        let places =
+            directory.frames.iter().zip(directory.chunks).map(|(frame, chunks)| (frame.at, (frame.clone(), chunks)));
         let mut places: HashMap<u64, (crate::pack::FramePlace, ChunkList)> = places.collect();
         let mut frames = Vec::with_capacity(wanted.len());
         for fetch in plan_fetches(wanted) {
@@ -238,7 +247,8 @@ impl Repository {
             for row in fetch.frames {
                 let from = (row.at - fetch.start) as usize;
                 let sealed = body.get(from..from + row.stored as usize).ok_or(Error::Pipeline)?;
-                let place = places.remove(&row.at).filter(|(place, _)| place.id == row.id && place.stored == row.stored);
+                let place =
+                    places.remove(&row.at).filter(|(place, _)| place.id == row.id && place.stored == row.stored);
                 match place {
                     Some((place, chunks)) if blake3::hash(sealed).as_bytes() == place.sum.as_bytes() => {
                         let bytes = Bytes::copy_from_slice(sealed);
@@ -270,7 +280,11 @@ impl Repository {
         record: Option<SnapshotRecord>,
     ) -> Result<(), Error> {
         let kind = self.catalog.pack_kind(pack.row)?;
-        batch.sources.push(Emptied { id: pack.id, size: pack.size, frames: frames.iter().map(|frame| frame.id).collect() });
+        batch.sources.push(Emptied {
+            id: pack.id,
+            size: pack.size,
+            frames: frames.iter().map(|frame| frame.id).collect(),
+        });
         batch.copied += frames.iter().map(|frame| frame.bytes.len() as u64).sum::<u64>();
         batch.frames += frames.len() as u64;
         if record.is_some() {

@@ -10,7 +10,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::draft::{Counts, Draft, DraftExtent, Place, SessionEnd, SnapshotDraft};
-use super::keeps::Referred;
+use super::keeps::{Referred, StoredNow};
 use super::local_copy::LocalCopy;
 use super::pipeline::{Pipeline, PlainFrame, Plant, StoredPack};
 use super::trust::Trust;
@@ -448,29 +448,28 @@ impl<'r> Session<'r> {
         let (row, id) = (|row| used_old.contains_key(&row), |id: &FrameId| used_fresh.contains_key(id));
         let referred = Referred { horizon: self.horizon, row: &row, id: &id };
         let (mut content, mut committed, mut kept) = (Some((lines, record)), None, Vec::new());
-        let (_, report) =
-            self.repository.commit(clock(), &chunks, &*progress, &mut |repository, first_frame| {
-                let (lines, mut record) = content.take().ok_or(Error::Pipeline)?;
-                let lines = repository.unknown_packs(lines)?;
-                repository.check_unnamed(&lines, late)?;
-                kept = repository.endangered(&referred)?;
-                // Numbers are asked for now: a fork that was joined since the frames were found has moved some.
-                let mut numbers = repository.catalog.numbers_of(used_old.keys().copied())?;
-                let mut fresh: HashMap<FrameId, u64> = HashMap::new();
-                let all = lines.iter().flat_map(|pack| pack.frames.iter().map(|frame| frame.0));
-                for (n, id) in all.enumerate() {
-                    fresh.insert(id, first_frame + n as u64);
-                }
-                for id in used_fresh.keys() {
-                    numbers.push(repository.number(id, &fresh)?);
-                }
-                record.uses = Uses::from_numbers(numbers);
-                committed = Some(record.clone());
-                let mut all: Vec<CommitLine> = lines.into_iter().map(CommitLine::Pack).collect();
-                all.push(CommitLine::Snapshot(record));
-                all.extend(Repository::keep_line(&kept));
-                Ok(all)
-            })?;
+        let (_, report) = self.repository.commit(clock(), &chunks, &*progress, &mut |repository, first_frame| {
+            let (lines, mut record) = content.take().ok_or(Error::Pipeline)?;
+            let lines = repository.unknown_packs(lines)?;
+            repository.check_unnamed(&lines, late)?;
+            kept = repository.endangered(&referred)?;
+            // Numbers are asked for now: a fork that was joined since the frames were found has moved some.
+            let mut numbers = repository.catalog.numbers_of(used_old.keys().copied())?;
+            let mut fresh: HashMap<FrameId, u64> = HashMap::new();
+            let all = lines.iter().flat_map(|pack| pack.frames.iter().map(|frame| frame.0));
+            for (n, id) in all.enumerate() {
+                fresh.insert(id, first_frame + n as u64);
+            }
+            for id in used_fresh.keys() {
+                numbers.push(repository.number(id, &fresh)?);
+            }
+            record.uses = Uses::from_numbers(numbers);
+            committed = Some(record.clone());
+            let mut all: Vec<CommitLine> = lines.into_iter().map(CommitLine::Pack).collect();
+            all.push(CommitLine::Snapshot(record));
+            all.extend(Repository::keep_line(&kept));
+            Ok(all)
+        })?;
         let record = committed.ok_or(Error::Pipeline)?;
         self.repository.settle_snapshot(record.id, &kept, &referred, &*clock, &*progress)?;
         // The snapshot exists. What follows makes the next run faster; its failure is not this one's.
@@ -546,24 +545,6 @@ impl<'r> Session<'r> {
     }
 }
 
-/// The frames that this run stored and something refers to, by name; put together only where somebody asks.
-struct StoredNow<'s> {
-    names: &'s [Option<FrameId>],
-    used: &'s [u32],
-    all: std::cell::OnceCell<std::collections::HashSet<FrameId>>,
-}
-
-impl<'s> StoredNow<'s> {
-    fn new(names: &'s [Option<FrameId>], used: &'s [u32]) -> Self {
-        Self { names, used, all: std::cell::OnceCell::new() }
-    }
-
-    fn has(&self, id: &FrameId) -> bool {
-        let used = || self.names.iter().zip(self.used).filter(|(_, used)| **used > 0);
-        self.all.get_or_init(|| used().filter_map(|(name, _)| *name).collect()).contains(id)
-    }
-}
-
 fn split(stored: Vec<StoredPack>, counts: &mut Counts) -> (Vec<crate::model::PackLine>, ChunkTables) {
     let (mut lines, mut chunks) = (Vec::new(), ChunkTables::new());
     for pack in stored {
@@ -573,36 +554,4 @@ fn split(stored: Vec<StoredPack>, counts: &mut Counts) -> (Vec<crate::model::Pac
         lines.push(pack.line);
     }
     (lines, chunks)
-}
-
-impl Repository {
-    /// Packs that the catalog does not know: another process may have adopted some that this run stored.
-    pub(super) fn unknown_packs(
-        &mut self,
-        lines: Vec<crate::model::PackLine>,
-    ) -> Result<Vec<crate::model::PackLine>, Error> {
-        let (writer, mut unknown) = (self.host_row()?, Vec::new());
-        for line in lines {
-            if self.catalog.find_pack(writer, &line.id)?.is_none() {
-                unknown.push(line);
-            }
-        }
-        Ok(unknown)
-    }
-
-    fn frames_in(&mut self, pack: &crate::model::PackId) -> Result<Vec<FrameId>, Error> {
-        let writer = self.host_row()?;
-        match self.catalog.find_pack(writer, pack)? {
-            Some(row) => Ok(self.catalog.frames_of(row.row)?.into_iter().map(|frame| frame.id).collect()),
-            None => Ok(Vec::new()),
-        }
-    }
-
-    fn number(&mut self, id: &FrameId, fresh: &HashMap<FrameId, u64>) -> Result<u64, Error> {
-        if let Some(number) = fresh.get(id) {
-            return Ok(*number);
-        }
-        let writer = self.host_row()?;
-        Ok(self.catalog.find_frame_of(writer, id)?.ok_or(Error::UnknownFrame(*id))?.number)
-    }
 }

@@ -13,7 +13,7 @@ use crate::catalog::{ChunkTables, Retired, RetiredObject, pack_key};
 use crate::model::{CommitLine, Moment, Objects, PackId, SegmentKey};
 use crate::plan::prune::due;
 use crate::progress::{Event, Progress};
-use crate::store::{Swept, Sweeper};
+use crate::store::{Sweeper, Swept};
 
 /// Objects that are deleted before a commit says so.
 const BATCH: usize = 1_000;
@@ -110,9 +110,9 @@ impl Repository {
         let mut doomed = Vec::new();
         for (object, bytes) in batch {
             let Some(said) = retired.get(object) else { continue };
-            let is_due = said.since.is_some_and(|since| {
-                since <= now && due(since, said.grace.max(grace)).is_some_and(|due| due <= now)
-            });
+            let is_due = said
+                .since
+                .is_some_and(|since| since <= now && due(since, said.grace.max(grace)).is_some_and(|due| due <= now));
             let is_free = match object {
                 RetiredObject::Pack(id) => match self.catalog.find_pack(row, id)? {
                     Some(pack) => self.needed_of(&pack, &usage)?.is_empty(),
@@ -184,7 +184,9 @@ impl Repository {
                 Ok(Vec::new())
             })?;
         }
-        if let Some(before) = i64::try_from(grace).ok().and_then(chrono::TimeDelta::try_seconds).map(|grace| now - grace) {
+        if let Some(before) =
+            i64::try_from(grace).ok().and_then(chrono::TimeDelta::try_seconds).map(|grace| now - grace)
+        {
             report.litter += self.store.sweeper(&name).clear_unfinished(before).len() as u64;
         }
         Ok(self.catalog.set_fact("litter looked for", &clock().timestamp().to_string())?)
@@ -223,7 +225,9 @@ fn delete_all(sweeper: &Sweeper, keys: &[String], progress: &dyn Progress) -> Ou
     std::thread::scope(|scope| {
         for _ in 0..PARALLEL.min(keys.len()) {
             scope.spawn(|| {
-                while let Some((n, key)) = Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|n| Some((n, keys.get(n)?))) {
+                while let Some((n, key)) =
+                    Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|n| Some((n, keys.get(n)?)))
+                {
                     if progress.cancelled() {
                         break;
                     }

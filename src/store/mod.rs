@@ -34,7 +34,7 @@ pub use open::{Credentials, Location, open_url, parse_url};
 pub use rate::Rate;
 use root::Root;
 pub use scratch::{Scratch, Tried};
-pub use sweep::{Swept, Sweeper};
+pub use sweep::{Sweeper, Swept};
 
 /// An object as a listing shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]

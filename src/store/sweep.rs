@@ -75,7 +75,11 @@ impl Sweeper {
     pub fn clear_unfinished(&self, before: Moment) -> Vec<PathBuf> {
         let own: PathBuf = ["writers", &self.writer].iter().collect();
         let is_own = |path: &Path| {
-            self.store.0.local.as_ref().is_some_and(|root| path.strip_prefix(root.path()).is_ok_and(|p| p.starts_with(&own)))
+            self.store
+                .0
+                .local
+                .as_ref()
+                .is_some_and(|root| path.strip_prefix(root.path()).is_ok_and(|p| p.starts_with(&own)))
         };
         let is_old = |path: &Path| {
             let modified = std::fs::symlink_metadata(path).and_then(|meta| meta.modified());

@@ -134,7 +134,11 @@ impl Model {
             return;
         }
         forget_on(&place.host, std::slice::from_ref(&id));
-        place.attempts.iter_mut().filter(|attempt| id.ends_with(&attempt.tail)).for_each(|attempt| attempt.forgotten = true);
+        place
+            .attempts
+            .iter_mut()
+            .filter(|attempt| id.ends_with(&attempt.tail))
+            .for_each(|attempt| attempt.forgotten = true);
     }
 
     fn prune(&mut self, n: usize) {
@@ -160,7 +164,8 @@ impl Model {
             let trees: BTreeMap<&String, &Tree> = listed
                 .iter()
                 .map(|id| {
-                    let attempt = place.attempts.iter().find(|attempt| id.ends_with(&attempt.tail)).expect("nobody made it");
+                    let attempt =
+                        place.attempts.iter().find(|attempt| id.ends_with(&attempt.tail)).expect("nobody made it");
                     assert!(!attempt.forgotten, "what is forgotten is listed");
                     (id, &attempt.tree)
                 })
@@ -169,7 +174,8 @@ impl Model {
                 let (back, full) = (tempfile::tempdir().unwrap(), format!("{}/{}", place.writer, place.name));
                 let (mut repository, _) = place.host.open(Some(&self.person)).unwrap();
                 let wanted = Wanted::Named(id.clone());
-                let (snapshot, choice) = lifeboat::ops::restore::find_snapshot(&repository, &full, &wanted, false).unwrap();
+                let (snapshot, choice) =
+                    lifeboat::ops::restore::find_snapshot(&repository, &full, &wanted, false).unwrap();
                 let plan = lifeboat::ops::restore::prepare(
                     &repository,
                     snapshot,

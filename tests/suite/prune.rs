@@ -351,7 +351,8 @@ fn a_forged_retirement_does_nothing_and_nothing_is_pruned_beside_it() {
     let row = repository.catalog().writers().unwrap()[0].0;
     let packs = repository.catalog().packs(row).unwrap().iter().map(|pack| pack.id).collect();
     drop(repository);
-    let key = put_lines(&scene.host, &forger, vec![CommitLine::Retire(Retire { packs, segments: Vec::new(), grace: 0 })]);
+    let key =
+        put_lines(&scene.host, &forger, vec![CommitLine::Retire(Retire { packs, segments: Vec::new(), grace: 0 })]);
     scene.store.advance(25);
     let (mut repository, problems) = scene.host.open(None).unwrap();
     let prepared = plan(&mut repository, &options(0.0, DAY), &|_| None, &problems).unwrap();
@@ -460,7 +461,13 @@ fn only_a_prune_holds_the_right_to_delete() {
     // And the door leads nowhere else.
     let scene = Nights::new();
     let sweeper = scene.host.store().sweeper("w");
-    for key in ["lifeboat.json", "writers/w/log/x", "writers/w/writer.json", "writers/v/packs/aa/bb", "writers/w/packs/../log/x"] {
+    for key in [
+        "lifeboat.json",
+        "writers/w/log/x",
+        "writers/w/writer.json",
+        "writers/v/packs/aa/bb",
+        "writers/w/packs/../log/x",
+    ] {
         assert!(matches!(sweeper.delete(key), lifeboat::store::Swept::Failed(_)), "{key}");
     }
     assert_eq!(scene.store.take_deleted(), Vec::<String>::new());

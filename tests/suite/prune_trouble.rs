@@ -182,7 +182,7 @@ fn two_branches_of_a_cloned_host_spare_what_the_other_needs() {
     settle(&scene, &scene.host);
     let mut all = vec![ids[1].clone(), ids[2].clone(), newest, joined];
     all.sort();
-    scene.holds(&scene.host, &all);
+    scene.sound(&scene.host, &all);
     scene.restores(&clone_on(&clone, &scene.store), &all);
 }
 

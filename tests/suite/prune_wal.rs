@@ -32,7 +32,8 @@ fn the_log_before_the_oldest_base_backup_that_stays_goes_and_the_rest_restores()
         let ids = scene.expect(0, &["--json", "snapshots"]);
         let json: serde_json::Value = serde_json::from_str(ids.lines().next().unwrap()).unwrap();
         let text = json.to_string();
-        let oldest = text.split('"').filter(|word| word.len() == 26 && word.starts_with("01")).min().unwrap().to_owned();
+        let oldest =
+            text.split('"').filter(|word| word.len() == 26 && word.starts_with("01")).min().unwrap().to_owned();
         scene.expect(0, &["forget", "--snapshot", &oldest]);
         assert!(!scene.objects(&first).is_empty());
         let planned = scene.expect(0, &["prune", "--dry-run"]);

@@ -86,7 +86,9 @@ fn tell_plan(context: &Context, plan: &PrunePlan, dry_run: bool) -> Result<(), F
     }
     if packs.lost > 0 {
         let frames = counted(packs.lost, "frame", "frames");
-        ui.answer(format!("LOST      {frames} that snapshots need are nowhere any more; `lifeboat check` names the snapshots"))?;
+        ui.answer(format!(
+            "LOST      {frames} that snapshots need are nowhere any more; `lifeboat check` names the snapshots"
+        ))?;
     }
     let of = |count: usize, bytes: u64| format!("{}, {}", counted(count as u64, "pack", "packs"), size(bytes));
     let sum = |packs: &[crate::plan::prune::Pack]| packs.iter().map(|pack| pack.size).sum::<u64>();
@@ -109,7 +111,8 @@ fn tell_plan(context: &Context, plan: &PrunePlan, dry_run: bool) -> Result<(), F
     }
     for stream in &plan.streams {
         let bytes = |all: &[(crate::model::SegmentKey, u64)]| size(all.iter().map(|(_, bytes)| bytes).sum());
-        let since = stream.since.map_or("nothing of it is needed".to_owned(), |since| format!("needed since {}", show(since)));
+        let since =
+            stream.since.map_or("nothing of it is needed".to_owned(), |since| format!("needed since {}", show(since)));
         ui.answer(format!(
             "log       {}, stream {}: {since}; {} ({}) {would}retired, {} ({}) {would}deleted, {} stay",
             stream.source,
@@ -134,7 +137,10 @@ fn tell(context: &Context, plan: &PrunePlan, report: Option<&PruneReport>) -> Re
     let left = |bytes: u64| size(bytes);
     let inside = match plan.dead_in_frames {
         0 => String::new(),
-        bytes => format!("; about {} more in frames that the newest snapshots use in part: the next backups rewrite them", size(bytes)),
+        bytes => format!(
+            "; about {} more in frames that the newest snapshots use in part: the next backups rewrite them",
+            size(bytes)
+        ),
     };
     if plan.packs.unused_left > 0 || plan.dead_in_frames > 0 {
         ui.answer(format!("unused    {} stay in packs that are mostly needed{inside}", left(plan.packs.unused_left)))?;
@@ -147,7 +153,10 @@ fn tell(context: &Context, plan: &PrunePlan, report: Option<&PruneReport>) -> Re
         ui.answer(format!("DAMAGED   pack {pack} stays: {why}"))?;
     }
     if report.left > 0 {
-        ui.answer(format!("time      is up: {} left for the next prune", counted(report.left, "pack is", "packs are")))?;
+        ui.answer(format!(
+            "time      is up: {} left for the next prune",
+            counted(report.left, "pack is", "packs are")
+        ))?;
     }
     for (key, why) in &report.reasons {
         ui.answer(format!("put off   {key}: {why}"))?;

@@ -44,7 +44,9 @@ pub enum PruneError {
     #[error("another prune is at work on this host")]
     Busy,
     /// A backup would not notice in time what is retired.
-    #[error("a backup is under way on this host, and a grace of {0} seconds is too short for it to notice what is retired")]
+    #[error(
+        "a backup is under way on this host, and a grace of {0} seconds is too short for it to notice what is retired"
+    )]
     Running(u64),
 }
 
@@ -172,7 +174,10 @@ fn worth_asking(repository: &mut Repository, plan: &PrunePlan, grace: u64, now: 
     let row = repository.host_row()?;
     let Some(known) = repository.catalog().store_time(row)? else { return Ok(false) };
     let retired = repository.catalog().retired(row)?;
-    Ok(retired.iter().filter_map(|retired| due(retired.since?, retired.grace.max(grace))).any(|due| known < due && due <= now))
+    Ok(retired
+        .iter()
+        .filter_map(|retired| due(retired.since?, retired.grace.max(grace)))
+        .any(|due| known < due && due <= now))
 }
 
 /// Carries a plan out. Where the store is asked for the time first, what that makes due goes too.
@@ -242,7 +247,8 @@ fn retire(
     report.packs_retired = done.packs.len() as u64;
     report.segments_retired = done.segments.len() as u64;
     report.kept = done.kept;
-    let (packs_now, segments_now): (HashSet<_>, HashSet<_>) = (done.packs.iter().collect(), done.segments.iter().collect());
+    let (packs_now, segments_now): (HashSet<_>, HashSet<_>) =
+        (done.packs.iter().collect(), done.segments.iter().collect());
     report.retired = packs.iter().filter(|pack| packs_now.contains(&pack.id)).map(|pack| pack.size).sum::<u64>()
         + segments.iter().filter(|(key, _)| segments_now.contains(key)).map(|(_, bytes)| bytes).sum::<u64>();
     report.problems = done.problems;

@@ -37,8 +37,7 @@ pub struct Clocked {
 impl Clocked {
     pub fn new() -> Self {
         let now = "2026-01-01T00:00:00Z".parse().unwrap();
-        let state =
-            State { now, times: HashMap::new(), deleted: Vec::new(), locked: Vec::new(), requests: 0 };
+        let state = State { now, times: HashMap::new(), deleted: Vec::new(), locked: Vec::new(), requests: 0 };
         Self { inner: Arc::new(InMemory::new()), state: Arc::new(Mutex::new(state)) }
     }
 
@@ -120,11 +119,13 @@ impl fmt::Display for Clocked {
 impl ObjectStore for Clocked {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         self.count();
-        let result = self.inner.put_opts(location, payload, options).await?;
-        let mut state = self.state.lock().unwrap();
-        let now = state.now;
-        state.times.insert(location.clone(), now);
-        Ok(result)
+        // Before it is there: who sees it may set the clock at once.
+        let now = self.state.lock().unwrap().now;
+        let is_new = self.inner.head(location).await.is_err();
+        if is_new {
+            self.state.lock().unwrap().times.insert(location.clone(), now);
+        }
+        self.inner.put_opts(location, payload, options).await
     }
 
     async fn put_multipart_opts(&self, _: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {

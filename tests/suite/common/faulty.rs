@@ -12,8 +12,8 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
+    PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
 /// When the operation that fails fails.
@@ -71,11 +71,7 @@ impl Faulty {
 /// Counts an operation: whether it takes effect, and whether its answer arrives.
 fn count(operations: &AtomicU64, stop_at: u64, fails: Fails) -> (bool, bool) {
     let number = operations.fetch_add(1, Ordering::SeqCst) + 1;
-    if stop_at == 0 || number < stop_at {
-        (true, true)
-    } else {
-        (number == stop_at && fails == Fails::After, false)
-    }
+    if stop_at == 0 || number < stop_at { (true, true) } else { (number == stop_at && fails == Fails::After, false) }
 }
 
 impl fmt::Display for Faulty {

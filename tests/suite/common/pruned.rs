@@ -109,16 +109,31 @@ impl Nights {
         }
     }
 
-    /// The same, and a check that reads everything finds nothing, and a catalog that is rebuilt is what it was.
-    pub fn holds(&self, host: &Host, ids: &[String]) {
+    /// The same, and a check that reads everything finds nothing.
+    pub fn sound(&self, host: &Host, ids: &[String]) {
         self.restores(host, ids);
         let (mut repository, problems) = host.open(Some(&self.person)).unwrap();
         let report = check(&mut repository, ReadData::All, &problems, clock()(), 1, &Silent).unwrap();
         assert!(report.is_clean() && report.snapshots == ids.len() as u64, "{report:?}");
+        let said = |repository: &Repository| {
+            let writers: Vec<String> =
+                repository.catalog().writers().unwrap().into_iter().map(|(_, name)| name).collect();
+            repository.catalog().said_by_logs(&writers).unwrap()
+        };
+        let before = said(&repository);
+        assert_eq!(repository.rebuild_catalog(&Silent).unwrap().problems, []);
+        assert_eq!(said(&repository), before, "a catalog that is rebuilt says the same");
+    }
+
+    /// The same, and a catalog that is rebuilt is in every row what it was.
+    pub fn holds(&self, host: &Host, ids: &[String]) {
+        let (mut repository, _) = host.open(Some(&self.person)).unwrap();
         let writer = repository.host().unwrap().name.clone();
         repository.load_chunks(&writer, &Silent).unwrap();
         let before = comparable(&repository);
-        assert_eq!(repository.rebuild_catalog(&Silent).unwrap().problems, []);
+        drop(repository);
+        self.sound(host, ids);
+        let (repository, _) = host.open(Some(&self.person)).unwrap();
         assert_eq!(comparable(&repository), before);
     }
 
@@ -150,7 +165,11 @@ impl Meanwhile {
     }
 
     /// Backs it up.
-    pub fn backup(&self, host: &Host, clock: Arc<dyn Fn() -> Moment + Send + Sync>) -> Result<BackupReport, ops::Error> {
+    pub fn backup(
+        &self,
+        host: &Host,
+        clock: Arc<dyn Fn() -> Moment + Send + Sync>,
+    ) -> Result<BackupReport, ops::Error> {
         let (mut repository, _) = host.open(None)?;
         let progress: Arc<dyn Progress> = Arc::new(Silent);
         let world = World { clock, ..super::world() };
