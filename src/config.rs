@@ -4,6 +4,7 @@
 mod convex;
 mod objectives;
 mod pg_dump;
+mod prune;
 mod retention;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use serde::Deserialize;
 
 pub use self::objectives::{DrillSection, Length, Objective};
 use self::pg_dump::DatabasesKey;
+pub use self::prune::{PruneSection, parse_percent};
 use crate::model::{DumpFormat, RelPath, Retention, Span};
 use crate::repository::is_source_name;
 use crate::source::convex::ConvexOptions;
@@ -78,6 +80,9 @@ pub struct Config {
     /// What sources and groups must meet, by name.
     #[serde(default)]
     pub objectives: BTreeMap<String, Objective>,
+    /// How a prune is done, where flags say nothing else.
+    #[serde(default)]
+    pub prune: PruneSection,
 }
 
 /// `[repository]`.
@@ -492,6 +497,7 @@ impl Config {
         for limit in [&repository.limit_upload, &repository.limit_download].into_iter().flatten() {
             parse_size(limit).map_err(|why| wrong("[repository]".to_owned(), why))?;
         }
+        config.prune.check().map_err(|why| wrong("[prune]".to_owned(), why))?;
         config.check_retention().map_err(|(section, why)| wrong(section, why))?;
         config.check_objectives().map_err(|(section, why)| wrong(section, why))?;
         Ok(config)

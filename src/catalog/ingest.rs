@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use rusqlite::{Connection, params};
 
+use super::retired::{RetiredObject, Said, is_deleted, say};
 use super::{Catalog, Error, Head, PackRow, WriterRow};
 use crate::model::{ChunkId, Commit, CommitId, CommitLine, PackId, PackLine, Renumber, SnapshotRecord, Uses};
 
@@ -164,7 +165,10 @@ fn take_lines(db: &Connection, at: CommitAt<'_>, row: i64, chunks: &ChunkTables,
             CommitLine::Pin(marked) => super::snapshots::mark(db, at.writer, row, "pin", marked)?,
             CommitLine::Unpin(marked) => super::snapshots::mark(db, at.writer, row, "unpin", marked)?,
             CommitLine::Drill(record) => super::drills::insert(db, at.writer, row, record)?,
-            CommitLine::Segment(record) => super::segments::insert(db, &at.commit.header.writer, record, Some(row))?,
+            CommitLine::Retire(retire) => say(db, at.writer, row, &Said::Retire(retire))?,
+            CommitLine::Keep(objects) => say(db, at.writer, row, &Said::Keep(objects))?,
+            CommitLine::Deleted(objects) => say(db, at.writer, row, &Said::Deleted(objects))?,
+            CommitLine::Segment(record) => super::segments::take(db, at.writer, &at.commit.header.writer, record, row)?,
             // Only of the writer's own log: nobody says of another's commits that they may be missing.
             CommitLine::Lost(lost) => {
                 db.prepare_cached("INSERT OR IGNORE INTO lost (writer, digest) VALUES (?1, ?2)")?
@@ -199,7 +203,9 @@ fn add_pack(
         crate::model::PackKind::Data => "data",
         crate::model::PackKind::Manifest => "manifest",
     };
-    let known = chunks.is_some_and(|tables| tables.len() == pack.frames.len());
+    // Of a pack that is gone nothing is looked up any more.
+    let gone = is_deleted(db, writer, &RetiredObject::Pack(pack.id))?;
+    let known = !gone && chunks.is_some_and(|tables| tables.len() == pack.frames.len());
     // A pack that an earlier commit of this writer named (two runs adopted it) keeps its row; its frames get the
     // numbers of this commit too.
     let added = db
@@ -275,27 +281,33 @@ fn add_snapshot(
     digest: &CommitId,
 ) -> Result<(), Trouble> {
     let mut local = record.clone();
-    local.uses = local_uses(db, writer, &record.uses, digest)?;
+    let (uses, mut missing) = local_uses(db, writer, &record.uses, digest)?;
+    local.uses = uses;
     let text = serde_json::to_string(&local).map_err(|e| Trouble::Unfit(e.to_string()))?;
-    db.execute(
+    let id = record.id.to_string();
+    let added = db.execute(
         "INSERT OR IGNORE INTO snapshot (id, writer, log_commit, source, ended, complete, record)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-        params![
-            record.id.to_string(),
-            writer.0,
-            log_commit,
-            record.source,
-            record.ended.timestamp_micros(),
-            record.complete,
-            text
-        ],
+        params![id, writer.0, log_commit, record.source, record.ended.timestamp_micros(), record.complete, text],
     )?;
+    // Another writer has a snapshot of this name: what this one uses is written nowhere here.
+    let sql = "SELECT EXISTS (SELECT 1 FROM snapshot WHERE id = ?1 AND writer = ?2)";
+    if added == 0 && !db.query_row(sql, params![id, writer.0], |row| row.get::<_, bool>(0))? {
+        missing = missing.max(1);
+    }
+    if missing > 0 {
+        let sql = "INSERT OR REPLACE INTO unmapped (writer, snapshot, frames) VALUES (?1, ?2, ?3)";
+        db.execute(sql, params![writer.0, id, missing as i64])?;
+    } else if added > 0 {
+        db.execute("DELETE FROM unmapped WHERE writer = ?1 AND snapshot = ?2", params![writer.0, id])?;
+    }
     Ok(())
 }
 
 /// From the numbers of a commit to this catalog's rows: frames of a commit have consecutive numbers and consecutive rows.
-/// In a log without forks numbers mean one thing; after a fork they mean what the commit's own ancestors say.
-fn local_uses(db: &Connection, writer: WriterRow, uses: &Uses, digest: &CommitId) -> Result<Uses, Trouble> {
+/// In a log without forks numbers mean one thing; after a fork they mean what the commit's own ancestors say. The second answer is how
+/// many frames are not known here.
+fn local_uses(db: &Connection, writer: WriterRow, uses: &Uses, digest: &CommitId) -> Result<(Uses, u64), Trouble> {
     let asks = |sql: &str| db.prepare_cached(sql)?.query_row([writer.0], |row| row.get::<_, bool>(0));
     let forked = asks(
         "SELECT EXISTS (SELECT 1 FROM log_commit WHERE writer = ?1 AND readable = 1
@@ -303,7 +315,7 @@ fn local_uses(db: &Connection, writer: WriterRow, uses: &Uses, digest: &CommitId
     )?;
     let holed = asks("SELECT EXISTS (SELECT 1 FROM log_commit WHERE writer = ?1 AND readable = 0)")?;
     let lineage = if forked { Some(lineage(db, writer, digest)?) } else { None };
-    let mut rows = Vec::new();
+    let (mut rows, mut missing) = (Vec::new(), 0);
     for (first, last) in &uses.0 {
         let runs = match &lineage {
             Some(runs) => runs.clone(),
@@ -321,8 +333,15 @@ fn local_uses(db: &Connection, writer: WriterRow, uses: &Uses, digest: &CommitId
         if found != last - first + 1 && !holed {
             return Err(Trouble::Unfit(format!("it uses frames {first} to {last}, which its log does not hold")));
         }
+        missing += (last - first + 1).saturating_sub(found);
     }
-    Ok(Uses::from_numbers(rows))
+    // Where a commit of a fork is missing, what is left may be counted as that one's frames.
+    let moved =
+        asks("SELECT EXISTS (SELECT 1 FROM renumber r JOIN log_commit c ON c.id = r.log_commit WHERE c.writer = ?1)")?;
+    if holed && (forked || moved) {
+        missing = missing.max(1);
+    }
+    Ok((Uses::from_numbers(rows), missing))
 }
 
 /// Frames of one commit: first number, how many, first row.

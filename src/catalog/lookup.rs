@@ -42,10 +42,15 @@ pub struct FrameRow {
     pub state: FrameState,
     /// The list of recipients that it is sealed to.
     pub recipients: crate::model::Digest,
+    /// The row of the commit that retired its pack: nobody who has read that refers to it. 0 where none did.
+    pub retired: i64,
 }
 
-const COLUMNS: &str = "f.id, f.writer, f.number, f.name, f.pack, p.name, f.at, f.stored, f.plain, max(f.state, p.state), \
-                       p.recipients";
+const COLUMNS: &str = "f.id, f.writer, f.number, f.name, f.pack, p.name, f.at, f.stored, f.plain, \
+                       max(f.state, p.state, coalesce(r.deleted, 0)), p.recipients, coalesce(r.log_commit, 0)";
+/// What they are read from. A pack that was deleted is missing.
+const TABLES: &str = "frame f JOIN pack p ON p.id = f.pack \
+                      LEFT JOIN retired r ON r.writer = p.writer AND r.object = p.name";
 
 fn read_frame(row: &rusqlite::Row<'_>) -> rusqlite::Result<FrameRow> {
     Ok(FrameRow {
@@ -64,6 +69,7 @@ fn read_frame(row: &rusqlite::Row<'_>) -> rusqlite::Result<FrameRow> {
             _ => FrameState::Damaged,
         },
         recipients: crate::model::Digest::new(row.get(10)?),
+        retired: row.get(11)?,
     })
 }
 
@@ -72,8 +78,8 @@ impl Catalog {
     pub fn find_frame_of(&self, writer: WriterRow, id: &FrameId) -> Result<Option<FrameRow>, Error> {
         self.read(|db| {
             let sql = format!(
-                "SELECT {COLUMNS} FROM frame f JOIN pack p ON p.id = f.pack
-                 WHERE f.key = ?1 AND f.name = ?2 AND f.writer = ?3 ORDER BY max(f.state, p.state), f.id DESC"
+                "SELECT {COLUMNS} FROM {TABLES} WHERE f.key = ?1 AND f.name = ?2 AND f.writer = ?3
+                 ORDER BY coalesce(r.deleted, 0), max(f.state, p.state), r.object IS NOT NULL, f.id DESC"
             );
             let mut statement = db.prepare_cached(&sql)?;
             let mut rows = statement.query_map(params![id.prefix(), id.as_bytes(), writer.0], read_frame)?;
@@ -84,7 +90,7 @@ impl Catalog {
     /// The frame of a row.
     pub fn frame(&self, row: i64) -> Result<FrameRow, Error> {
         self.read(|db| {
-            let sql = format!("SELECT {COLUMNS} FROM frame f JOIN pack p ON p.id = f.pack WHERE f.id = ?1");
+            let sql = format!("SELECT {COLUMNS} FROM {TABLES} WHERE f.id = ?1");
             db.prepare_cached(&sql)?.query_row([row], read_frame)
         })
     }
@@ -102,9 +108,7 @@ impl Catalog {
     /// The frames of a pack, in order; a pack that two commits name has each frame once.
     pub fn frames_of(&self, pack_row: i64) -> Result<Vec<FrameRow>, Error> {
         let mut frames: Vec<FrameRow> = self.read(|db| {
-            let sql = format!(
-                "SELECT {COLUMNS} FROM frame f JOIN pack p ON p.id = f.pack WHERE f.pack = ?1 ORDER BY f.at, f.id"
-            );
+            let sql = format!("SELECT {COLUMNS} FROM {TABLES} WHERE f.pack = ?1 ORDER BY f.at, f.id");
             db.prepare_cached(&sql)?.query_map([pack_row], read_frame)?.collect()
         })?;
         frames.dedup_by_key(|frame| frame.at);

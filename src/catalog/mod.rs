@@ -9,8 +9,10 @@ mod ingest;
 mod lookup;
 mod packs;
 mod received;
+mod retired;
 mod segments;
 mod snapshots;
+mod usage;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,7 +23,9 @@ pub use drills::DrillRow;
 pub use ingest::{ChunkTables, CommitAt, Ingested};
 pub use lookup::{FrameRow, FrameState};
 pub use packs::{PackRow, PackState, pack_key};
+pub use retired::{Retired, RetiredObject};
 pub use snapshots::{SnapshotRow, SparseRow};
+pub use usage::{PackUse, Usage};
 
 use crate::model::CommitId;
 
@@ -31,7 +35,8 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (2, include_str!("../../catalog/0002-repair.sql")),
     (3, include_str!("../../catalog/0003-streams.sql")),
     (4, include_str!("../../catalog/0004-retention.sql")),
-    (5, include_str!("../../catalog/0005-drills.sql")),
+    (5, include_str!("../../catalog/0005-prune.sql")),
+    (6, include_str!("../../catalog/0006-drills.sql")),
 ];
 
 /// The whole schema, for the test that proves that the migrations meet it.
@@ -342,6 +347,8 @@ impl Catalog {
              JOIN writer w ON w.id = s.writer ORDER BY 1, 2",
             "SELECT w.name, m.snapshot, m.kind, hex(c.digest), 0 FROM mark m JOIN log_commit c ON c.id = m.log_commit
              JOIN writer w ON w.id = m.writer ORDER BY 1, 2, 3, 4",
+            "SELECT w.name, hex(r.object), r.deleted, r.grace, hex(c.digest) FROM retired r
+             JOIN log_commit c ON c.id = r.log_commit JOIN writer w ON w.id = r.writer ORDER BY 1, 2",
             "SELECT w.name, d.id, d.source, d.began, d.record FROM drill d JOIN writer w ON w.id = d.writer ORDER BY 1, 2",
         ];
         let mut hasher = blake3::Hasher::new();
@@ -373,7 +380,8 @@ impl Catalog {
         self.write(|db| {
             db.execute_batch(
                 "DELETE FROM lost; DELETE FROM seen; DELETE FROM renumber; DELETE FROM sparse; DELETE FROM mark;
-                 DELETE FROM drill; DELETE FROM snapshot; DELETE FROM chunk; DELETE FROM frame_chunks;
+                 DELETE FROM retirement; DELETE FROM retired; DELETE FROM unmapped; DELETE FROM drill;
+                 DELETE FROM snapshot; DELETE FROM chunk; DELETE FROM frame_chunks;
                  DELETE FROM frame; DELETE FROM pack; DELETE FROM commit_parent; DELETE FROM log_commit;
                  DELETE FROM writer; DELETE FROM meta;
                  DELETE FROM segment WHERE log_commit IS NOT NULL;",
@@ -397,6 +405,9 @@ impl Catalog {
             "SELECT 'segment', writer, stream, epoch, name, hex(digest), record, '' FROM segment WHERE log_commit IS NOT NULL",
             "SELECT 'mark', w.name, m.snapshot, m.kind, hex(c.digest), '', '', ''
              FROM mark m JOIN log_commit c ON c.id = m.log_commit JOIN writer w ON w.id = m.writer",
+            "SELECT 'retired', w.name, hex(r.object), r.deleted, r.grace, hex(c.digest), '', ''
+             FROM retired r JOIN log_commit c ON c.id = r.log_commit JOIN writer w ON w.id = r.writer",
+            "SELECT 'unmapped', w.name, u.snapshot, u.frames, '', '', '', '' FROM unmapped u JOIN writer w ON w.id = u.writer",
             "SELECT 'drill', w.name, d.id, d.source, d.began, d.record, '', '' FROM drill d JOIN writer w ON w.id = d.writer",
             "SELECT 'received', hex(c.digest), r.at, '', '', '', '', '' FROM received r JOIN log_commit c ON c.digest = r.digest",
             "SELECT 'sparse', s.source, hex(f.name), s.used, '', '', '', ''

@@ -41,6 +41,10 @@ pub struct PackRow {
     pub state: PackState,
     /// When it was put or listed, in seconds since 1970.
     pub seen: i64,
+    /// Whether its writer's log says that nothing needs it any more, or that it is gone.
+    pub retired: bool,
+    /// Whether the log says that it is gone.
+    pub deleted: bool,
 }
 
 impl PackRow {
@@ -72,10 +76,15 @@ fn read_pack(row: &rusqlite::Row<'_>) -> rusqlite::Result<PackRow> {
             _ => PackState::Damaged,
         },
         seen: row.get(9)?,
+        retired: row.get(10)?,
+        deleted: row.get(11)?,
     })
 }
 
-const COLUMNS: &str = "id, writer, name, size, directory_at, directory_length, recipients, chunks_known, state, seen";
+const COLUMNS: &str = "p.id, p.writer, p.name, p.size, p.directory_at, p.directory_length, p.recipients, p.chunks_known, \
+                       p.state, p.seen, r.object IS NOT NULL, coalesce(r.deleted, 0)";
+/// What they are read from.
+const TABLES: &str = "pack p LEFT JOIN retired r ON r.writer = p.writer AND r.object = p.name";
 
 /// Damage that a check has found: whose pack, which one, and the place of a frame in it, if not the whole pack.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,7 +127,7 @@ impl Catalog {
     /// Every pack of a writer, in the order of its log.
     pub fn packs(&self, writer: WriterRow) -> Result<Vec<PackRow>, Error> {
         self.read(|db| {
-            let sql = format!("SELECT {COLUMNS} FROM pack WHERE writer = ?1 ORDER BY id");
+            let sql = format!("SELECT {COLUMNS} FROM {TABLES} WHERE p.writer = ?1 ORDER BY p.id");
             db.prepare_cached(&sql)?.query_map([writer.0], read_pack)?.collect()
         })
     }
@@ -126,7 +135,7 @@ impl Catalog {
     /// The pack of a row.
     pub fn pack(&self, row: i64) -> Result<PackRow, Error> {
         self.read(|db| {
-            let sql = format!("SELECT {COLUMNS} FROM pack WHERE id = ?1");
+            let sql = format!("SELECT {COLUMNS} FROM {TABLES} WHERE p.id = ?1");
             db.prepare_cached(&sql)?.query_row([row], read_pack)
         })
     }
@@ -142,7 +151,7 @@ impl Catalog {
     pub fn find_pack(&self, writer: WriterRow, id: &PackId) -> Result<Option<PackRow>, Error> {
         use rusqlite::OptionalExtension;
         self.read(|db| {
-            let sql = format!("SELECT {COLUMNS} FROM pack WHERE writer = ?1 AND name = ?2");
+            let sql = format!("SELECT {COLUMNS} FROM {TABLES} WHERE p.writer = ?1 AND p.name = ?2");
             db.prepare_cached(&sql)?.query_row(params![writer.0, id.as_bytes()], read_pack).optional()
         })
     }

@@ -4,8 +4,36 @@
 
 use rusqlite::{Connection, Row, params};
 
-use super::{Catalog, Error};
-use crate::model::{SegmentPlace, SegmentRecord};
+use super::retired::{RetiredObject, is_deleted};
+use super::{Catalog, Error, WriterRow};
+use crate::model::{SegmentKey, SegmentPlace, SegmentRecord};
+
+/// Takes a line of a commit over, unless what it names is gone.
+pub(super) fn take(
+    db: &Connection,
+    row: WriterRow,
+    writer: &str,
+    record: &SegmentRecord,
+    log_commit: i64,
+) -> rusqlite::Result<()> {
+    let object = RetiredObject::Segment(SegmentKey(record.place.clone(), record.digest));
+    match is_deleted(db, row, &object)? {
+        // A server that archives it once more brings back what nothing needs: else its row would wait for a commit for ever.
+        true => forget_deleted(db, row, &SegmentKey(record.place.clone(), record.digest)),
+        false => insert(db, writer, record, Some(log_commit)),
+    }
+}
+
+/// A segment that was deleted is none of the stream any more.
+pub(super) fn forget_deleted(db: &Connection, row: WriterRow, key: &SegmentKey) -> rusqlite::Result<()> {
+    let SegmentKey(place, digest) = key;
+    db.prepare_cached(
+        "DELETE FROM segment WHERE writer = (SELECT name FROM writer WHERE id = ?1) AND stream = ?2 AND epoch = ?3 AND name = ?4
+         AND digest = ?5",
+    )?
+    .execute(params![row.0, place.stream(), place.epoch(), place.name(), digest.as_bytes()])
+    .map(drop)
+}
 
 pub(super) fn insert(
     db: &Connection,

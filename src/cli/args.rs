@@ -4,6 +4,7 @@ mod convex;
 mod drill;
 mod follow;
 mod forget;
+mod prune;
 mod server;
 mod spelled;
 
@@ -15,6 +16,7 @@ pub use convex::ConvexArgs;
 pub use drill::{DrillArgs, DrillCommand, StatusArgs};
 pub use follow::FollowArgs;
 pub use forget::{ForgetArgs, PinArgs};
+pub use prune::{HowArgs, PruneArgs};
 pub use server::ServerArgs;
 pub use spelled::SpelledArgs;
 
@@ -184,6 +186,9 @@ pub enum Command {
     /// Take snapshots out of the lists by policy, each with the reason why it stays or goes
     #[command(after_help = forget::FORGET_HELP)]
     Forget(ForgetArgs),
+    /// Free the bytes that nothing needs any more
+    #[command(after_help = prune::PRUNE_HELP)]
+    Prune(PruneArgs),
     /// Keep snapshots, whatever a policy says
     #[command(after_help = CODES)]
     Pin(PinArgs),

@@ -129,6 +129,7 @@ fn run(cli: Cli, stop: Arc<AtomicBool>) -> Result<Outcome, Failure> {
             None => commands::look::stats(&context),
         },
         Command::Forget(args) => commands::forget::run(&context, &args),
+        Command::Prune(args) => commands::prune::run(&context, &args),
         Command::Pin(args) => commands::forget::pin(&context, &args, true),
         Command::Unpin(args) => commands::forget::pin(&context, &args, false),
         Command::Restore(mut args) => args.settle().and_then(|()| commands::restore::run(&context, &args)),

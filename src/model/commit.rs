@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CommitId, Digest, DrillRecord, FrameId, Moment, PackId, RepositoryId, SegmentRecord, SnapshotId, SnapshotRecord,
-    limits,
+    CommitId, Digest, DrillRecord, FrameId, Moment, PackId, RepositoryId, SegmentKey, SegmentRecord, SnapshotId,
+    SnapshotRecord, limits,
 };
 
 /// What a pack's frames belong to.
@@ -119,6 +119,39 @@ pub struct Marked {
     pub snapshot: SnapshotId,
 }
 
+/// Objects of this log's writer that nothing needs any more. Nobody refers to them from now on, and after the grace they may be deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Retire {
+    /// Packs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub packs: Vec<PackId>,
+    /// Segments of streams.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub segments: Vec<SegmentKey>,
+    /// Seconds after the store received this commit, by its clock, before which nobody deletes them.
+    pub grace: u64,
+}
+
+/// Objects of this log's writer that a line speaks of.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Objects {
+    /// Packs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub packs: Vec<PackId>,
+    /// Segments of streams.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub segments: Vec<SegmentKey>,
+}
+
+impl Objects {
+    /// Whether it names nothing.
+    pub fn is_empty(&self) -> bool {
+        self.packs.is_empty() && self.segments.is_empty()
+    }
+}
+
 /// Each further line of a commit. A line of another kind makes the commit newer than this program: it is refused, for
 /// leaving it out could lose data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,6 +177,12 @@ pub enum CommitLine {
     Unpin(Marked),
     /// Says how a drill ended.
     Drill(DrillRecord),
+    /// Says that objects are not needed any more.
+    Retire(Retire),
+    /// Says of retired objects that they are needed after all.
+    Keep(Objects),
+    /// Says that retired objects are gone from the store.
+    Deleted(Objects),
 }
 
 /// A whole commit.
@@ -212,7 +251,9 @@ impl Commit {
                 CommitLine::Lost(lost) => good &= countable(lost.sequence),
                 CommitLine::Segment(segment) => good &= countable(segment.plain) && countable(segment.stored),
                 CommitLine::Drill(record) => record.validate()?,
+                CommitLine::Retire(retire) => good &= countable(retire.grace),
                 CommitLine::Forget(_) | CommitLine::Pin(_) | CommitLine::Unpin(_) => {}
+                CommitLine::Keep(_) | CommitLine::Deleted(_) => {}
             }
         }
         if good { Ok(()) } else { Err(format!("a number in it is larger than {}", limits::NUMBER_MAX)) }
@@ -246,7 +287,18 @@ mod tests {
         };
         let seen = Seen { writer: "v".into(), sequence: 3, digest: CommitId::new([5; 32]) };
         let marked = Marked { snapshot: SnapshotId::new(1, [6; 10]) };
-        let marks = [CommitLine::Forget(marked), CommitLine::Pin(marked), CommitLine::Unpin(marked)];
+        let place = crate::model::SegmentPlace::new("s", "00000001", "000000010000000A000000FF").unwrap();
+        let objects =
+            Objects { packs: vec![PackId::new([7; 32])], segments: vec![SegmentKey(place, Digest::new([8; 32]))] };
+        let retire = Retire { packs: objects.packs.clone(), segments: Vec::new(), grace: 86_400 };
+        let marks = [
+            CommitLine::Forget(marked),
+            CommitLine::Pin(marked),
+            CommitLine::Unpin(marked),
+            CommitLine::Retire(retire),
+            CommitLine::Keep(objects.clone()),
+            CommitLine::Deleted(objects),
+        ];
         Commit { header, lines: [CommitLine::Pack(pack), CommitLine::Seen(seen)].into_iter().chain(marks).collect() }
     }
 

@@ -22,7 +22,8 @@ pub mod snapshot;
 pub mod span;
 
 pub use commit::{
-    Commit, CommitFrame, CommitHeader, CommitLine, DirectoryPlace, Lost, Marked, PackKind, PackLine, Renumber, Seen,
+    Commit, CommitFrame, CommitHeader, CommitLine, DirectoryPlace, Lost, Marked, Objects, PackKind, PackLine, Renumber,
+    Retire, Seen,
 };
 pub use convex::{ConvexFacts, TableCount};
 pub use database::{ConvexFact, DATABASES_NAMED, DatabaseFact, How, VolumeFacts};
@@ -34,7 +35,7 @@ pub use lsn::{Lsn, SegmentName, SegmentSize, SystemId, Timeline};
 pub use path::{RawText, RelPath};
 pub use policy::{Bounds, Chunking, Cutting};
 pub use retention::{Class, Retention};
-pub use segment::{SegmentPlace, SegmentRecord};
+pub use segment::{SegmentKey, SegmentPlace, SegmentRecord};
 pub use snapshot::{ManifestPlace, SnapshotRecord, Uses};
 pub use span::Span;
 

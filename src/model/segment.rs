@@ -102,6 +102,30 @@ impl From<SegmentPlace> for (String, String, String) {
     }
 }
 
+/// The name of a segment's object below its writer's folder, as a line of a commit has it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SegmentKey(pub SegmentPlace, pub Digest);
+
+impl std::fmt::Display for SegmentKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.key(&self.1))
+    }
+}
+impl TryFrom<String> for SegmentKey {
+    type Error = String;
+
+    fn try_from(key: String) -> Result<Self, String> {
+        let parsed = SegmentPlace::parse_key(&key).map(|(place, digest)| Self(place, digest));
+        parsed.ok_or_else(|| format!("`{key}` is no key of a segment"))
+    }
+}
+impl From<SegmentKey> for String {
+    fn from(key: SegmentKey) -> Self {
+        key.to_string()
+    }
+}
+
 /// A segment as the index has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SegmentRecord {

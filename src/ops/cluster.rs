@@ -17,7 +17,7 @@ use crate::format::{history, pg_conf};
 use crate::model::base::BaseBackup;
 use crate::model::{Moment, SegmentName, SegmentPlace, SegmentRecord, SnapshotRecord, Timeline};
 use crate::plan::recovery::{Archive, Base, Commits, Fork, Growing, Target, Way};
-use crate::repository::{self, Repository};
+use crate::repository::{self, Repository, StreamListing};
 
 /// A cluster as the repository knows it.
 pub struct Cluster {
@@ -117,12 +117,32 @@ fn others(bases: &[(String, Base)], writer: &str, stream: &str) -> Vec<Other> {
 /// A cluster that a source's snapshots are of; `None` where the source is no cluster. What is damaged of its log is left out and named: it
 /// is a gap, and what lies before it can be had.
 pub fn gather(repository: &Repository, source: &str, which: Which<'_>) -> Result<Option<Cluster>, Error> {
+    gather_listed(repository, source, which, &|writer, stream| Ok(repository.list_stream(writer, stream)?))
+}
+
+/// The same by the index alone, which asks the store for nothing: as if all that the index names were there.
+pub fn gather_from_index(repository: &Repository, source: &str, which: Which<'_>) -> Result<Option<Cluster>, Error> {
+    gather_listed(repository, source, which, &|writer, stream| {
+        let there = repository.catalog().segments(writer, stream).map_err(repository::Error::from)?;
+        Ok(StreamListing { there, ..StreamListing::default() })
+    })
+}
+
+/// Lists a stream of a writer.
+type List<'l> = &'l dyn Fn(&str, &str) -> Result<StreamListing, Error>;
+
+fn gather_listed(
+    repository: &Repository,
+    source: &str,
+    which: Which<'_>,
+    list: List<'_>,
+) -> Result<Option<Cluster>, Error> {
     let mut bases = bases_of(repository, source)?;
     let Some((writer, base)) = chosen(&bases, which) else { return Ok(None) };
     let (writer, stream) = (writer.clone(), base.backup.stream.clone());
     let others = others(&bases, &writer, &stream);
     bases.retain(|(other, base)| *other == writer && base.backup.stream == stream);
-    let listing = repository.list_stream(&writer, &stream)?;
+    let listing = list(&writer, &stream)?;
     let mut damaged: Vec<(String, String)> = Vec::new();
     let mut archive = Archive { bases: bases.into_iter().map(|(_, base)| base).collect(), ..Archive::default() };
     let mut facts: BTreeMap<SegmentName, Option<SegmentFacts>> = BTreeMap::new();
@@ -152,6 +172,12 @@ pub fn gather(repository: &Repository, source: &str, which: Which<'_>) -> Result
         }
     }
     archive.lost.retain(|name| !facts.contains_key(name));
+    for key in &listing.deleted {
+        if let Ok(ArchiveFile::Segment(name)) = ArchiveFile::parse(key.0.name()) {
+            archive.pruned.insert(name);
+        }
+    }
+    archive.pruned.retain(|name| !facts.contains_key(name));
     grown.retain(|segment| !facts.contains_key(segment) && !archive.lost.contains(segment));
     for segment in std::mem::take(&mut grown) {
         match pieces_facts(repository, &writer, segment, &listing.there) {

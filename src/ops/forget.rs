@@ -1,6 +1,6 @@
 //! Forgetting by policy, and pins: the facts of this host's snapshots, the plan that is shown first, and the one commit that does it.
 //!
-//! Invariants: only this host's own snapshots; nothing is deleted from the store; whatever was pinned, or became the newest, while
+//! Invariants: only this host's own snapshots; nothing is deleted from the store by it; whatever was pinned, or became the newest, while
 //! the plan was looked at stays; a log with a hole is refused, because a pin may lie in it. The plan is a value: what a prune
 //! will free is what its `goes` and its `window` say. Not here: the rules (`plan::retention`).
 

@@ -58,6 +58,7 @@ impl Error {
             | Self::HasTables { .. } => Kind::Usage,
             Self::Busy(_) | Self::Wal(WalError::Followed) => Kind::Busy,
             Self::Onto(_) => Kind::Usage,
+            Self::Prune(_) => Kind::Busy,
             Self::Forget(ForgetError::Hole(_)) => Kind::Damage,
             Self::Forget(ForgetError::NoSource(_)) => Kind::NoPlan,
             Self::Forget(_) => Kind::Usage,

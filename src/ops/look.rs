@@ -1,6 +1,5 @@
 //! Looking into snapshots: lists, searches, differences, single files, sums. All but the list of snapshots need an identity.
 
-use std::collections::HashSet;
 use std::io::{Read, Write};
 
 use serde::Serialize;
@@ -212,8 +211,10 @@ pub struct Stats {
     pub unique_bytes: u64,
     /// Bytes of all files of all snapshots: what could be restored.
     pub restorable_bytes: u64,
-    /// Stored bytes of frames that no snapshot uses.
+    /// Stored bytes of frames that no snapshot needs.
     pub unused_bytes: u64,
+    /// Stored bytes of packs that are retired and not gone yet.
+    pub retired_bytes: u64,
 }
 
 /// Counts.
@@ -225,17 +226,18 @@ pub fn stats(repository: &Repository) -> Result<Stats, Error> {
         restorable_bytes: snapshots.iter().fold(0, |sum: u64, s| sum.saturating_add(s.record.bytes)),
         ..Stats::default()
     };
-    let used: HashSet<u64> =
-        snapshots.iter().flat_map(|s| s.record.uses.0.iter()).flat_map(|(first, last)| *first..=*last).collect();
     for (writer, _) in catalog.writers()? {
         stats.writers += 1;
-        for pack in catalog.packs(writer)? {
+        let usage = catalog.usage(writer)?;
+        for pack in catalog.packs(writer)?.into_iter().filter(|pack| !pack.deleted) {
             stats.packs += 1;
             stats.stored_bytes += pack.size;
+            stats.retired_bytes += if pack.retired { pack.size } else { 0 };
             for frame in catalog.frames_of(pack.row)? {
                 stats.frames += 1;
                 stats.unique_bytes += frame.plain;
-                if !used.contains(&(frame.row as u64)) {
+                let rows = catalog.rows_at(&frame)?;
+                if !rows.into_iter().any(|row| usage.needs(row)) {
                     stats.unused_bytes += frame.stored;
                 }
             }

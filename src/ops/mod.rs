@@ -15,6 +15,7 @@ pub mod live;
 pub mod look;
 mod merge;
 pub mod outside;
+pub mod prune;
 mod readers;
 pub mod recover;
 pub mod repair;
@@ -85,6 +86,9 @@ pub enum Error {
     /// A drill has nothing to aim at.
     #[error(transparent)]
     NoAim(#[from] crate::plan::drill::NoAim),
+    /// Nothing is pruned.
+    #[error(transparent)]
+    Prune(#[from] prune::PruneError),
     /// A server on a restored directory.
     #[error(transparent)]
     Recover(#[from] recover::RecoverError),

@@ -87,7 +87,7 @@ impl Coverage {
             }
         }
         let mut gaps: Vec<Gap> = Vec::new();
-        for reach in reaches.iter().filter(|reach| reach.gap) {
+        for reach in reaches.iter().filter(|reach| reach.gap && !archive.pruned.contains(&reach.missing)) {
             let until = reaches.iter().map(|other| other.from).find(|from| *from > reach.to);
             match gaps.iter_mut().find(|gap| gap.missing == reach.missing) {
                 Some(gap) => gap.after = gap.after.max(reach.to),

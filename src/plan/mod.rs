@@ -6,6 +6,7 @@ pub mod coverage;
 pub mod drill;
 pub mod environment;
 pub mod needed_wal;
+pub mod prune;
 pub mod recovery;
 pub mod restore;
 pub mod retention;

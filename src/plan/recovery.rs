@@ -67,6 +67,8 @@ pub struct Archive {
     pub growing: BTreeMap<SegmentName, Growing>,
     /// Segments that were acknowledged and cannot be had any more: gone, or damaged.
     pub lost: BTreeSet<SegmentName>,
+    /// Segments that a prune deleted because nothing needs them any more: their absence is no loss.
+    pub pruned: BTreeSet<SegmentName>,
     /// What the history files say.
     pub forks: Vec<Fork>,
 }

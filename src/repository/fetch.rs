@@ -5,8 +5,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
 use crossbeam_channel::{Receiver, bounded};
 
+use super::relocate::Relocator;
 use super::{Error, Repository};
 use crate::catalog::{FrameRow, WriterRow, pack_key};
 use crate::model::{Digest, FrameId, limits};
@@ -29,6 +31,9 @@ pub struct Fetch {
 const REQUEST: u64 = 8 << 20;
 /// Requests under way at a time, each with a thread that opens its frames.
 const PARALLEL: usize = 6;
+
+/// How often a frame is looked for again while it is being moved.
+const MOVES: u32 = 3;
 
 /// Groups frames into requests: in order of the packs in the log, neighbours together, small gaps read over.
 pub fn plan_fetches(mut frames: Vec<FrameRow>) -> Vec<Fetch> {
@@ -91,6 +96,8 @@ pub struct FrameReader {
     writers: Arc<HashMap<WriterRow, String>>,
     /// Lists of recipients of which a frame has opened: what does not open and is sealed to one of them is damaged.
     opened: Arc<Mutex<HashSet<Digest>>>,
+    /// Finds what a prune has moved since the log was read.
+    relocator: Arc<Relocator>,
 }
 
 impl Repository {
@@ -102,6 +109,7 @@ impl Repository {
             content: self.content.clone(),
             writers: Arc::new(self.writer_names()?),
             opened: Arc::clone(&self.opened),
+            relocator: Arc::new(Relocator::new(self)),
         })
     }
 
@@ -232,6 +240,10 @@ impl FrameWorker<'_> {
         for frame in &fetch.frames {
             let why = error.to_string();
             let damaged = |why: String| Error::Frame { frame: frame.id, pack: frame.pack.to_string(), why };
+            if gone && let Some((moved, sealed)) = self.read_elsewhere(frame)? {
+                sink.frame(frame, self.open(&moved, &sealed))?;
+                continue;
+            }
             let plain = match self.reader.store.get_range(key, frame.at..frame.at + frame.stored) {
                 _ if gone => Err(damaged(why)),
                 Ok(sealed) => self.open(frame, &sealed),
@@ -245,6 +257,22 @@ impl FrameWorker<'_> {
             sink.frame(frame, plain)?;
         }
         Ok(())
+    }
+
+    /// The sealed bytes of a frame whose pack is gone: a prune may have moved it, even more than once.
+    fn read_elsewhere(&self, frame: &FrameRow) -> Result<Option<(FrameRow, Bytes)>, Error> {
+        let writer = self.reader.writers.get(&frame.writer).ok_or(Error::Pipeline)?;
+        let mut last = *frame;
+        for _ in 0..MOVES {
+            let Some(moved) = self.reader.relocator.find(writer, &last)? else { return Ok(None) };
+            let key = pack_key(writer, &moved.pack);
+            match self.reader.store.get_range(&key, moved.at..moved.at + moved.stored) {
+                Ok(sealed) => return Ok(Some((moved, sealed))),
+                Err(crate::store::Error::NotFound { .. }) => last = moved,
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(None)
     }
 
     /// Opens sealed bytes and checks the frame's digest.
@@ -287,6 +315,7 @@ mod tests {
             plain: 1,
             state: FrameState::Good,
             recipients: Digest::new([0; 32]),
+            retired: 0,
         }
     }
 

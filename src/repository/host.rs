@@ -196,6 +196,21 @@ impl HostFolder {
         if wait { self.lock(&name, Lock::alone).map(Some) } else { self.lock(&name, Lock::try_alone) }
     }
 
+    /// Held, shared, by every run that stores packs which no commit names yet.
+    pub(super) fn run_lock(&self) -> Result<Lock, Error> {
+        self.lock("run.lock", Lock::shared)
+    }
+
+    /// Whether such a run is under way on this host.
+    pub fn run_is_under_way(&self) -> Result<bool, Error> {
+        Ok(self.lock("run.lock", Lock::try_alone)?.is_none())
+    }
+
+    /// The right to prune: one process of this host at a time. `None` where another one has it.
+    pub fn prune_lock(&self) -> Result<Option<Lock>, Error> {
+        self.lock("prune.lock", Lock::try_alone)
+    }
+
     fn lock<T>(&self, name: &str, take: impl FnOnce(&Path) -> std::io::Result<T>) -> Result<T, Error> {
         let path = self.folder.join(name);
         take(&path).map_err(|source| Error::Io { doing: "lock", path, source })

@@ -353,16 +353,46 @@ impl Repository {
         Ok(())
     }
 
+    /// Reads this host's own log beyond what the catalog knows.
+    pub(super) fn sync_own(&mut self, progress: &dyn Progress) -> Result<SyncReport, Error> {
+        let (name, mut report) = (self.host()?.name.clone(), SyncReport::default());
+        self.sync_writer(&name, &mut report, progress)?;
+        self.leave_out_lost(&mut report.problems)?;
+        Ok(report)
+    }
+
     /// Adds a commit to the host's log. `lines` is given the number of the first frame that the commit adds, because
     /// snapshots count their frames in it. Waits for other processes of this host; whatever they committed meanwhile is
-    /// read first.
+    /// read first. Where there are no lines, there is no commit.
     pub(super) fn commit(
         &mut self,
         now: Moment,
         chunks: &ChunkTables,
         progress: &dyn Progress,
         lines: MakeLines<'_>,
-    ) -> Result<(CommitId, SyncReport), Error> {
+    ) -> Result<(Option<CommitId>, SyncReport), Error> {
+        self.commit_lines(now, chunks, progress, lines, false)
+    }
+
+    /// The same with a commit that may say nothing.
+    pub(super) fn commit_even_nothing(
+        &mut self,
+        now: Moment,
+        chunks: &ChunkTables,
+        progress: &dyn Progress,
+        lines: MakeLines<'_>,
+    ) -> Result<(Option<CommitId>, SyncReport), Error> {
+        self.commit_lines(now, chunks, progress, lines, true)
+    }
+
+    fn commit_lines(
+        &mut self,
+        now: Moment,
+        chunks: &ChunkTables,
+        progress: &dyn Progress,
+        lines: MakeLines<'_>,
+        even_nothing: bool,
+    ) -> Result<(Option<CommitId>, SyncReport), Error> {
         let _lock = self.folder.commit_lock()?;
         let name = self.host()?.name.clone();
         let mut report = SyncReport::default();
@@ -376,6 +406,10 @@ impl Repository {
         }
         let (first_frame, _) = self.catalog.next_numbers(row)?;
         let mut content = lines(self, first_frame)?;
+        if content.is_empty() && !even_nothing {
+            self.leave_out_lost(&mut report.problems)?;
+            return Ok((None, report));
+        }
         content.extend(self.seen_lines(&name)?);
         let id = self.append(&name, row, now, content, chunks)?;
         // The commit is made; a store that fails now must not make it look as if it were not.
@@ -383,7 +417,7 @@ impl Repository {
             progress.event(Event::Warning(&format!("the log was not read again after the commit: {e}")));
         }
         self.leave_out_lost(&mut report.problems)?;
-        Ok((id, report))
+        Ok((Some(id), report))
     }
 
     fn seen_lines(&mut self, own: &str) -> Result<Vec<CommitLine>, Error> {
@@ -439,7 +473,7 @@ impl Repository {
     pub fn load_chunks(&mut self, writer: &str, progress: &dyn Progress) -> Result<u64, Error> {
         let row = self.catalog.writer(writer)?;
         let unknown: Vec<catalog::PackRow> =
-            self.catalog.packs(row)?.into_iter().filter(|pack| !pack.chunks_known).collect();
+            self.catalog.packs(row)?.into_iter().filter(|pack| !pack.chunks_known && !pack.deleted).collect();
         let mut loaded = 0;
         if !unknown.is_empty() {
             progress.event(Event::Stage("reading pack directories"));

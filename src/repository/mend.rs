@@ -223,8 +223,14 @@ impl Repository {
         let row = self.host_row()?;
         let mut mended = FramesMended::default();
         let mut hurt: Vec<(PackRow, Vec<FrameRow>)> = Vec::new();
+        let usage = self.catalog.usage(row)?;
         for pack in self.catalog.packs(row)? {
-            let mut frames = self.catalog.frames_of(pack.row)?;
+            // What was retired or deleted does not come back, but for what a snapshot needs.
+            if pack.deleted && !usage.lost_packs.contains(&pack.row) {
+                continue;
+            }
+            let mut frames =
+                if pack.retired { self.needed_of(&pack, &usage)? } else { self.catalog.frames_of(pack.row)? };
             if !worn.contains(&pack.id) || frames.iter().any(|frame| frame.state != FrameState::Good) {
                 frames.retain(|frame| frame.state != FrameState::Good);
             }

@@ -11,6 +11,7 @@ mod drills;
 mod fetch;
 mod host;
 mod init;
+mod keeps;
 mod layout;
 mod local_copy;
 mod lock;
@@ -21,9 +22,12 @@ mod mend;
 mod open;
 mod packs;
 mod pipeline;
+mod prune;
+mod relocate;
 mod session;
 mod sorter;
 mod stream;
+mod sweep;
 mod trust;
 mod unordered;
 
@@ -41,8 +45,10 @@ pub use marks::Mark;
 pub use mend::{FramesMended, LogMended};
 pub use open::{Keys, OpenOptions, Repository};
 pub use packs::PackListing;
+pub use prune::{Repacked, RetiredNow};
 pub use session::Session;
 pub use stream::{SegmentReader, SegmentWorker, SegmentWriter, StreamListing};
+pub use sweep::SweptReport;
 pub use trust::Trust;
 
 use std::path::PathBuf;
@@ -161,6 +167,12 @@ pub enum Error {
         snapshot: String,
         /// What is wrong.
         why: String,
+    },
+    /// A pack that a run has referred to was retired while it went on, and its grace has passed, or may have.
+    #[error("pack {pack} was retired by a prune while this run went on, and cannot be relied on any more")]
+    Lapsed {
+        /// Which.
+        pack: String,
     },
     /// A file of the host's own.
     #[error("could not {doing} `{}`", path.display())]

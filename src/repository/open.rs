@@ -53,6 +53,8 @@ pub struct Repository {
     pub(super) writers: HashMap<String, WriterDescription>,
     /// Lists of recipients of which a frame has opened.
     pub(super) opened: Arc<std::sync::Mutex<std::collections::HashSet<Digest>>>,
+    /// The highest row of a commit in the catalog when the present run began.
+    pub(super) horizon: Option<i64>,
 }
 
 /// Reads `lifeboat.json` and its digest.
@@ -98,6 +100,7 @@ impl Repository {
             identities,
             writers: HashMap::new(),
             opened: Arc::default(),
+            horizon: None,
         };
         repository.claim_catalog()?;
         let report = if options.sync { repository.sync(progress)? } else { SyncReport::default() };

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::{Error, Repository};
 use crate::catalog::{ChunkTables, PackState, pack_key};
 use crate::model::{
-    ChunkList, CommitFrame, CommitLine, DirectoryPlace, Moment, PackId, PackLine, SnapshotRecord, limits,
+    ChunkList, CommitFrame, CommitLine, DirectoryPlace, FrameId, Moment, PackId, PackLine, SnapshotRecord, limits,
 };
 use crate::pack::{FOOTER, parse_footer};
 use crate::progress::{Event, Progress};
@@ -21,6 +21,8 @@ pub struct PackListing {
     pub good: u64,
     /// Packs of the log that are not in the store.
     pub missing: Vec<PackId>,
+    /// Packs that are retired and not in the store any more, which no commit has said yet.
+    pub gone: Vec<PackId>,
     /// Packs that have another length in the store.
     pub wrong_length: Vec<PackId>,
     /// Packs in the store that no commit names: their ids and sizes.
@@ -53,6 +55,11 @@ impl Repository {
         }
         let (mut listing, mut states) = (PackListing::default(), Vec::new());
         for pack in known {
+            // What was deleted and is there again, because a write landed late, is a prune's business.
+            if pack.deleted {
+                there.remove(&pack.id);
+                continue;
+            }
             let state = match there.remove(&pack.id) {
                 Some(size) if size == pack.size && pack.state == PackState::Damaged => PackState::Damaged,
                 Some(size) if size == pack.size => {
@@ -64,7 +71,8 @@ impl Repository {
                     PackState::Damaged
                 }
                 None => {
-                    listing.missing.push(pack.id);
+                    let to = if pack.retired { &mut listing.gone } else { &mut listing.missing };
+                    to.push(pack.id);
                     PackState::Missing
                 }
             };
@@ -85,6 +93,10 @@ impl Repository {
         // A listing from the future is a clock that was set back: not to be trusted either.
         let fresh = listed.is_some_and(|at| (0..LISTING_AGE_MAX).contains(&(now.timestamp() - at)));
         let clean = self.catalog.fact(&format!("run of {source}"))?.is_none_or(|state| state == "ended");
+        // Of several sources one after another the first may have taken long: what was retired since is not referred to.
+        if self.horizon.is_some() {
+            self.sync_own(progress)?;
+        }
         if !(fresh && clean) {
             progress.event(Event::Stage("listing packs"));
             let listing = self.list_packs(&name, now)?;
@@ -102,7 +114,13 @@ impl Repository {
             self.adopt(&name, &listing.unknown, now, progress)?;
         }
         self.load_chunks(&name, progress)?;
+        self.horizon = Some(self.catalog.last_commit_row()?);
         Ok(self.catalog.set_fact(&format!("run of {source}"), "open")?)
+    }
+
+    /// The highest row of a commit when the run began.
+    pub(super) fn run_horizon(&self) -> Result<i64, Error> {
+        Ok(self.horizon.map_or_else(|| self.catalog.last_commit_row(), Ok)?)
     }
 
     /// Notes that a run ended, so that the next need not look for what it left.
@@ -175,5 +193,36 @@ impl Repository {
             frames: directory.frames.iter().map(|f| CommitFrame(f.id, f.at, f.stored, f.plain)).collect(),
         };
         Ok(Some(Verified { line, chunks: directory.chunks, snapshot: directory.snapshot }))
+    }
+}
+
+impl Repository {
+    /// Packs that the catalog does not know: another process may have adopted some that this run stored.
+    pub(super) fn unknown_packs(&mut self, lines: Vec<PackLine>) -> Result<Vec<PackLine>, Error> {
+        let (writer, mut unknown) = (self.host_row()?, Vec::new());
+        for line in lines {
+            if self.catalog.find_pack(writer, &line.id)?.is_none() {
+                unknown.push(line);
+            }
+        }
+        Ok(unknown)
+    }
+
+    /// The frames of a pack of this host, by name.
+    pub(super) fn frames_in(&mut self, pack: &PackId) -> Result<Vec<FrameId>, Error> {
+        let writer = self.host_row()?;
+        match self.catalog.find_pack(writer, pack)? {
+            Some(row) => Ok(self.catalog.frames_of(row.row)?.into_iter().map(|frame| frame.id).collect()),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// The number of a frame that this commit adds, or that is there already.
+    pub(super) fn number(&mut self, id: &FrameId, fresh: &HashMap<FrameId, u64>) -> Result<u64, Error> {
+        if let Some(number) = fresh.get(id) {
+            return Ok(*number);
+        }
+        let writer = self.host_row()?;
+        Ok(self.catalog.find_frame_of(writer, id)?.ok_or(Error::UnknownFrame(*id))?.number)
     }
 }

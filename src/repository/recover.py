@@ -209,7 +209,8 @@ def keyed(key, parts):
         return process.stdout.read().decode().strip()
 
 
-LINES = {"pack", "snapshot", "seen", "renumber", "lost", "segment", "forget", "pin", "unpin", "drill"}  # of a commit
+LINES = {"pack", "snapshot", "seen", "renumber", "lost", "segment", "forget", "pin", "unpin",  # of a commit
+         "retire", "keep", "deleted", "drill"}
 
 
 # --- The repository -------------------------------------------------------------------------------------------------
@@ -219,6 +220,7 @@ class Writer:
         self.packs = {}      # id -> size
         self.frames = {}     # id -> [(pack, at, stored, plain), ...]: the same frame may lie in several packs
         self.snapshots = {}  # id -> (record, was it found in a commit?)
+        self.retired = set()  # ids of packs that nothing needs any more: they may be gone
         self.forgotten = set()  # ids: not the newest of anything any more; what they need may be gone
         self.log = set()     # digests of the commits that were read
         self.seen = []       # commits of other writers that this one saw
@@ -408,6 +410,10 @@ class Repository:
                     writer.add_pack(value["id"], size, value["frames"], number(value["directory"]["at"], 0, size - 16))
                 elif kind == "snapshot":
                     writer.add_snapshot(value, True)
+                elif kind in ("retire", "deleted"):  # frames that are needed were copied: they lie in another pack too
+                    writer.retired.update(map(str, value.get("packs", ())))
+                elif kind == "keep":
+                    writer.retired.difference_update(map(str, value.get("packs", ())))
                 elif kind == "forget":
                     writer.forgotten.add(str(value["snapshot"]))
                 elif kind == "seen":
@@ -783,6 +789,8 @@ def verify(repository):
     for writer in repository.writers.values():
         for pack, size in writer.packs.items():
             path = repository.path("writers", writer.name, "packs", pack[:2], pack)
+            if pack in writer.retired and not os.path.isfile(path):
+                continue
             if path not in damaged and (not os.path.isfile(path) or os.path.getsize(path) != size):
                 damaged.append(path)
                 print("missing or cut: " + show(path))

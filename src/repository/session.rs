@@ -10,11 +10,12 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::draft::{Counts, Draft, DraftExtent, Place, SessionEnd, SnapshotDraft};
+use super::keeps::{Referred, StoredNow};
 use super::local_copy::LocalCopy;
 use super::pipeline::{Pipeline, PlainFrame, Plant, StoredPack};
 use super::trust::Trust;
 use super::unordered::Unordered;
-use super::{Error, Repository};
+use super::{Error, Lock, Repository};
 use crate::catalog::{ChunkTables, SparseRow};
 use crate::chunk::Cutter;
 use crate::model::entry::push_extent;
@@ -28,6 +29,10 @@ use crate::progress::{Event, Progress};
 const FRESH_CHUNKS_MAX: usize = 220_000;
 /// Seconds after which a run commits what it has stored.
 const COMMIT_EVERY: i64 = 300;
+/// References to stored frames after which a run that stores nothing looks at the clock, whether it is time to read the log.
+const LOOK_EVERY: u32 = 20_000;
+/// Seconds after which packs that no commit names yet are looked for before one names them: a prune may have taken them for litter.
+const UNNAMED_FOR: i64 = 1_800;
 /// Entries that wait for the open frame at most before it is closed for their sake.
 const WAITING_MAX: usize = 4096;
 /// A frame is sparse when the newest snapshots use less than this share of it, in percent.
@@ -74,6 +79,10 @@ pub struct Session<'r> {
     stored: Vec<StoredPack>,
     sent: u64,
     last_commit: Moment,
+    /// References since the clock was looked at.
+    unlooked: u32,
+    horizon: i64,
+    _running: Lock,
     entries: u64,
     files: u64,
     bytes: u64,
@@ -90,7 +99,8 @@ impl<'r> Session<'r> {
         clock: Arc<dyn Fn() -> Moment + Send + Sync>,
         progress: Arc<dyn Progress>,
     ) -> Result<Self, Error> {
-        let trust = repository.trust(marked)?;
+        let running = repository.folder.run_lock()?;
+        let (trust, horizon) = (repository.trust(marked)?, repository.run_horizon()?);
         let host = repository.host()?;
         let plant = Plant {
             store: repository.store.clone(),
@@ -130,6 +140,9 @@ impl<'r> Session<'r> {
             stored: Vec::new(),
             sent: 0,
             last_commit,
+            unlooked: 0,
+            horizon,
+            _running: running,
             entries: 0,
             files: 0,
             bytes: 0,
@@ -196,6 +209,28 @@ impl<'r> Session<'r> {
         let trusted = self.trust.frame(frame)?.ok_or(Error::UnknownFrame(*frame))?;
         let used = self.used_old.entry(trusted.row).or_insert((0, trusted.plain as u32));
         used.0 = used.0.saturating_add(length as u32);
+        self.unlooked += 1;
+        if self.unlooked >= LOOK_EVERY { self.look_around() } else { Ok(()) }
+    }
+
+    /// Whether it is time for a commit, also by a clock that was set back.
+    fn is_due(&self, now: Moment) -> bool {
+        !(0..COMMIT_EVERY).contains(&(now - self.last_commit).num_seconds())
+    }
+
+    /// A run that stores nothing makes no commits. What it refers to may be retired meanwhile all the same.
+    fn look_around(&mut self) -> Result<(), Error> {
+        self.unlooked = 0;
+        let now = (self.clock)();
+        if !self.is_due(now) {
+            return Ok(());
+        }
+        self.trust.pause()?;
+        let (used_old, stored) = (&self.used_old, StoredNow::new(&self.names, &self.used_fresh));
+        let row = |row| used_old.contains_key(&row);
+        let referred = Referred { horizon: self.horizon, row: &row, id: &|id| stored.has(id) };
+        self.repository.keep_referred(&referred, now, &*self.progress)?;
+        self.last_commit = now;
         Ok(())
     }
 
@@ -215,9 +250,9 @@ impl<'r> Session<'r> {
         self.sent += 1;
         self.pipeline.send(PlainFrame { order, kind, id, plain: full.plain, chunks: full.chunks })?;
         self.stored.extend(self.pipeline.take_stored());
-        let due = ((self.clock)() - self.last_commit).num_seconds() >= COMMIT_EVERY;
+        let due = self.is_due((self.clock)());
         if !self.stored.is_empty() && (due || self.fresh.len() >= FRESH_CHUNKS_MAX) {
-            self.commit_packs()?;
+            self.commit_packs(true)?;
         }
         if kind == PackKind::Data { self.release(false) } else { Ok(()) }
     }
@@ -348,19 +383,28 @@ impl<'r> Session<'r> {
     }
 
     /// Commits the packs that are in the store: from now on they are found by every later run.
-    fn commit_packs(&mut self) -> Result<(), Error> {
+    fn commit_packs(&mut self, goes_on: bool) -> Result<(), Error> {
         self.trust.pause()?;
         let stored = std::mem::take(&mut self.stored);
         let (now, progress) = ((self.clock)(), Arc::clone(&self.progress));
         let (lines, chunks) = split(stored, &mut self.counts);
-        let mut content = Some(lines);
+        let late = !(0..UNNAMED_FOR).contains(&(now - self.last_commit).num_seconds());
+        let (used_old, stored) = (&self.used_old, StoredNow::new(&self.names, &self.used_fresh));
+        let row = |row| used_old.contains_key(&row);
+        let referred = Referred { horizon: self.horizon, row: &row, id: &|id| stored.has(id) };
+        let (mut content, mut kept) = (Some(lines), Vec::new());
         self.repository.commit(now, &chunks, &*progress, &mut |repository, _| {
-            Ok(repository
-                .unknown_packs(content.take().unwrap_or_default())?
-                .into_iter()
-                .map(CommitLine::Pack)
-                .collect())
+            let packs = repository.unknown_packs(content.take().unwrap_or_default())?;
+            repository.check_unnamed(&packs, late)?;
+            let mut lines: Vec<CommitLine> = packs.into_iter().map(CommitLine::Pack).collect();
+            // A run that is given up refers to nothing any more.
+            if goes_on {
+                kept = repository.endangered(&referred)?;
+                lines.extend(Repository::keep_line(&kept));
+            }
+            Ok(lines)
         })?;
+        self.repository.prove(&kept)?;
         self.last_commit = now;
         // What is in the catalog now need not be remembered here.
         let committed: std::collections::HashSet<FrameId> =
@@ -399,30 +443,35 @@ impl<'r> Session<'r> {
         let (lines, chunks) = split(std::mem::take(&mut self.stored), &mut self.counts);
         record.added = self.counts.stored;
         let (used_fresh, used_old) = (self.used_by_name(), std::mem::take(&mut self.used_old));
-        let progress = Arc::clone(&self.progress);
-        let mut content = Some((lines, record));
-        let mut committed = None;
-        let (_, report) =
-            self.repository.commit((self.clock)(), &chunks, &*progress, &mut |repository, first_frame| {
-                let (lines, mut record) = content.take().ok_or(Error::Pipeline)?;
-                let lines = repository.unknown_packs(lines)?;
-                // Numbers are asked for now: a fork that was joined since the frames were found has moved some.
-                let mut numbers = repository.catalog.numbers_of(used_old.keys().copied())?;
-                let mut fresh: HashMap<FrameId, u64> = HashMap::new();
-                let all = lines.iter().flat_map(|pack| pack.frames.iter().map(|frame| frame.0));
-                for (n, id) in all.enumerate() {
-                    fresh.insert(id, first_frame + n as u64);
-                }
-                for id in used_fresh.keys() {
-                    numbers.push(repository.number(id, &fresh)?);
-                }
-                record.uses = Uses::from_numbers(numbers);
-                committed = Some(record.clone());
-                let mut all: Vec<CommitLine> = lines.into_iter().map(CommitLine::Pack).collect();
-                all.push(CommitLine::Snapshot(record));
-                Ok(all)
-            })?;
+        let (progress, clock) = (Arc::clone(&self.progress), Arc::clone(&self.clock));
+        let late = !(0..UNNAMED_FOR).contains(&(clock() - self.last_commit).num_seconds());
+        let (row, id) = (|row| used_old.contains_key(&row), |id: &FrameId| used_fresh.contains_key(id));
+        let referred = Referred { horizon: self.horizon, row: &row, id: &id };
+        let (mut content, mut committed, mut kept) = (Some((lines, record)), None, Vec::new());
+        let (_, report) = self.repository.commit(clock(), &chunks, &*progress, &mut |repository, first_frame| {
+            let (lines, mut record) = content.take().ok_or(Error::Pipeline)?;
+            let lines = repository.unknown_packs(lines)?;
+            repository.check_unnamed(&lines, late)?;
+            kept = repository.endangered(&referred)?;
+            // Numbers are asked for now: a fork that was joined since the frames were found has moved some.
+            let mut numbers = repository.catalog.numbers_of(used_old.keys().copied())?;
+            let mut fresh: HashMap<FrameId, u64> = HashMap::new();
+            let all = lines.iter().flat_map(|pack| pack.frames.iter().map(|frame| frame.0));
+            for (n, id) in all.enumerate() {
+                fresh.insert(id, first_frame + n as u64);
+            }
+            for id in used_fresh.keys() {
+                numbers.push(repository.number(id, &fresh)?);
+            }
+            record.uses = Uses::from_numbers(numbers);
+            committed = Some(record.clone());
+            let mut all: Vec<CommitLine> = lines.into_iter().map(CommitLine::Pack).collect();
+            all.push(CommitLine::Snapshot(record));
+            all.extend(Repository::keep_line(&kept));
+            Ok(all)
+        })?;
         let record = committed.ok_or(Error::Pipeline)?;
+        self.repository.settle_snapshot(record.id, &kept, &referred, &*clock, &*progress)?;
         // The snapshot exists. What follows makes the next run faster; its failure is not this one's.
         let kept = self.local.take().map_or(Ok(()), LocalCopy::publish);
         if let Err(e) = kept.and_then(|()| self.remember_sparse(&record.source, &used_fresh, &used_old)) {
@@ -492,7 +541,7 @@ impl<'r> Session<'r> {
         let rest = self.pipeline.finish(None);
         self.stored.extend(self.pipeline.take_stored());
         self.stored.extend(rest.unwrap_or_default());
-        if self.stored.is_empty() { Ok(()) } else { self.commit_packs() }
+        if self.stored.is_empty() { Ok(()) } else { self.commit_packs(false) }
     }
 }
 
@@ -505,36 +554,4 @@ fn split(stored: Vec<StoredPack>, counts: &mut Counts) -> (Vec<crate::model::Pac
         lines.push(pack.line);
     }
     (lines, chunks)
-}
-
-impl Repository {
-    /// Packs that the catalog does not know: another process may have adopted some that this run stored.
-    pub(super) fn unknown_packs(
-        &mut self,
-        lines: Vec<crate::model::PackLine>,
-    ) -> Result<Vec<crate::model::PackLine>, Error> {
-        let (writer, mut unknown) = (self.host_row()?, Vec::new());
-        for line in lines {
-            if self.catalog.find_pack(writer, &line.id)?.is_none() {
-                unknown.push(line);
-            }
-        }
-        Ok(unknown)
-    }
-
-    fn frames_in(&mut self, pack: &crate::model::PackId) -> Result<Vec<FrameId>, Error> {
-        let writer = self.host_row()?;
-        match self.catalog.find_pack(writer, pack)? {
-            Some(row) => Ok(self.catalog.frames_of(row.row)?.into_iter().map(|frame| frame.id).collect()),
-            None => Ok(Vec::new()),
-        }
-    }
-
-    fn number(&mut self, id: &FrameId, fresh: &HashMap<FrameId, u64>) -> Result<u64, Error> {
-        if let Some(number) = fresh.get(id) {
-            return Ok(*number);
-        }
-        let writer = self.host_row()?;
-        Ok(self.catalog.find_frame_of(writer, id)?.ok_or(Error::UnknownFrame(*id))?.number)
-    }
 }

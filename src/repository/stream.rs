@@ -10,8 +10,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{Error, Repository, SyncReport};
-use crate::catalog::ChunkTables;
-use crate::model::{CommitLine, Digest, Moment, SegmentPlace, SegmentRecord, limits};
+use crate::catalog::{ChunkTables, Retired, RetiredObject};
+use crate::model::{CommitLine, Digest, Moment, SegmentKey, SegmentPlace, SegmentRecord, limits};
 use crate::progress::Progress;
 use crate::seal::{ContentKey, FrameOpener, FrameSealer, Opener, Sealer};
 use crate::store::Store;
@@ -170,9 +170,33 @@ pub struct StreamListing {
     pub there: Vec<SegmentRecord>,
     /// Segments that the index names and the store does not hold.
     pub missing: Vec<SegmentRecord>,
+    /// Segments that a prune has deleted, or is about to and has not said so yet.
+    pub deleted: Vec<SegmentKey>,
+}
+
+/// The segments of a stream among what is retired or gone.
+fn segments_of(all: Vec<Retired>, stream: &str) -> impl Iterator<Item = SegmentKey> {
+    all.into_iter().filter_map(move |retired| match retired.object {
+        RetiredObject::Segment(key) if key.0.stream() == stream => Some(key),
+        _ => None,
+    })
 }
 
 impl Repository {
+    /// What lies in a stream of this host that its log does not count as a part of it: pieces of segments, and what came back after it
+    /// was deleted. Each with its size and with when the store received it.
+    pub fn list_leftovers(&mut self, stream: &str) -> Result<Vec<(SegmentKey, u64, Moment)>, Error> {
+        let (own, row) = (format!("writers/{}/", self.host()?.name), self.host_row()?);
+        let gone: HashSet<SegmentKey> = segments_of(self.catalog.deleted(row)?, stream).collect();
+        let listed = self.store.list(&format!("{own}streams/{stream}"), None)?;
+        let parse = |object: crate::store::Listed| {
+            let (place, digest) = object.key.strip_prefix(&own).and_then(SegmentPlace::parse_key)?;
+            let key = SegmentKey(place, digest);
+            (key.0.is_passing() || gone.contains(&key)).then_some((key, object.size, object.received))
+        };
+        Ok(listed.into_iter().filter_map(parse).collect())
+    }
+
     /// What puts segments for this host.
     pub fn segment_writer(&self) -> Result<SegmentWriter, Error> {
         let host = self.host()?;
@@ -227,10 +251,21 @@ impl Repository {
             }
         }
         let mut listing = StreamListing::default();
+        let row = self.catalog.writers()?.into_iter().find(|(_, name)| name == writer).map(|(row, _)| row);
+        let (mut retired, mut gone) = (HashSet::new(), HashSet::new());
+        if let Some(row) = row {
+            retired.extend(segments_of(self.catalog.retired(row)?, stream));
+            gone.extend(segments_of(self.catalog.deleted(row)?, stream));
+        }
+        // What came back after it was deleted, because a write landed late, is none of the stream.
+        there.retain(|(place, digest), _| !gone.contains(&SegmentKey(place.clone(), *digest)));
         for record in self.catalog.segments(writer, stream)? {
+            let key = SegmentKey(record.place.clone(), record.digest);
             match there.remove(&(record.place.clone(), record.digest)) {
                 Some((size, _)) if size == record.stored => listing.there.push(record),
                 _ if record.place.is_passing() => {}
+                // A prune that was killed before it could say that it is gone.
+                None if retired.contains(&key) => listing.deleted.push(key),
                 _ => listing.missing.push(record),
             }
         }
@@ -242,6 +277,8 @@ impl Repository {
             put,
             facts: serde_json::Value::Null,
         }));
+        listing.deleted.extend(gone);
+        listing.deleted.sort();
         listing.there.sort_by(|a, b| (&a.place, a.digest).cmp(&(&b.place, b.digest)));
         Ok(listing)
     }

@@ -2,9 +2,9 @@
 //! day, sealed to today's recipients, not damaged, not marked for rewriting. It has its own connection to the catalog, so
 //! that the thread that walks a source can ask while another one commits.
 //!
-//! Frames that only forgotten snapshots use are as good as others while nothing is deleted: a snapshot that refers to them names them
-//! in its `uses`. Whoever deletes must retire first and look at later commits before deleting, as docs/format.md has it: a run that
-//! began before the retirement may commit such a snapshot after it.
+//! Frames that only forgotten snapshots use are as good as others until a commit retires their packs: a snapshot that refers to them
+//! names them in its `uses`. What was retired before the run began is not referred to. What is retired while it goes on still is, so that
+//! what it has found stays found; `keeps` then sees to it that those packs stay.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -41,6 +41,8 @@ pub struct Trust {
     chunks: HashMap<ChunkId, (i64, FrameId, u32)>,
     loaded: HashSet<i64>,
     indexed: bool,
+    /// What was retired by commits up to this row of the catalog is not referred to.
+    horizon: i64,
     /// Questions to the catalog since it was read anew.
     asked: u32,
 }
@@ -51,8 +53,10 @@ impl Repository {
         let writer = self.host_row()?;
         let catalog = Catalog::open(self.catalog.path())?;
         let indexed = catalog.has_chunks()?;
+        let horizon = self.run_horizon()?;
         Ok(Trust {
             catalog,
+            horizon,
             writer,
             list: self.host()?.recipients_list,
             marked,
@@ -73,7 +77,11 @@ impl Trust {
         }
         self.ask()?;
         let found = self.catalog.find_frame_of(self.writer, id)?.filter(|frame| {
-            frame.state == FrameState::Good && frame.recipients == self.list && !self.marked.contains(&frame.row)
+            let retired = (1..=self.horizon).contains(&frame.retired);
+            frame.state == FrameState::Good
+                && frame.recipients == self.list
+                && !retired
+                && !self.marked.contains(&frame.row)
         });
         let answer = found.map(|frame| Trusted { row: frame.row, plain: frame.plain });
         if self.frames.len() >= FRAMES_KEPT {

@@ -2,7 +2,7 @@
 //!
 //! The seam is `object_store`'s own trait: tests wrap that, we do not invent a second one. Reading and writing are
 //! different types: [`Store`] reads, [`Appender`] creates; what they reach is never overwritten or deleted. Only
-//! [`Scratch`], which reaches nothing but a prefix of its own, may do that. Invariants: no call without a deadline; a
+//! [`Scratch`], which reaches nothing but a prefix of its own, may do that, and [`Sweeper`], which is for a prune alone, deletes. Invariants: no call without a deadline; a
 //! directory that is no longer the one that was opened takes and answers nothing; a retry sends the same bytes; no object is read beyond the size that the caller allows. A create
 //! that lost its answer finds its own object when it retries: names hold digests, so what lies there under the same
 //! name and length is the same object. Not here: what the bytes mean.
@@ -12,6 +12,7 @@ mod open;
 mod rate;
 mod root;
 mod scratch;
+mod sweep;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -33,6 +34,7 @@ pub use open::{Credentials, Location, open_url, parse_url};
 pub use rate::Rate;
 use root::Root;
 pub use scratch::{Scratch, Tried};
+pub use sweep::{Sweeper, Swept};
 
 /// An object as a listing shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +82,8 @@ pub struct Traffic {
     pub gets: AtomicU64,
     /// Listings.
     pub lists: AtomicU64,
+    /// Objects that were asked to be deleted.
+    pub deletes: AtomicU64,
     /// Bytes sent.
     pub sent: AtomicU64,
     /// Bytes received.

@@ -165,6 +165,7 @@ fn help_of_every_command() {
         &["dump"],
         &["stats"],
         &["forget"],
+        &["prune"],
         &["pin"],
         &["unpin"],
         &["restore"],
@@ -550,4 +551,47 @@ fn completions_and_the_manual_page_are_made() {
     assert!(sealed.expect(0, &["man"]).0.contains(".TH lifeboat"));
     sealed.expect(0, &["man", "--dir", "pages"]);
     assert!(sealed.path("pages/lifeboat-restore.1").is_file());
+}
+
+#[test]
+fn prune_says_what_it_frees_and_when_the_rest_goes() {
+    let sealed = Sealed::new();
+    sealed.init();
+    for seed in 0..3 {
+        fs::write(sealed.path("data/noise"), tree::noise(4_500_000, seed)).unwrap();
+        tree::age(&sealed.path("data"));
+        sealed.backup();
+    }
+    fn here<'a>(args: &[&'a str]) -> Vec<&'a str> {
+        [&["--repo", "repo"], args].concat()
+    }
+    // While all of it is needed nothing is to be done, and what no policy keeps is told to be freed later.
+    let (out, _) = sealed.expect(0, &here(&["prune"]));
+    assert!(out.contains("nothing was to be done"), "{out}");
+    let (out, _) = sealed.expect(0, &here(&["forget", "data", "--keep-last", "1"]));
+    assert!(out.contains("forgotten; `lifeboat prune` frees their space"), "{out}");
+    let (out, _) = sealed.expect(0, &here(&["prune", "--dry-run"]));
+    assert!(out.contains("would be retired") && out.contains("nothing was changed (dry run)"), "{out}");
+    let (out, _) = sealed.expect(0, &here(&["forget", "data", "--keep-last", "1", "--prune", "--dry-run"]));
+    assert!(out.contains("would be retired") && out.contains("nothing was changed (dry run)"), "{out}");
+    let (out, _) = sealed.expect(0, &here(&["prune", "--grace", "0h", "--max-unused", "0%"]));
+    assert!(out.contains("before,") && out.contains("freed,"), "{out}");
+    let (out, _) = sealed.expect(0, &here(&["--json", "prune", "--dry-run"]));
+    let json: serde_json::Value = serde_json::from_str(out.lines().next().unwrap()).unwrap();
+    assert_eq!((&json["message_type"], &json["dry_run"]), (&"prune".into(), &true.into()), "{out}");
+    assert_eq!(json["plan"]["packs"]["retire"], serde_json::json!([]));
+    // With the usual grace it waits, and says until when.
+    fs::write(sealed.path("data/noise"), tree::noise(4_500_000, 9)).unwrap();
+    tree::age(&sealed.path("data"));
+    sealed.backup();
+    let (out, _) = sealed.expect(0, &here(&["forget", "data", "--keep-last", "1", "--prune"]));
+    assert!(out.contains("waits until") || out.contains("wait until"), "{out}");
+    let (out, _) = sealed.expect(0, &here(&["stats"]));
+    assert!(out.contains("in packs that the next prunes delete"), "{out}");
+    sealed.expect(0, &here(&["check", "--read-data"]));
+    sealed.expect(0, &here(&["--identity", "identity.txt", "restore", "data", "--into", "back"]));
+    assert_eq!(tree::describe(&sealed.path("back")), tree::describe(&sealed.path("data")));
+    for bad in [["--max-unused", "5"], ["--grace", "5m"], ["--max-repack-size", "much"], ["--time-limit", "soon"]] {
+        sealed.expect(2, &here(&[&["prune"], &bad[..]].concat()));
+    }
 }

@@ -11,12 +11,13 @@ Examples:
   lifeboat forget app-db --window 14d --keep-monthly 6    a cluster: any second of 14 days, and a base backup a month
   lifeboat forget data --simulate 90d                what would be there after ninety nights
   lifeboat forget --snapshot 01JZ8M4E5Q              one snapshot, by name
+  lifeboat forget --all --prune                      and free what nothing needs any more
 
-Nothing is deleted from the store: a forgotten snapshot is in no list any more, and does not come back. The newest complete snapshot, \
+A forgotten snapshot is in no list any more, and does not come back; `--prune`, or `lifeboat prune`, frees its space. The newest complete snapshot, \
 pinned ones, and those of a source without a policy stay. docs/retention.md explains every reason.
 
 Exit codes: 0 done, 1 not done, 2 wrong command line or configuration, or a snapshot that has to stay, 4 no such snapshot, \
-10 no repository there, 12 no key opens it, 13 this host's log has a hole, 130 interrupted.";
+10 no repository there, 12 no key opens it, 13 this host's log has a hole, 130 interrupted; with --prune also those of `lifeboat prune`.";
 
 /// `forget`.
 #[derive(Debug, Args)]
@@ -36,6 +37,9 @@ pub struct ForgetArgs {
     /// Show what would be there after so long with one backup a night, as 90d, and stop
     #[arg(long, value_name = "TIME")]
     pub simulate: Option<Span>,
+    /// Free the bytes that nothing needs any more afterwards, as `lifeboat prune` does
+    #[arg(long, conflicts_with = "simulate")]
+    pub prune: bool,
     #[command(flatten)]
     pub policy: PolicyArgs,
 }

@@ -1,7 +1,7 @@
 //! `forget`, `pin` and `unpin`: the plan is shown with its reasons, then done.
 
 use crate::cli::Outcome;
-use crate::cli::args::{ForgetArgs, PinArgs};
+use crate::cli::args::{ForgetArgs, HowArgs, PinArgs};
 use crate::cli::context::Context;
 use crate::cli::output::counted;
 use crate::cli::report::Failure;
@@ -46,7 +46,11 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Result<Outcome, Failure> {
         context.ui.warning(problem);
     }
     conclude(context, &plans, done.as_ref())?;
-    Ok(Outcome::Done)
+    if !args.prune {
+        return Ok(Outcome::Done);
+    }
+    let problems = done.map_or(problems, |done| done.problems);
+    super::prune::free(context, &mut repository, &problems, &HowArgs::default(), args.dry_run, &*progress)
 }
 
 fn nights(span: &Span) -> Result<u32, Failure> {
@@ -147,7 +151,7 @@ fn conclude(context: &Context, plans: &[SourcePlan], done: Option<&Forgotten>) -
     context.ui.answer(match done {
         None => format!("result    {stay}, {go}; nothing was changed (dry run)"),
         Some(done) if done.snapshots.is_empty() => format!("result    {stay}, {go}; nothing was to be done"),
-        Some(_) => format!("result    {stay}, {go}: forgotten; their space is not freed yet"),
+        Some(_) => format!("result    {stay}, {go}: forgotten; `lifeboat prune` frees their space"),
     })
 }
 

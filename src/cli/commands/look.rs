@@ -231,6 +231,9 @@ pub fn stats(context: &Context) -> Result<Outcome, Failure> {
     ui.answer(format!("unique      {} in {}", size(stats.unique_bytes), counted(stats.frames, "frame", "frames")))?;
     ui.answer(format!("stored      {} in {}", size(stats.stored_bytes), counted(stats.packs, "pack", "packs")))?;
     ui.answer(format!("unused      {} in frames that no snapshot needs", size(stats.unused_bytes)))?;
+    if stats.retired_bytes > 0 {
+        ui.answer(format!("retired     {} in packs that the next prunes delete", size(stats.retired_bytes)))?;
+    }
     Ok(Outcome::Done)
 }
 

@@ -13,6 +13,7 @@ pub mod key;
 pub mod live;
 pub mod look;
 pub mod man;
+pub mod prune;
 pub mod repair;
 pub mod restore;
 mod restore_cluster;

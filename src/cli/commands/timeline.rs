@@ -102,7 +102,9 @@ fn tell(context: &Context, cluster: &Cluster, reaches: &[(&Base, Option<Reach>)]
         let commits = counted(reach.commits, "commit", "commits");
         let segments = counted(reach.segments, "segment", "segments");
         ui.answer(format!("  any moment to {}: {commits} in {segments}", show(reach.to)))?;
-        if reach.gap {
+        if reach.gap && cluster.archive.pruned.contains(&reach.missing) {
+            ui.answer("  then no longer: a prune deleted the log behind it, which the policy does not keep")?;
+        } else if reach.gap {
             let why = match cluster.archive.lost.contains(&reach.missing) {
                 true => "cannot be had any more",
                 false => "is missing, and later ones are or were there",
@@ -136,7 +138,7 @@ fn json(cluster: &Cluster, base: &Base, reach: Option<&Reach>) -> serde_json::Va
         "pending": cluster.archive.pending(&base.backup), "damaged_pages": base.backup.bad_pages,
         "reaches": reach.map(|reach| serde_json::json!({
             "to": reach.to, "end": reach.end, "timeline": reach.timeline, "commits": reach.commits,
-            "segments": reach.segments, "gap": reach.gap.then_some(reach.missing),
+            "segments": reach.segments, "gap": reach.gap.then_some(reach.missing).filter(|name| !cluster.archive.pruned.contains(name)),
         })),
     })
 }

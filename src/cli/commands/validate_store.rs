@@ -108,11 +108,11 @@ fn follows(finding: &Finding) -> &'static str {
         (G::CreateInARace, _) => {
             "run `init` once, not twice at one time; nothing else rests on it, for a name holds the digest of its bytes"
         }
-        (G::ListAfterDelete, Held::Yes) => "nothing in this version: lifeboat deletes only what this command wrote",
+        (G::ListAfterDelete, Held::Yes) => "`prune` can free what nothing needs any more",
         (G::ListAfterDelete, Held::Refused) => {
-            "as it should be on a backup host: a thief of it can delete nothing either"
+            "as it should be on a backup host: a thief of it can delete nothing either; `prune` frees nothing from here"
         }
-        (G::ListAfterDelete, _) => "nothing in this version, which never deletes backups",
+        (G::ListAfterDelete, _) => "`prune` may ask twice for what is gone; nothing else",
         (G::OddNames, Held::Yes) => "the prefix in the URL may have any name; lifeboat's own names are plain",
         (G::OddNames, _) => "keep to a-z, 0-9, `-`, `_`, `.` and `/` in the URL; lifeboat's own names are plain",
         (G::Clock, Held::Yes) => {

@@ -13,7 +13,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::Error;
-use crate::catalog::{FrameState, PackRow, PackState};
+use crate::catalog::{FrameState, PackRow, PackState, Usage};
 use crate::model::{Moment, PackId, SnapshotId};
 use crate::progress::{Event, Progress};
 use crate::repository::{Problem, Repository};
@@ -147,7 +147,20 @@ pub fn check(
         } else {
             report.logs_closed += 1;
         }
-        for pack in repository.catalog().packs(row)? {
+        let (known, usage) = (repository.catalog().packs(row)?, repository.catalog().usage(row)?);
+        for pack in known {
+            // What a prune deleted is nobody's loss, unless somebody needs it.
+            if pack.deleted {
+                if usage.lost_packs.contains(&pack.row) {
+                    let why = "a prune has deleted it, and it is needed".to_owned();
+                    bad.packs.insert(pack.row, BadPack { object: pack.key(&name), why, all_frames: true });
+                }
+                continue;
+            }
+            let needed = || needs(repository, &pack, &usage);
+            if listing.gone.contains(&pack.id) && !needed()? {
+                continue;
+            }
             report.packs += 1;
             if read == ReadData::No {
                 // What an earlier reading found, and nothing has read since.
@@ -158,7 +171,7 @@ pub fn check(
                     }
                 }
             }
-            let why = if listing.missing.contains(&pack.id) {
+            let why = if listing.missing.contains(&pack.id) || listing.gone.contains(&pack.id) {
                 "it is missing in the store"
             } else if listing.wrong_length.contains(&pack.id) {
                 "it has another length in the store"
@@ -184,6 +197,16 @@ pub fn check(
         hurt::read_manifests(repository, &snapshots, &bad, &mut report, progress)?;
     }
     Ok(report)
+}
+
+/// Whether a snapshot needs anything of a pack.
+fn needs(repository: &Repository, pack: &PackRow, usage: &Usage) -> Result<bool, Error> {
+    for frame in repository.catalog().frames_of(pack.row)? {
+        if repository.catalog().rows_at(&frame)?.into_iter().any(|row| usage.needs(row)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// A pack that is not in order.

@@ -1,6 +1,16 @@
-//! What to do where nothing was forgotten or pinned.
+//! What to do where nothing was forgotten, pinned or pruned.
 
 use crate::ops::forget::ForgetError;
+use crate::ops::prune::PruneError;
+
+pub(super) fn prune_hint(error: &PruneError) -> String {
+    match error {
+        PruneError::Busy => "It does the same work: let it end. Nothing was changed.".to_owned(),
+        PruneError::Running(_) => {
+            "Run it again when the backup has ended, or leave `--grace` out: with a day there is time enough. Nothing was changed.".to_owned()
+        }
+    }
+}
 
 pub(super) fn forget_hint(error: &ForgetError) -> String {
     match error {

@@ -9,7 +9,7 @@ use super::Error;
 use crate::plan::restore::NoPlan;
 use crate::{catalog, destination, repository, seal, source, store};
 use convex::{convex_hint, export_hint, import_hint};
-use forget::forget_hint;
+use forget::{forget_hint, prune_hint};
 use postgres::{client_hint, no_place_hint, no_way_hint, onto_hint, recover_hint, wal_hint};
 
 impl Error {
@@ -24,6 +24,7 @@ impl Error {
             Self::Recover(e) => recover_hint(e),
             Self::Onto(e) => Some(onto_hint(e)),
             Self::Forget(e) => Some(forget_hint(e)),
+            Self::Prune(e) => Some(prune_hint(e)),
             Self::Source(source::Error::NoArchive(_)) => Some(
                 "Set `archive_mode = on` and `archive_command = 'lifeboat wal push %p'`, restart the server, and run this again; \
                  docs/postgres.md has the five minutes in full."
@@ -143,6 +144,11 @@ fn repository_hint(error: &repository::Error) -> Option<String> {
         E::Newer { .. } => "Use a newer lifeboat.".to_owned(),
         E::Catalog(catalog::Error::Newer { .. }) => {
             "Use the newer lifeboat, or `lifeboat catalog rebuild`, which makes it anew.".to_owned()
+        }
+        E::Lapsed { .. } => {
+            "The snapshot of this run was not made, or is forgotten again. Run the same command once more: what is missing is stored anew. A \
+             longer `grace` under [prune] leaves long runs more time."
+                .to_owned()
         }
         E::CatalogInUse => "Run it again when they have ended. Nothing was changed.".to_owned(),
         E::Catalog(e) if e.is_of_the_disk() => {

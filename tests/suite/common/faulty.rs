@@ -12,8 +12,8 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
+    PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
 /// When the operation that fails fails.
@@ -31,7 +31,7 @@ pub enum Fails {
 #[derive(Debug)]
 pub struct Faulty {
     inner: Arc<dyn ObjectStore>,
-    operations: AtomicU64,
+    operations: Arc<AtomicU64>,
     stop_at: u64,
     fails: Fails,
     on_its_way: Mutex<Option<(Path, PutPayload)>>,
@@ -40,7 +40,7 @@ pub struct Faulty {
 impl Faulty {
     /// Stops at operation `stop_at`, counted from 1; zero never stops.
     pub fn new(inner: Arc<dyn ObjectStore>, stop_at: u64, fails: Fails) -> Arc<Self> {
-        Arc::new(Self { inner, operations: AtomicU64::new(0), stop_at, fails, on_its_way: Mutex::default() })
+        Arc::new(Self { inner, operations: Arc::default(), stop_at, fails, on_its_way: Mutex::default() })
     }
 
     pub fn operations(&self) -> u64 {
@@ -60,17 +60,18 @@ impl Faulty {
 
     /// Counts an operation: whether it takes effect, and whether its answer arrives.
     fn count(&self) -> (bool, bool) {
-        let number = self.operations.fetch_add(1, Ordering::SeqCst) + 1;
-        if self.stop_at == 0 || number < self.stop_at {
-            (true, true)
-        } else {
-            (number == self.stop_at && self.fails == Fails::After, false)
-        }
+        count(&self.operations, self.stop_at, self.fails)
     }
 
     fn answer<T>(&self, arrives: bool, result: Result<T>) -> Result<T> {
         if arrives { result } else { Err(Self::error()) }
     }
+}
+
+/// Counts an operation: whether it takes effect, and whether its answer arrives.
+fn count(operations: &AtomicU64, stop_at: u64, fails: Fails) -> (bool, bool) {
+    let number = operations.fetch_add(1, Ordering::SeqCst) + 1;
+    if stop_at == 0 || number < stop_at { (true, true) } else { (number == stop_at && fails == Fails::After, false) }
 }
 
 impl fmt::Display for Faulty {
@@ -116,7 +117,20 @@ impl ObjectStore for Faulty {
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(locations)
+        let (operations, stop_at, fails) = (Arc::clone(&self.operations), self.stop_at, self.fails);
+        let inner = Arc::clone(&self.inner);
+        let delete = move |location: Result<Path>| {
+            let (operations, inner) = (Arc::clone(&operations), Arc::clone(&inner));
+            async move {
+                let location = location?;
+                let (works, arrives) = count(&operations, stop_at, fails);
+                if works {
+                    inner.delete(&location).await?;
+                }
+                if arrives { Ok(location) } else { Err(Self::error()) }
+            }
+        };
+        locations.then(delete).boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {

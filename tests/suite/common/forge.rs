@@ -162,7 +162,7 @@ pub fn put_as_commit(store: &Store, writer: &str, sequence: u64, bytes: Vec<u8>)
 }
 
 /// The last place of a log, the digests of its heads, and the number of the next frame.
-fn end_of_log(repository: &Repository, writer: &str) -> (u64, Vec<CommitId>, u64) {
+pub fn end_of_log(repository: &Repository, writer: &str) -> (u64, Vec<CommitId>, u64) {
     let catalog = repository.catalog();
     let row = catalog.writers().unwrap().into_iter().find(|(_, name)| name == writer).unwrap().0;
     let heads = catalog.heads(row).unwrap();

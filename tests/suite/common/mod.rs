@@ -4,6 +4,7 @@
 pub mod broken;
 pub mod chance;
 pub mod chaos;
+pub mod clocked;
 pub mod convex;
 pub mod faulty;
 pub mod forge;
@@ -11,6 +12,7 @@ pub mod history;
 pub mod oracle;
 pub mod postgres;
 pub mod proxy;
+pub mod pruned;
 pub mod scene;
 pub mod servers;
 pub mod sqlite;

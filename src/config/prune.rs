@@ -1,0 +1,56 @@
+//! `[prune]`: how much is freed, and how long what is retired waits.
+
+use serde::Deserialize;
+
+use super::parse_size;
+use crate::model::Span;
+
+/// `[prune]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PruneSection {
+    /// How long what is retired waits before it is deleted, as `24h`.
+    pub grace: Option<Span>,
+    /// Unused bytes that may stay, as `5%` of those that are needed.
+    pub max_unused: Option<String>,
+    /// Bytes that one prune copies at most, as `10G`.
+    pub max_repack_size: Option<String>,
+}
+
+impl PruneSection {
+    pub(super) fn check(&self) -> Result<(), String> {
+        self.max_unused.as_deref().map(parse_percent).transpose()?;
+        self.max_repack_size.as_deref().map(parse_size).transpose()?;
+        Ok(())
+    }
+}
+
+/// Reads a share, as `5%` or `0.5%`.
+pub fn parse_percent(text: &str) -> Result<f64, String> {
+    let number = text.trim().strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
+    let sane = number.filter(|number| number.is_finite() && (0.0..=1000.0).contains(number));
+    sane.ok_or_else(|| format!("`{text}` is no share; write it as `5%`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn shares_are_read_and_mistakes_are_named() {
+        assert_eq!(parse_percent("5%"), Ok(5.0));
+        assert_eq!(parse_percent(" 0.5 %"), Ok(0.5));
+        for bad in ["5", "-1%", "NaN%", "x%", "%", "inf%"] {
+            assert!(parse_percent(bad).is_err(), "{bad}");
+        }
+        let good = "[prune]\ngrace = \"2d\"\nmax_unused = \"10%\"\nmax_repack_size = \"10G\"\n";
+        let config = Config::parse(good, Path::new("lifeboat.toml")).unwrap();
+        assert_eq!(config.prune.grace.map(|grace| grace.to_string()).as_deref(), Some("2d"));
+        for bad in ["max_unused = \"5\"", "max_repack_size = \"much\"", "grace = \"5m\"", "keep = 3"] {
+            assert!(Config::parse(&format!("[prune]\n{bad}\n"), Path::new("lifeboat.toml")).is_err(), "{bad}");
+        }
+    }
+}

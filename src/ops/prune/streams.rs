@@ -1,0 +1,234 @@
+//! The log of clusters: which segments no kept base backup and no window needs, and leftovers in the folders of streams.
+//!
+//! Invariants: what `plan::needed_wal` needs stays, histories stay always; a stream without a base backup that is kept gives nothing
+//! away, unless its source has moved on to another stream since; the store is asked only where the index has something to free.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use serde::Serialize;
+
+use super::super::Error;
+use super::super::cluster::{Cluster, Which, gather, gather_from_index};
+use super::PolicyOf;
+use crate::catalog::{Retired, RetiredObject};
+use crate::format::wal::ArchiveFile;
+use crate::model::{Moment, Retention, SegmentKey, SegmentName, SegmentRecord, SnapshotId};
+use crate::plan::needed_wal::needed;
+use crate::plan::prune::due;
+use crate::plan::retention::window_since;
+use crate::progress::Progress;
+use crate::repository::{Repository, SweptReport};
+
+/// What is done with the segments of a stream.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct StreamPlan {
+    /// The source.
+    pub source: String,
+    /// The stream.
+    pub stream: String,
+    /// From when on every moment stays within reach; `None` where nothing of it is kept.
+    pub since: Option<Moment>,
+    /// Segments that nothing needs, with their stored bytes: they are retired.
+    pub retire: Vec<(SegmentKey, u64)>,
+    /// Those that were retired before and may go now.
+    pub delete: Vec<(SegmentKey, u64)>,
+    /// Those that were retired before and are needed after all.
+    pub keep: Vec<SegmentKey>,
+    /// How many were retired before and wait.
+    pub wait: u64,
+    /// How many stay.
+    pub stay: u64,
+    #[serde(skip)]
+    pub(super) free: HashSet<SegmentKey>,
+}
+
+impl StreamPlan {
+    /// Whether there is nothing to do.
+    pub fn is_idle(&self) -> bool {
+        self.retire.is_empty() && self.delete.is_empty() && self.keep.is_empty()
+    }
+}
+
+/// The streams of this host's base backups: of which source each is, and whether a base backup of it is kept.
+fn streams(repository: &mut Repository) -> Result<BTreeMap<String, (String, bool)>, Error> {
+    let row = repository.host_row()?;
+    let mut all: BTreeMap<String, (String, bool)> = BTreeMap::new();
+    for snapshot in repository.catalog().all_snapshots()?.into_iter().filter(|s| s.writer == row) {
+        let record = snapshot.record;
+        let stream = record.facts.get("stream").and_then(serde_json::Value::as_str);
+        if let Some(stream) = stream.filter(|_| record.kind == "postgres") {
+            let kept = !snapshot.forgotten || snapshot.pinned;
+            all.entry(stream.to_owned()).or_insert((record.source, false)).1 |= kept;
+        }
+    }
+    Ok(all)
+}
+
+/// What is done with this host's streams.
+pub(super) fn plan(
+    repository: &mut Repository,
+    grace: u64,
+    policy: PolicyOf<'_>,
+    knows_all: bool,
+) -> Result<Vec<StreamPlan>, Error> {
+    let (own, row) = (repository.host()?.name.clone(), repository.host_row()?);
+    let mut retired: HashMap<SegmentKey, Retired> = HashMap::new();
+    for one in repository.catalog().retired(row)? {
+        if let RetiredObject::Segment(key) = &one.object {
+            retired.insert(key.clone(), one);
+        }
+    }
+    let now = repository.catalog().store_time(row)?;
+    let known = streams(repository)?;
+    let mut plans = Vec::new();
+    for (stream, (source, kept)) in &known {
+        let moved_on = !kept && known.iter().any(|(other, (of, kept))| other != stream && of == source && *kept);
+        let judged = Judged { stream, source, full_name: format!("{own}/{source}"), policy: policy(source), now };
+        let Some((since, mut free)) = judged.free(repository, moved_on, &Source::Index)? else { continue };
+        let records = repository.catalog().segments(&own, stream).map_err(crate::repository::Error::from)?;
+        let is_retired = retired.keys().any(|key| key.0.stream() == stream.as_str());
+        if !records.iter().any(|record| free.has(record)) && !is_retired {
+            continue;
+        }
+        // There is something to free: now what the store really holds decides.
+        if !moved_on {
+            let Some((_, again)) = judged.free(repository, moved_on, &Source::Store)? else { continue };
+            free = again;
+        }
+        let mut plan = StreamPlan { source: source.clone(), stream: stream.clone(), since, ..StreamPlan::default() };
+        for record in records.iter().filter(|record| !record.place.is_passing()) {
+            judge(&mut plan, record, free.has(record) && knows_all, retired.get(&key_of(record)), now, grace);
+        }
+        plans.push(plan);
+    }
+    Ok(plans)
+}
+
+fn key_of(record: &SegmentRecord) -> SegmentKey {
+    SegmentKey(record.place.clone(), record.digest)
+}
+
+fn judge(
+    plan: &mut StreamPlan,
+    record: &SegmentRecord,
+    is_free: bool,
+    retired: Option<&Retired>,
+    now: Option<Moment>,
+    grace: u64,
+) {
+    let key = key_of(record);
+    let sized = (key.clone(), record.stored);
+    if is_free {
+        plan.free.insert(key.clone());
+    }
+    match (is_free, retired) {
+        (false, None) => plan.stay += 1,
+        (false, Some(_)) => plan.keep.push(key),
+        (true, None) => plan.retire.push(sized),
+        (true, Some(said)) => {
+            let due = said.since.and_then(|since| due(since, said.grace.max(grace)));
+            match due.zip(now) {
+                // The clock was set back since: it would wait for as long as that clock ran ahead.
+                _ if said.since.zip(now).is_some_and(|(since, now)| since > now) => plan.retire.push(sized),
+                Some((due, now)) if due <= now => plan.delete.push(sized),
+                _ => plan.wait += 1,
+            }
+        }
+    }
+}
+
+enum Source {
+    Index,
+    Store,
+}
+
+/// Segments that nothing needs.
+enum Free {
+    /// All of the stream: its source has moved on to another.
+    All,
+    Segments(BTreeSet<SegmentName>),
+}
+
+impl Free {
+    fn has(&self, record: &SegmentRecord) -> bool {
+        match (self, ArchiveFile::parse(record.place.name())) {
+            (Self::All, _) => true,
+            (Self::Segments(free), Ok(ArchiveFile::Segment(name))) => free.contains(&name),
+            _ => false,
+        }
+    }
+}
+
+struct Judged<'j> {
+    stream: &'j str,
+    source: &'j str,
+    full_name: String,
+    policy: Option<Retention>,
+    now: Option<Moment>,
+}
+
+impl Judged<'_> {
+    /// What may go of the stream, and from when on every moment stays within reach. `None` where nothing is to be judged.
+    fn free(
+        &self,
+        repository: &Repository,
+        moved_on: bool,
+        source: &Source,
+    ) -> Result<Option<(Option<Moment>, Free)>, Error> {
+        if moved_on {
+            return Ok(Some((None, Free::All)));
+        }
+        let which = Which::Stream(self.stream);
+        let cluster = match source {
+            Source::Index => gather_from_index(repository, &self.full_name, which)?,
+            Source::Store => gather(repository, &self.full_name, which)?,
+        };
+        let Some(Cluster { archive, .. }) = cluster else { return Ok(None) };
+        let kept: BTreeSet<SnapshotId> = archive.bases.iter().map(|base| base.id).collect();
+        let window = self.policy.as_ref().and_then(|policy| window_since(policy, self.now));
+        // Nobody said that moments between base backups may go: then all of the log behind the oldest one stays.
+        let oldest = archive.bases.iter().map(|base| base.backup.stopped).min();
+        let Some(since) = window.or(oldest) else { return Ok(None) };
+        tracing::debug!(source = self.source, %since, "the log is kept from here on");
+        Ok(Some((Some(since), Free::Segments(needed(&archive, &kept, Some(since)).free))))
+    }
+}
+
+/// Deletes pieces of segments that are there whole, or that nothing needs, and what came back after it was deleted: all that is older
+/// than the grace.
+pub(super) fn collect_leftovers(
+    repository: &mut Repository,
+    grace: u64,
+    report: &mut SweptReport,
+    progress: &dyn Progress,
+) -> Result<(), Error> {
+    let (own, row) = (repository.host()?.name.clone(), repository.host_row()?);
+    let Some(now) = repository.catalog().store_time(row)? else { return Ok(()) };
+    for stream in repository.catalog().streams(&own).map_err(crate::repository::Error::from)? {
+        let records = repository.catalog().segments(&own, &stream).map_err(crate::repository::Error::from)?;
+        let fresh: HashSet<SegmentKey> = repository.fresh_segments()?.iter().map(key_of).collect();
+        // What a commit names is not taken back: the whole segment stands for its pieces, and so does the log that goes on behind it.
+        let mut whole: BTreeSet<SegmentName> = BTreeSet::new();
+        for record in records.iter().filter(|record| !fresh.contains(&key_of(record))) {
+            if let Ok(ArchiveFile::Segment(name)) = ArchiveFile::parse(record.place.name()) {
+                whole.insert(name);
+            }
+        }
+        let mut doomed = Vec::new();
+        for (key, bytes, received) in repository.list_leftovers(&stream)? {
+            let superseded = match ArchiveFile::parse(key.0.name()) {
+                Ok(ArchiveFile::Piece { segment, .. }) => whole.contains(&segment),
+                Ok(_) => true,
+                // Another kind of stream: what its pieces are is not known here.
+                Err(_) => !key.0.is_passing(),
+            };
+            if superseded && due(received, grace).is_some_and(|due| due <= now) {
+                doomed.push((key, bytes));
+            }
+        }
+        if !doomed.is_empty() {
+            repository.delete_leftovers(&doomed, report, progress)?;
+        }
+    }
+    Ok(())
+}
