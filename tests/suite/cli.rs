@@ -77,8 +77,9 @@ fn normalize(text: &str) -> String {
             continue;
         }
         let (word, after) = rest.split_at(end);
-        let hex =
-            word.len() >= 10 && word.bytes().all(|b| b.is_ascii_hexdigit()) && word.bytes().any(|b| b.is_ascii_digit());
+        // Ten digits and more without a letter are a fraction of a second.
+        let mixed = word.bytes().any(|b| b.is_ascii_digit()) && word.bytes().any(|b| b.is_ascii_alphabetic());
+        let hex = word.len() >= 10 && word.bytes().all(|b| b.is_ascii_hexdigit()) && mixed;
         out.push_str(match word {
             _ if word.starts_with("age1") && word.len() > 50 => "$RECIPIENT",
             _ if word.len() == 26 && word.starts_with("01") => "$ID",
