@@ -49,7 +49,8 @@ pub fn run(context: &Context, args: &ForgetArgs) -> Result<Outcome, Failure> {
     if !args.prune {
         return Ok(Outcome::Done);
     }
-    let problems = done.map_or(problems, |done| done.problems);
+    let mut problems = problems;
+    problems.extend(done.into_iter().flat_map(|done| done.problems));
     super::prune::free(context, &mut repository, &problems, &HowArgs::default(), args.dry_run, &*progress)
 }
 
