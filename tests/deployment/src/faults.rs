@@ -3,6 +3,7 @@
 //! Faults of the wire are rules: the next so many requests whose `METHOD /path` begins with a text meet a failure. Faults of the
 //! model (an export that hangs, an import that fails) are states of the worker. Nothing is by chance.
 
+use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::reply::Refusal;
@@ -58,6 +59,62 @@ pub enum ImportFault {
     Fails(String),
 }
 
+impl FromStr for Failure {
+    type Err = String;
+
+    /// `drop`, `do-then-drop`, `hang`, `cut=BYTES`, `stall=BYTES`, `flip=PLACE`, `status=408`, `status=503/Overloaded`.
+    fn from_str(text: &str) -> Result<Failure, String> {
+        let (word, value) = text.split_once('=').unwrap_or((text, ""));
+        let number = || value.parse().map_err(|_| format!("`{value}` is no number"));
+        Ok(match word {
+            "drop" => Failure::Drop,
+            "do-then-drop" => Failure::DoThenDrop,
+            "hang" => Failure::Hang,
+            "cut" => Failure::CutBody(number()?),
+            "stall" => Failure::StallBody(number()?),
+            "flip" => Failure::FlipByte(number()?),
+            "status" => {
+                let (status, code) = value.split_once('/').unwrap_or((value, ""));
+                let status = status.parse().map_err(|_| format!("`{status}` is no status"))?;
+                Failure::Answer(Refusal::new(status, code, "as a fault says"))
+            }
+            _ => return Err(format!("`{text}` is no failure")),
+        })
+    }
+}
+
+impl FromStr for ExportFault {
+    type Err = String;
+
+    /// `none`, `stuck`, `starts-over`, `canceled`, `failed`, `polls=COUNT`.
+    fn from_str(text: &str) -> Result<ExportFault, String> {
+        Ok(match text.split_once('=').unwrap_or((text, "")) {
+            ("none", _) => ExportFault::None,
+            ("stuck", _) => ExportFault::Stuck,
+            ("starts-over", _) => ExportFault::StartsOver,
+            ("canceled", _) => ExportFault::Canceled,
+            ("failed", _) => ExportFault::Failed,
+            ("polls", count) => ExportFault::Polls(count.parse().map_err(|_| format!("`{count}` is no number"))?),
+            _ => return Err(format!("`{text}` is no way for an export to go")),
+        })
+    }
+}
+
+impl FromStr for ImportFault {
+    type Err = String;
+
+    /// `none`, `stays-uploaded`, `stays-in-progress`, `fails=TEXT`.
+    fn from_str(text: &str) -> Result<ImportFault, String> {
+        Ok(match text.split_once('=').unwrap_or((text, "")) {
+            ("none", _) => ImportFault::None,
+            ("stays-uploaded", _) => ImportFault::StaysUploaded,
+            ("stays-in-progress", _) => ImportFault::StaysInProgress,
+            ("fails", message) => ImportFault::Fails(message.to_owned()),
+            _ => return Err(format!("`{text}` is no way for an import to go")),
+        })
+    }
+}
+
 #[derive(Debug)]
 struct Rule {
     begins: String,
@@ -90,6 +147,17 @@ impl Faults {
     /// The next `times` requests that begin so (`GET /api/export/zip`) meet this failure.
     pub fn fail(&self, begins: &str, failure: Failure, times: u32) {
         self.fail_after(begins, 0, failure, times);
+    }
+
+    /// As `fail`, said in one line: `TIMES FAILURE METHOD PATH`, as in `1 cut=1000 GET /api/export/zip`.
+    pub fn fail_as(&self, text: &str) -> Result<(), String> {
+        let mut words = text.splitn(3, ' ');
+        let (Some(times), Some(failure), Some(begins)) = (words.next(), words.next(), words.next()) else {
+            return Err(format!("`{text}` is not `TIMES FAILURE METHOD PATH`"));
+        };
+        let times = times.parse().map_err(|_| format!("`{times}` is no number"))?;
+        self.fail(begins, failure.parse()?, times);
+        Ok(())
     }
 
     /// As `fail`, after `skip` such requests went well.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::Deployment;
+use crate::Inner;
 use crate::model::{Contents, State, Write};
 use crate::value::Value;
 
@@ -78,14 +78,14 @@ fn insert(state: &mut State, first: usize, count: usize) {
     state.commit(writes);
 }
 
-impl Deployment {
+impl Inner {
     /// Fills with so many documents (users, messages, events) and files of 1 KiB to 64 KiB, by the seed of the options.
-    pub fn fill(&self, documents: usize, files: usize) {
+    pub(crate) fn fill(&self, documents: usize, files: usize) {
         for first in (0..documents).step_by(BATCH) {
-            self.inner.change(|state| insert(state, first, BATCH.min(documents - first)));
+            self.change(|state| insert(state, first, BATCH.min(documents - first)));
         }
         for n in 0..files {
-            self.inner.change(|state| {
+            self.change(|state| {
                 let length = 1024 + state.random() % (63 * 1024);
                 let mut bytes = Vec::with_capacity(length as usize + 8);
                 while (bytes.len() as u64) < length {
@@ -98,18 +98,19 @@ impl Deployment {
     }
 
     /// So many writes at random places: six of ten insert, three patch, one deletes.
-    pub fn churn(&self, writes: usize) {
+    pub(crate) fn churn(&self, writes: usize) {
         for _ in 0..writes {
-            let (chance, place) = self.inner.poll(|state| (state.random() % 10, state.random()));
+            let (chance, place) = self.poll(|state| (state.random() % 10, state.random()));
             if chance < 6 {
-                self.inner.change(|state| insert(state, place as usize % 1_000_000, 1));
+                self.change(|state| insert(state, place as usize % 1_000_000, 1));
                 continue;
             }
-            let Some(id) = self.inner.read(|state| some_document(state, place)) else { continue };
+            let Some(id) = self.read(|state| some_document(state, place)) else { continue };
             if chance == 9 {
-                self.delete(&id);
+                self.transaction(|writes| writes.delete(&id));
             } else {
-                self.patch(&id, Value::object([("changed", Value::Int64(place as i64))]));
+                let fields = Value::object([("changed", Value::Int64(place as i64))]);
+                self.transaction(|writes| writes.patch(&id, fields));
             }
         }
     }

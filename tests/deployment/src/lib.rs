@@ -12,10 +12,28 @@
 //! convex.delete(&id);
 //! ```
 //!
-//! **Not modelled**: functions, schemas that are enforced, indexes, crons and jobs that run (rows that a test gives are shown as
-//! they are); keys of the scheme before 2025-05-30; `query_ts` and `query_at_ts`; size limits of documents and transactions;
-//! S3 storage. The ZIP's deflate streams are another compressor's. System rows are written at moments of our choosing.
+//! Start at `Deployment`; what can go wrong is in `Faults`; what a backend of some age lacks is in `Features`. The binary
+//! `deployment` is the same server for scripts and benchmarks, driven by flags and by the routes of `control`.
+//!
+//! # What differs from a backend
+//!
+//! - Functions do not run: only system queries answer. Schemas are shown, not enforced on documents; indexes, crons, jobs,
+//!   auth providers, log streams and modules are the rows that a test gave (`Deployment::set_rows`).
+//! - Not there: `query_ts` and `query_at_ts`, `function`, `json_schemas`, `shapes2`, `data/list_active_syncs`, `push_config`,
+//!   uploads of files by the app, the connectors' import routes, an OpenAPI document beyond the list of paths, S3 storage, admin keys of the
+//!   scheme before 2025-05-30.
+//! - Imports: several run at a time; no restart, no retry, no age limit; CSV is refused, and so are ZIPs whose
+//!   `generated_schema.jsonl` is an inferred type, which a backend of today reads. A number of `_storage` is that of all
+//!   components. The text of the summary is ours.
+//! - The inferred type in a legacy ZIP has no lines of exceptions.
+//! - No limits on documents, tables, transactions or lists of environment variables beyond those that `http::misc` names; a
+//!   required variable may be deleted.
+//! - Moments: rows of system tables are written when it suits us, bumps of the database's time come when somebody looks, old
+//!   revisions are refused but kept, and expired exports go when a test sweeps.
+//! - `get_table_column_names` looks at the first thousand documents of a table.
+//! - Deflate streams are another compressor's; texts of errors are ours where only the code was known.
 
+mod control;
 mod export;
 mod faults;
 mod fill;
@@ -29,16 +47,16 @@ mod model;
 mod options;
 mod query;
 mod reply;
+mod shared;
 mod state_at;
 mod stream;
+mod transaction;
 mod value;
 mod zip;
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::watch;
 
 pub use faults::{ExportFault, Failure, Faults, ImportFault};
 pub use id::{DocumentId, InternalId};
@@ -47,10 +65,12 @@ pub use key::{AdminKey, Secret};
 pub use options::{Features, Options};
 pub use reply::Refusal;
 pub use state_at::{FileState, StateAt};
+pub use transaction::{TableName, Transaction};
 pub use value::{Format, Value};
 pub use zip::ZipWriter;
 
-use model::{Contents, State, Write};
+use model::{Contents, State};
+pub(crate) use shared::Inner;
 
 /// A value from its `export_json` text; for literals of tests.
 ///
@@ -60,83 +80,6 @@ pub fn json(text: &str) -> Value {
     match parse(text) {
         Ok(value) => value,
         Err(error) => panic!("`{text}` is no value: {error}"),
-    }
-}
-
-/// What threads and connections share.
-pub(crate) struct Inner {
-    pub options: Options,
-    pub faults: Faults,
-    state: Mutex<State>,
-    changed: Condvar,
-    version: watch::Sender<u64>,
-    stopped: AtomicBool,
-}
-
-impl Inner {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
-        look(&self.lock())
-    }
-
-    /// Changes the state and tells those that watch it.
-    pub(crate) fn change<T>(&self, deed: impl FnOnce(&mut State) -> T) -> T {
-        let answer = self.poll(deed);
-        self.version.send_modify(|version| *version += 1);
-        answer
-    }
-
-    /// Changes the state; only workers are told.
-    pub(crate) fn poll<T>(&self, deed: impl FnOnce(&mut State) -> T) -> T {
-        let answer = deed(&mut self.lock());
-        self.changed.notify_all();
-        answer
-    }
-
-    /// Waits until the state is so; `false` if the deployment was stopped instead.
-    pub(crate) fn wait(&self, is_so: impl Fn(&State) -> bool) -> bool {
-        let mut state = self.lock();
-        while !is_so(&state) {
-            if self.stopped.load(Ordering::SeqCst) {
-                return false;
-            }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        true
-    }
-
-    pub(crate) fn is_stopped(&self) -> bool {
-        self.stopped.load(Ordering::SeqCst)
-    }
-
-    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
-        self.version.subscribe()
-    }
-
-    pub(crate) fn now(&self) -> i64 {
-        self.read(State::now)
-    }
-}
-
-/// A table by its name, or by the path of its component and its name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TableName {
-    component: String,
-    name: String,
-}
-
-impl From<&str> for TableName {
-    fn from(name: &str) -> TableName {
-        TableName { component: String::new(), name: name.to_owned() }
-    }
-}
-
-impl From<(&str, &str)> for TableName {
-    fn from((component, name): (&str, &str)) -> TableName {
-        TableName { component: component.to_owned(), name: name.to_owned() }
     }
 }
 
@@ -153,14 +96,7 @@ impl Deployment {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let listener = runtime.block_on(tokio::net::TcpListener::bind(("127.0.0.1", options.port)))?;
         let port = listener.local_addr()?.port();
-        let inner = Arc::new(Inner {
-            options: options.clone(),
-            faults: Faults::default(),
-            state: Mutex::new(State::new(options)),
-            changed: Condvar::new(),
-            version: watch::Sender::new(0),
-            stopped: AtomicBool::new(false),
-        });
+        let inner = Arc::new(Inner::new(options));
         runtime.spawn(http::serve(Arc::clone(&inner), listener));
         Ok(Deployment { inner, runtime: Some(runtime), port })
     }
@@ -201,6 +137,16 @@ impl Deployment {
         &self.inner.faults
     }
 
+    /// Fills with so many documents (users, messages, events) and files of 1 KiB to 64 KiB, by the seed of the options.
+    pub fn fill(&self, documents: usize, files: usize) {
+        self.inner.fill(documents, files);
+    }
+
+    /// So many writes at random places: six of ten insert, three patch, one deletes.
+    pub fn churn(&self, writes: usize) {
+        self.inner.churn(writes);
+    }
+
     /// Inserts a document, making table and component where they are missing; its id. `_creationTime` may be given.
     pub fn insert(&self, table: impl Into<TableName>, document: Value) -> String {
         self.transaction(|writes| writes.insert(table, document))
@@ -223,15 +169,7 @@ impl Deployment {
 
     /// Several writes in one commit.
     pub fn transaction<T>(&self, deed: impl FnOnce(&mut Transaction<'_>) -> T) -> T {
-        self.inner.change(|state| {
-            let mut transaction = Transaction { state, writes: Vec::new() };
-            let answer = deed(&mut transaction);
-            let Transaction { state, writes } = transaction;
-            if !writes.is_empty() {
-                state.commit(writes);
-            }
-            answer
-        })
+        self.inner.transaction(deed)
     }
 
     /// Makes a table without documents; its number.
@@ -368,77 +306,9 @@ impl Deployment {
 
 impl Drop for Deployment {
     fn drop(&mut self) {
-        self.inner.stopped.store(true, Ordering::SeqCst);
-        self.inner.change(|_| ());
+        self.inner.stop();
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
-    }
-}
-
-/// Writes that are committed together.
-pub struct Transaction<'a> {
-    state: &'a mut State,
-    writes: Vec<Write>,
-}
-
-impl Transaction<'_> {
-    /// As `Deployment::insert`.
-    pub fn insert(&mut self, table: impl Into<TableName>, document: Value) -> String {
-        let TableName { component, name } = table.into();
-        let table = self.state.table(&component, &name);
-        let id = self.state.new_internal();
-        let line = self.state.line_of(table, id, self.state.now_ms(), document);
-        self.writes.push(Write { table, id, line: Some(line) });
-        self.state.tables[table as usize].document_id(id).to_string()
-    }
-
-    /// As `Deployment::replace`.
-    pub fn replace(&mut self, id: &str, document: Value) -> bool {
-        self.update(id, |mut old| {
-            if let Value::Object(mut fields) = document {
-                if let Value::Object(old) = &mut old {
-                    fields.extend(["_id", "_creationTime"].iter().filter_map(|name| old.remove_entry(*name)));
-                }
-                old = Value::Object(fields);
-            }
-            old
-        })
-    }
-
-    /// As `Deployment::patch`.
-    pub fn patch(&mut self, id: &str, fields: Value) -> bool {
-        self.update(id, |mut old| {
-            if let (Value::Object(old), Value::Object(fields)) = (&mut old, fields) {
-                old.extend(fields);
-            }
-            old
-        })
-    }
-
-    /// As `Deployment::delete`.
-    pub fn delete(&mut self, id: &str) -> bool {
-        let Some((table, id)) = self.find(id) else { return false };
-        self.writes.push(Write { table, id: id.internal, line: None });
-        true
-    }
-
-    fn find(&self, text: &str) -> Option<(u32, DocumentId)> {
-        let id = DocumentId::parse(text)?;
-        let found = (0u32..).zip(&self.state.tables).find(|(_, table)| {
-            table.number == id.number
-                && table.state() == model::TableState::Active
-                && table.current(&id.internal).is_some()
-        });
-        found.map(|(table, _)| (table, id))
-    }
-
-    fn update(&mut self, id: &str, change: impl FnOnce(Value) -> Value) -> bool {
-        let Some((table, id)) = self.find(id) else { return false };
-        let line = self.state.tables[table as usize].current(&id.internal);
-        let Some(old) = line.and_then(|line| parse(line).ok()) else { return false };
-        let line = model::Line::from(change(old).to_json(Format::Export));
-        self.writes.push(Write { table, id: id.internal, line: Some(line) });
-        true
     }
 }

@@ -1,9 +1,10 @@
 //! Runs a deployment by hand and in benchmarks: prints its URL, name and keys, then serves until it is killed.
+//! The routes below `/test/` (`control`) let scripts drive it.
 
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use deployment::{Deployment, Features, Options};
+use deployment::{Deployment, ExportFault, Features, ImportFault, Options};
 
 /// A self-hosted Convex deployment for tests
 #[derive(Parser)]
@@ -32,6 +33,16 @@ struct Arguments {
     /// How many seconds back revisions are readable
     #[arg(long, default_value_t = 172_800)]
     retention_s: i64,
+    /// A fault of the wire: `TIMES FAILURE METHOD PATH`, as in `1 cut=1000 GET /api/export/zip`; failures are drop,
+    /// do-then-drop, hang, cut=BYTES, stall=BYTES, flip=PLACE, status=408, status=503/Overloaded
+    #[arg(long)]
+    fault: Vec<String>,
+    /// How exports go: none, stuck, starts-over, canceled, failed, polls=COUNT
+    #[arg(long, default_value = "none")]
+    export_fault: ExportFault,
+    /// How imports go: none, stays-uploaded, stays-in-progress, fails=TEXT
+    #[arg(long, default_value = "none")]
+    import_fault: ImportFault,
 }
 
 fn main() -> std::io::Result<()> {
@@ -45,6 +56,11 @@ fn main() -> std::io::Result<()> {
         ..Options::default()
     };
     let convex = Deployment::start(options)?;
+    for fault in &arguments.fault {
+        convex.faults().fail_as(fault).map_err(std::io::Error::other)?;
+    }
+    convex.faults().set_export(arguments.export_fault);
+    convex.faults().set_import(arguments.import_fault);
     convex.fill(arguments.documents, arguments.files);
     println!("url {}", convex.url());
     println!("instance_name {}", convex.instance_name());

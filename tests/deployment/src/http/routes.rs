@@ -7,6 +7,7 @@ use serde_json::Value as Json;
 use super::auth::{self, Identity};
 use super::{Request, imports, misc, storage, streams};
 use crate::Inner;
+use crate::control;
 use crate::export;
 use crate::model::State;
 use crate::query;
@@ -71,6 +72,7 @@ fn dispatch(inner: &Arc<Inner>, request: &Request) -> Answer {
         ("GET", _) if path.starts_with("/api/export/zip/") => download(inner, request),
         ("GET", _) if path.starts_with("/api/storage/") => storage::get(inner, request, &path["/api/storage/".len()..]),
         (_, _) if path.starts_with("/api/v1/") && !features.v1 && path != "/api/v1/data/sync" => no_route(),
+        _ if path.starts_with("/test/") => control::answer(inner, request),
         _ => imports::dispatch(inner, request)
             .or_else(|| streams::dispatch(inner, request))
             .or_else(|| misc::dispatch(inner, request))

@@ -78,7 +78,7 @@ async fn talk(inner: Arc<Inner>, mut socket: WebSocket) {
             _ = ticks.tick() => {
                 tick = tick.wrapping_add(1);
                 let news = session.transition(session.version, false);
-                if tick.is_multiple_of(30) { news.or(Some(json!({ "type": "Ping" }))) } else { news }
+                if tick.is_multiple_of(30) { news.or(Some(r#"{"type":"Ping"}"#.to_owned())) } else { news }
             }
             message = socket.recv() => match message {
                 Some(Ok(Message::Text(text))) => session.hear(&text),
@@ -91,7 +91,7 @@ async fn talk(inner: Arc<Inner>, mut socket: WebSocket) {
             },
         };
         if let Some(answer) = answer
-            && socket.send(Message::Text(answer.to_string().into())).await.is_err()
+            && socket.send(Message::Text(answer.into())).await.is_err()
         {
             return;
         }
@@ -100,7 +100,7 @@ async fn talk(inner: Arc<Inner>, mut socket: WebSocket) {
 
 impl Session {
     /// What a message is answered with.
-    fn hear(&mut self, text: &str) -> Option<Json> {
+    fn hear(&mut self, text: &str) -> Option<String> {
         let message: Json = serde_json::from_str(text).ok()?;
         let before = self.version;
         match message.get("type").and_then(Json::as_str)? {
@@ -111,12 +111,13 @@ impl Session {
                     Some("Admin") => match auth::identity_of_key(&self.inner, key) {
                         Ok(identity) => identity,
                         Err(refusal) => {
-                            return Some(json!({
+                            let error = json!({
                                 "type": "AuthError",
                                 "error": refusal.message,
                                 "baseVersion": base,
                                 "authUpdateAttempted": true,
-                            }));
+                            });
+                            return Some(error.to_string());
                         }
                     },
                     _ => Identity::Unknown,
@@ -131,13 +132,16 @@ impl Session {
                 }
                 self.transition(before, true)
             }
-            "Mutation" | "Action" => Some(json!({
-                "type": if text.contains("\"Mutation\"") { "MutationResponse" } else { "ActionResponse" },
-                "requestId": message.get("requestId"),
-                "success": false,
-                "result": "functions are not modelled",
-                "logLines": [],
-            })),
+            kind @ ("Mutation" | "Action") => {
+                let refused = json!({
+                    "type": format!("{kind}Response"),
+                    "requestId": message.get("requestId"),
+                    "success": false,
+                    "result": "functions are not modelled",
+                    "logLines": [],
+                });
+                Some(refused.to_string())
+            }
             _ => None,
         }
     }
@@ -157,7 +161,7 @@ impl Session {
     }
 
     /// The queries whose value changed; nothing if none did, unless an answer is owed.
-    fn transition(&mut self, from: Version, owed: bool) -> Option<Json> {
+    fn transition(&mut self, from: Version, owed: bool) -> Option<String> {
         let mut changes = Vec::new();
         for (id, subscription) in &mut self.queries {
             let component = subscription.component.as_deref();
@@ -167,13 +171,10 @@ impl Session {
                 continue;
             }
             changes.push(match &value {
-                Ok(text) => json!({
-                    "type": "QueryUpdated",
-                    "queryId": id,
-                    "value": serde_json::from_str::<Json>(text).unwrap_or_default(),
-                    "logLines": [],
-                    "journal": null,
-                }),
+                // As text, so that numbers stay what they are.
+                Ok(text) => {
+                    format!(r#"{{"type":"QueryUpdated","queryId":{id},"value":{text},"logLines":[],"journal":null}}"#)
+                }
                 Err(error) => json!({
                     "type": "QueryFailed",
                     "queryId": id,
@@ -181,7 +182,8 @@ impl Session {
                     "logLines": [],
                     "errorData": null,
                     "journal": null,
-                }),
+                })
+                .to_string(),
             });
             subscription.sent = Some(value);
         }
@@ -189,11 +191,10 @@ impl Session {
             return None;
         }
         self.version.ts = self.inner.now().max(from.ts + 1);
-        Some(json!({
-            "type": "Transition",
-            "startVersion": from.json(),
-            "endVersion": self.version.json(),
-            "modifications": changes,
-        }))
+        let (start, end) = (from.json(), self.version.json());
+        Some(format!(
+            r#"{{"type":"Transition","startVersion":{start},"endVersion":{end},"modifications":[{}]}}"#,
+            changes.join(",")
+        ))
     }
 }

@@ -1,10 +1,8 @@
 //! Streams: what they show of the log, and what they keep to themselves.
 
-mod common;
-
 use std::collections::BTreeMap;
 
-use common::{Client, client};
+use crate::common::{Client, client};
 use deployment::{Deployment, Features, Options, json};
 use serde_json::Value as Json;
 

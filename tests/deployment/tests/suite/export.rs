@@ -1,8 +1,6 @@
 //! Exports and files over plain HTTP.
 
-mod common;
-
-use common::{client, unzip};
+use crate::common::{client, unzip};
 use deployment::{Deployment, ExportFault, Features, Options, json};
 
 #[test]
@@ -120,4 +118,17 @@ fn an_expired_export_goes_with_the_sweep() {
     assert_eq!(http.post(&format!("/api/export/set_expiration/{id}"), r#"{"expirationTsNs":0}"#).0, 200);
     assert_eq!(convex.sweep_exports(), 1);
     assert_eq!(http.get(&format!("/api/export/zip/{ts}")).0, 404);
+}
+
+#[test]
+fn a_zip_of_more_than_65535_entries_is_whole() {
+    let convex = Deployment::start(Options::default()).unwrap();
+    for n in 0u32..66_000 {
+        convex.store_file("", None, n.to_le_bytes().to_vec());
+    }
+    let http = client(&convex);
+    http.post("/api/export/request/zip?includeStorage=true", "");
+    let ts = http.wait_for_export();
+    let zip = http.get(&format!("/api/export/zip/{ts}")).1;
+    assert_eq!(crate::common::sizes(&zip).len(), 66_003);
 }

@@ -1,8 +1,6 @@
 //! Keys, files, variables, pause, and faults of the wire.
 
-mod common;
-
-use common::{Client, client};
+use crate::common::{Client, client};
 use deployment::{Deployment, Failure, Options, Refusal, Secret, json};
 
 fn start() -> (Deployment, Client) {
@@ -29,7 +27,10 @@ fn a_key_opens_what_it_may() {
     assert_eq!(http.code(http.with_key(&wrong).post(request, "")), (401, "BadAdminKey".to_owned()));
     assert_eq!(http.get("/api/nothing/here").0, 404);
     let bare = http.with_key("");
-    let with = |header: &str| http.code((|(s, _, b)| (s, b))(bare.send("POST", request, header, b"")));
+    let with = |header: &str| {
+        let (status, _, body) = bare.send("POST", request, header, b"");
+        http.code((status, body))
+    };
     assert_eq!(with("Authorization: x\r\n"), (400, "InvalidHeaderFailure".to_owned()));
     assert_eq!(with("Authorization: Basic abc\r\n"), (400, "InvalidAdminKey".to_owned()));
     assert_eq!(with("Authorization: Bearer abc\r\n"), (403, "BadDeployKey".to_owned()));
@@ -202,6 +203,10 @@ fn files_can_be_damaged_and_be_as_large_as_wanted() {
     let path = format!("/api/storage/{}", file.uuid);
     let (status, _, body) = http.send("GET", &path, &format!("Range: bytes={}-\r\n", 1u64 << 32), b"");
     assert_eq!((status, body), (206, vec![0; 5]));
+    http.post("/api/export/request/zip?includeStorage=true", "");
+    let ts = http.wait_for_export();
+    let zip = http.get(&format!("/api/export/zip/{ts}")).1;
+    assert_eq!(crate::common::sizes(&zip).into_values().max(), Some((1 << 32) + 5), "an entry above 4 GiB");
 }
 
 #[test]
@@ -222,4 +227,30 @@ fn the_event_log_is_read_newest_first_and_not_beyond_a_day() {
     convex.set_clock(Some(1_788_220_800_000_000_000 + 25 * 3600 * 1_000_000_000));
     assert_eq!(events(), [""; 0]);
     assert_eq!(http.query("_system/frontend/getTableMapping", r#"{"componentId":null}"#)["10001"], "t");
+}
+
+#[test]
+fn scripts_drive_it_by_its_control_routes() {
+    let (convex, http) = start();
+    let ids = http.json(http.post("/test/insert?table=t&component=c", "{\"n\":1}\n{\"n\":2.0}\n"));
+    assert_eq!(http.json(http.post(&format!("/test/patch?id={}", ids[0].as_str().unwrap()), r#"{"m":3}"#)), true);
+    let before = convex.latest();
+    assert_eq!(http.json(http.post(&format!("/test/delete?id={}", ids[1].as_str().unwrap()), "")), true);
+    let (_, lines) = http.get(&format!("/test/documents?table=t&component=c&ts={before}"));
+    let lines = String::from_utf8(lines).unwrap();
+    assert!(lines.contains(r#""m":3,"n":1}"#) && lines.contains(r#""n":2.0}"#), "{lines}");
+    http.post("/test/fill?documents=30&files=2", "");
+    http.post("/test/churn?writes=10", "");
+    let state = |ts: i64| http.json(http.get(&format!("/test/state?ts={ts}")));
+    assert_eq!(state(i64::MAX)["files"], 2);
+    assert_eq!(state(before)["tables"][0]["documents"], 2);
+    assert_ne!(state(before)["digest"], state(i64::MAX)["digest"]);
+    assert_eq!(state(before)["digest"], state(before)["digest"]);
+    http.post("/test/clock?ns=1900000000000000000", "");
+    assert_eq!(http.json(http.get("/test/now"))["now"], 1_900_000_000_000_000_000_i64);
+    http.post("/test/fault", "1 status=503/Overloaded GET /version");
+    assert_eq!(http.code(http.get("/version")), (503, "Overloaded".to_owned()));
+    assert_eq!(http.get("/version").1, b"unknown");
+    assert_eq!(http.json(http.get("/test/requests?begins=GET%20/version")), 2);
+    assert_eq!(http.post("/test/fault", "1 nonsense GET /").0, 400);
 }

@@ -1,10 +1,8 @@
 //! Imports: what each mode keeps, replaces and refuses, and what can be seen meanwhile.
 
-mod common;
-
 use std::collections::BTreeMap;
 
-use common::{Client, client};
+use crate::common::{Client, client};
 use deployment::{Deployment, DocumentId, Features, ImportFault, Options, ZipWriter, json};
 use serde_json::Value as Json;
 
