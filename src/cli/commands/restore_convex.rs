@@ -271,7 +271,7 @@ impl Importing<'_> {
         if ui.json {
             return ui.json(&serde_json::json!({"message_type": "waiting", "waiting": sent}));
         }
-        let again = if sent.uploads > 1 { format!(", at the {}th try", sent.uploads) } else { String::new() };
+        let again = if sent.uploads > 1 { format!("; {} uploads were begun", sent.uploads) } else { String::new() };
         ui.story(format!("uploaded  {}{again}", size(sent.bytes)));
         for line in sent.message.lines() {
             ui.story(format!("  {}", plainly(line)));

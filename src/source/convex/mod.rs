@@ -73,6 +73,9 @@ impl Default for ConvexOptions {
     }
 }
 
+/// What is stored: members of the export, files, and the rest by the names of its files.
+type Begun = (Arc<Members>, Arc<Files>, BTreeMap<String, Vec<u8>>);
+
 /// What a run has found.
 #[derive(Default)]
 struct Taken {
@@ -145,7 +148,7 @@ impl ConvexSource {
     }
 
     /// Everything up to the first entry: lists, the export, the download.
-    fn begin(&self) -> Result<(Arc<Members>, Arc<Files>, BTreeMap<String, Vec<u8>>), Error> {
+    fn begin(&self) -> Result<Begun, Error> {
         let deployment = &self.deployment;
         let instance = deployment.check_instance()?;
         let mut files = Files::default();
