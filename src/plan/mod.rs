@@ -1,6 +1,7 @@
 //! Pure decisions. Facts go in, a value comes out that can be printed, compared and tested without I/O. Nothing here
 //! knows the catalog, a store or a clock.
 
+pub mod branches;
 pub mod coverage;
 pub mod drill;
 pub mod environment;

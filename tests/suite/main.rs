@@ -26,6 +26,8 @@ mod landing;
 mod late;
 mod matrix;
 mod metadata;
+mod newcomer;
+mod newcomer_postgres;
 mod pg_dump;
 mod postgres;
 mod postgres_delta;

@@ -1,6 +1,7 @@
 //! One file a command: resolve, call the deed, show what it returned.
 
 pub mod backup;
+mod beside;
 pub mod catalog;
 pub mod check;
 pub mod demo;
