@@ -43,13 +43,7 @@ pub fn run(
     if let Some(local) = context.local_repository()? {
         refuse_repository(into, &local)?;
     }
-    if !args.include.is_empty() || !args.exclude.is_empty() {
-        return Err(Failure::usage(
-            "a cluster is restored as a whole: a server does not start on a part of it",
-            "Leave `--include` and `--exclude` out. Single files of a base backup: `--snapshot ID --tar FILE --include PATTERN`.",
-        ));
-    }
-    let options = whole_cluster(options)?;
+    let options = whole_cluster(args, options)?;
     for (name, why) in &cluster.damaged {
         context.ui.warning(format!("{name} of its log is damaged and taken for a gap: {why}"));
     }
@@ -194,7 +188,13 @@ fn show_plan(
 }
 
 /// A data directory holds one cluster: what another left in it would be replayed, or read, as this one's.
-fn whole_cluster(options: RestoreOptions) -> Result<RestoreOptions, Failure> {
+fn whole_cluster(args: &RestoreArgs, options: RestoreOptions) -> Result<RestoreOptions, Failure> {
+    if !args.include.is_empty() || !args.exclude.is_empty() {
+        return Err(Failure::usage(
+            "a cluster is restored as a whole: a server does not start on a part of it",
+            "Leave `--include` and `--exclude` out. Single files of a base backup: `--snapshot ID --tar FILE --include PATTERN`.",
+        ));
+    }
     match options.overwrite {
         Overwrite::Refuse => Ok(options),
         Overwrite::Delta | Overwrite::Always => Ok(RestoreOptions { delete: true, ..options }),
