@@ -214,7 +214,7 @@ impl Context {
         match failure.kind() {
             Kind::NoRepository if !failure.is_gone() && self.knows_one() => match self.where_it_was() {
                 Ok(hint) => {
-                    failure.with_hint(format!("This host knows a repository, so do not make a new one yet. {hint}"))
+                    failure.with_hint(format!("This host knows a repository: check the URL before you make a new one. {hint}"))
                 }
                 Err(_) => failure,
             },
