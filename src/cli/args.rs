@@ -384,7 +384,7 @@ pub struct DumpArgs {
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// `always` replaces FILE where it is there already
-    #[arg(long, value_enum, value_name = "WHEN", requires = "output")]
+    #[arg(long, value_enum, value_name = "WHEN", hide_possible_values = true, requires = "output")]
     pub overwrite: Option<OverwriteArg>,
 }
 

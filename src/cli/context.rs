@@ -213,9 +213,9 @@ impl Context {
     fn absent(&self, failure: Failure) -> Failure {
         match failure.kind() {
             Kind::NoRepository if !failure.is_gone() && self.knows_one() => match self.where_it_was() {
-                Ok(hint) => {
-                    failure.with_hint(format!("This host knows a repository: check the URL before you make a new one. {hint}"))
-                }
+                Ok(hint) => failure.with_hint(format!(
+                    "This host knows a repository: check the URL before you make a new one. {hint}"
+                )),
                 Err(_) => failure,
             },
             _ => failure,

@@ -24,6 +24,11 @@ const ALIVE: TimeDelta = TimeDelta::hours(1);
 pub fn notes(args: &RestoreArgs, cluster: &Cluster, way: &Way, aim: &Aim, now: Moment) -> Vec<String> {
     let asides = cluster.archive.asides_of(way, aim);
     let mut notes: Vec<String> = asides.iter().map(|aside| lacks(aside, way)).collect();
+    if let Aim::Xid(named) | Aim::Name(named) = aim {
+        notes.push(format!(
+            "whether `{named}` is in the log cannot be checked beforehand: a server that does not find it ends with an error"
+        ));
+    }
     notes.extend(archiving(args, cluster, now));
     notes
 }
