@@ -398,10 +398,13 @@ pub struct DumpArgs {
     /// To a file instead of stdout
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    /// `always` replaces FILE where it is there already
+    #[arg(long, value_enum, value_name = "WHEN", hide_possible_values = true, requires = "output")]
+    pub overwrite: Option<OverwriteArg>,
 }
 
 /// What happens to a file that is there.
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, ValueEnum, PartialEq, Eq)]
 pub enum OverwriteArg {
     /// Replace it
     Always,
@@ -431,7 +434,7 @@ pub struct RestoreArgs {
     #[arg(long, value_name = "DIR", required_unless_present = "tar")]
     pub into: Option<PathBuf>,
     /// As tar to a file, or to stdout with `-`
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["into", "overwrite", "delta", "delete", "verify"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["into", "delta", "delete", "verify"])]
     pub tar: Option<PathBuf>,
     /// Only what matches, as a line of .gitignore would
     #[arg(long, value_name = "PATTERN")]

@@ -34,6 +34,9 @@ pub struct Context {
     pub stop: Arc<AtomicBool>,
 }
 
+/// Folders of the state directory that are looked into, at most.
+const KNOWN_MAX: usize = 1000;
+
 /// What opening a repository gives.
 type Opening = Result<(Repository, SyncReport), repository::Error>;
 
@@ -136,6 +139,11 @@ impl Context {
         }
     }
 
+    /// Whether this user may write into the state directory without locking its owner out.
+    pub fn refuse_others_state(&self) -> Result<(), Failure> {
+        refuse_others_state(&self.state_dir()?)
+    }
+
     /// The files with identities.
     pub fn identity_files(&self) -> Vec<PathBuf> {
         if self.global.identity.is_empty() {
@@ -182,9 +190,42 @@ impl Context {
         Ok(keys)
     }
 
+    /// What to look at where a repository was and is not: the disk, for one in a directory.
+    pub fn where_it_was(&self) -> Result<String, Failure> {
+        Ok(match parse_url(&self.url()?)? {
+            Location::Local(path) => {
+                format!("Is the disk mounted? `findmnt --target '{}'` says which one it is.", path.display())
+            }
+            _ => "Check the URL: the bucket and the prefix.".to_owned(),
+        })
+    }
+
+    /// Whether a repository was made or joined from here: the configuration pins one, or this host's keys are kept.
+    fn knows_one(&self) -> bool {
+        let keys = |dir: PathBuf| {
+            let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+            entries.take(KNOWN_MAX).any(|entry| entry.path().join("writer.key").exists())
+        };
+        self.config.repository.fingerprint.is_some() || self.state_dir().is_ok_and(keys)
+    }
+
+    /// Where there was a repository, its absence is no reason to make one.
+    fn absent(&self, failure: Failure) -> Failure {
+        match failure.kind() {
+            Kind::NoRepository if !failure.is_gone() && self.knows_one() => match self.where_it_was() {
+                Ok(hint) => failure.with_hint(format!(
+                    "This host knows a repository: check the URL before you make a new one. {hint}"
+                )),
+                Err(_) => failure,
+            },
+            _ => failure,
+        }
+    }
+
     /// Opens the repository, reads its logs, and tells what is wrong with them.
     pub fn open(&self, progress: &dyn Progress) -> Result<(Repository, Vec<Problem>), Failure> {
-        let (repository, report) = self.open_as(progress, true)??;
+        let opened = self.open_as(progress, true).and_then(|opening| Ok(opening?));
+        let (repository, report) = opened.map_err(|failure| self.absent(failure))?;
         for problem in &report.problems {
             self.ui.warning(problem);
         }
@@ -193,7 +234,7 @@ impl Context {
 
     /// Opens the repository without reading its logs: for what must answer within moments.
     pub fn open_unsynced(&self, progress: &dyn Progress) -> Result<(Repository, SyncReport), Failure> {
-        Ok(self.open_as(progress, false)??)
+        self.open_as(progress, false).and_then(|opening| Ok(opening?)).map_err(|failure| self.absent(failure))
     }
 
     /// Opens the repository without reading its logs. A catalog that cannot be opened is deleted and made anew: for
@@ -216,6 +257,10 @@ impl Context {
 
     fn open_as(&self, progress: &dyn Progress, sync: bool) -> Result<Opening, Failure> {
         let state = self.state_dir()?;
+        // A catalog that is there keeps its owner: SQLite gives its journals to them. A new one would be root's.
+        if self.global.catalog.is_none() && self.config.repository.catalog.is_none() && !has_catalog(&state) {
+            refuse_others_state(&state)?;
+        }
         let options = OpenOptions {
             state: &state,
             catalog: self.global.catalog.clone().or_else(|| self.config.repository.catalog.clone()),
@@ -246,13 +291,39 @@ impl Context {
             (Some(text), None) => {
                 let time = read_time(text, self.now())?;
                 if time.moment > self.now() {
-                    self.ui.warning(format!("{} has not come yet; the newest snapshot is taken", time.shown));
+                    self.ui.warning(format!(
+                        "{} has not come yet; the newest state that is there is what can be had",
+                        time.shown
+                    ));
                 }
                 Ok((Wanted::At(time.moment), Some(time.shown)))
             }
             (None, None) => Ok((Wanted::Latest, None)),
         }
     }
+}
+
+/// Whether a state directory has a catalog of any repository.
+fn has_catalog(state: &Path) -> bool {
+    let entries = std::fs::read_dir(state).into_iter().flatten().flatten();
+    entries.take(KNOWN_MAX).any(|entry| entry.path().join("catalog.db").exists())
+}
+
+/// What root writes into another user's state directory that user can neither read nor write: its next `wal push` would fail, and the
+/// server would keep its log until the disk is full.
+fn refuse_others_state(state: &Path) -> Result<(), Failure> {
+    use std::os::unix::fs::MetadataExt;
+    let owner = std::fs::metadata(state).map(|meta| meta.uid()).unwrap_or(0);
+    if owner == 0 || !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    Err(Failure::usage(
+        format!("the state directory `{}` belongs to user {owner}, and this runs as root", state.display()),
+        format!(
+            "Run it as that user: `runuser -u \"$(id -un {owner})\" -- lifeboat ...`. To read or restore, an empty directory of root's own \
+             does: `--state-dir DIR`. Nothing was touched."
+        ),
+    ))
 }
 
 /// This machine's name.
@@ -271,7 +342,5 @@ fn ask_passphrase(what: &str) -> Result<SecretString, String> {
         return Ok(SecretString::from(text.trim_end_matches(['\r', '\n']).to_owned()));
     }
     let asked = rpassword::prompt_password(format!("{what}: "));
-    asked
-        .map(SecretString::from)
-        .map_err(|e| format!("it is protected by a passphrase, and none could be asked for: {e}"))
+    asked.map(SecretString::from).map_err(|e| format!("none could be asked for: {e}"))
 }

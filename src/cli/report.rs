@@ -34,6 +34,15 @@ impl Failure {
         let text = format!("could not {doing} `{}`: {error}", path.display());
         Self { kind: Kind::Failed, error: Box::new(Sentence(text)), hint: None }
     }
+    /// With another hint.
+    pub fn with_hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
+    /// Whether a repository went away while it was in use: its own hint says what to do.
+    pub fn is_gone(&self) -> bool {
+        let error = self.error.downcast_ref::<ops::Error>();
+        matches!(error, Some(ops::Error::Repository(repository::Error::Store(store::Error::Gone { .. }))))
+    }
     /// Its kind.
     pub fn kind(&self) -> Kind {
         self.kind
@@ -133,7 +142,18 @@ impl From<seal::Error> for Failure {
             seal::Error::BadRecipient(_) => {
                 (Kind::Usage, "A recipient is `age1...` or the line of an SSH public key (ed25519 or RSA).")
             }
-            _ => (Kind::Key, "Make one with `lifeboat key generate --output FILE`, or with `age-keygen -o FILE`."),
+            seal::Error::WrongPassphrase(_) => {
+                (Kind::Key, "Try again; if it is forgotten, see \"The identity is lost\" in docs/recovery.md.")
+            }
+            seal::Error::NoPassphrase { .. } => (
+                Kind::Key,
+                "Without a terminal, write the passphrase into a file with mode 0600 and name that: LIFEBOAT_PASSPHRASE_FILE=FILE.",
+            ),
+            _ => (
+                Kind::Key,
+                "This is not the identity file that the repository was sealed to: name that with `--identity FILE`. It has a line \
+                 `AGE-SECRET-KEY-1...`, or is protected by a passphrase.",
+            ),
         };
         Self { kind, hint: Some(hint.to_owned()), error: Box::new(error) }
     }

@@ -101,6 +101,11 @@ pub fn read_time(text: &str, now: Moment) -> Result<ReadTime, BadTime> {
 }
 
 fn read(moment: Moment, written: Option<String>) -> ReadTime {
+    // What is asked for to the microsecond is not shown rounded.
+    let show = |moment: Moment| match chrono::Timelike::nanosecond(&moment) {
+        0 => show(moment),
+        _ => crate::plan::recovery::show(moment),
+    };
     let shown = match written {
         Some(zone) => format!("{} ({zone})", show(moment)),
         None => show(moment),

@@ -14,7 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use rustix::fs::{self, AtFlags, CWD, FileType, Mode, OFlags};
+use rustix::fs::{self, AtFlags, CWD, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::{Error, Writeback};
@@ -59,6 +59,18 @@ pub struct Directory {
 
 fn name(bytes: &[u8]) -> &OsStr {
     OsStr::from_bytes(bytes)
+}
+
+/// A directory that one restore has. Taken back when it is dropped, not only closed: a program that is being started holds a copy
+/// of every open file for a moment.
+#[derive(Debug)]
+pub struct Held(Arc<OwnedFd>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // Where this fails, closing it does it.
+        let _ = fs::flock(&self.0, FlockOperation::Unlock);
+    }
 }
 
 impl Directory {
@@ -285,6 +297,18 @@ impl Directory {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = fs::openat(&self.root, mark, flags, Mode::from_raw_mode(0o600)).map_err(|e| io(e.into()))?;
         std::io::Write::write_all(&mut File::from(file), text.as_bytes()).map_err(io)
+    }
+
+    /// Takes the directory for one restore, until the lock is dropped or the process ends. A file system that knows no locks
+    /// protects from nothing, and stops nobody.
+    ///
+    /// # Errors
+    /// Another restore has it.
+    pub fn lock(&self) -> Result<Held, Error> {
+        match fs::flock(&self.root, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => Err(Error::InUse(self.path.clone())),
+            Ok(()) | Err(_) => Ok(Held(Arc::clone(&self.root))),
+        }
     }
 
     /// Removes it.

@@ -9,7 +9,7 @@ mod writeback;
 
 use std::path::PathBuf;
 
-pub use directory::{Directory, Existing, Rights};
+pub use directory::{Directory, Existing, Held, Rights};
 pub use tar::TarStream;
 pub use writeback::Writeback;
 
@@ -27,6 +27,9 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// Another restore works there.
+    #[error("another restore is writing into `{}`", .0.display())]
+    InUse(PathBuf),
     /// Something is there already.
     #[error("`{}` is not empty", .0.display())]
     NotEmpty(PathBuf),

@@ -35,6 +35,8 @@ pub struct Cluster {
     pub damaged: Vec<(String, String)>,
     /// Further clusters and writers that have base backups of this source: before a move to another version or host.
     pub others: Vec<Other>,
+    /// When the newest file of its stream was put: by its writer's clock, or the store's where the index has it not yet.
+    pub received: Option<Moment>,
 }
 
 /// Base backups of the same source that are not of this cluster's stream.
@@ -200,26 +202,29 @@ fn gather_listed(
         // Pieces that nobody here can open tell nothing.
         archive.growing.extend(end.map(|end| (name, Growing { commits, end })));
     }
+    archive.splits = super::branches::splits(repository, &writer, &archive, &listing.there)?;
+    let received = listing.there.iter().map(|record| record.put).max();
     let full_name = format!("{writer}/{}", source.rsplit('/').next().unwrap_or(source));
-    Ok(Some(Cluster { full_name, writer, stream, archive, missing: listing.missing, damaged, others }))
+    Ok(Some(Cluster { full_name, writer, stream, archive, missing: listing.missing, damaged, others, received }))
 }
 
 /// The first segment between a base backup's start and its stop that the store does not hold: until it does, the backup is pending.
-pub fn waits_for(repository: &Repository, record: &SnapshotRecord) -> Result<Option<SegmentName>, Error> {
+pub fn waits_for(repository: &Repository, writer: &str, record: &SnapshotRecord) -> Result<Option<SegmentName>, Error> {
     let unfit = |e: serde_json::Error| WalError::Content { name: record.id.to_string(), why: e.to_string() };
     let base: BaseBackup = serde_json::from_value(record.facts.clone()).map_err(unfit)?;
-    let name = &repository.host()?.name;
     let (mut at, last) = base.needs();
     // A listing for each folder, not for each segment: a long backup of a busy server needs thousands, and this is asked again and again.
     let (mut listed, mut there) = (None, BTreeSet::new());
     loop {
         let place = SegmentPlace::new(&base.stream, &format!("{:08X}", at.timeline.0), &at.to_string());
         let place = place.ok_or_else(|| WalError::Name(at.to_string()))?;
-        if listed.as_ref() != Some(&place.folder()) {
+        // Its writer's index saw it arrive; that it is there still is what `check` says.
+        let known = !repository.catalog().segments_at(writer, &place).map_err(repository::Error::from)?.is_empty();
+        if !known && listed.as_ref() != Some(&place.folder()) {
             listed = Some(place.folder());
-            there = repository.segments_from(name, &place)?.into_iter().map(|record| record.place).collect();
+            there = repository.segments_from(writer, &place)?.into_iter().map(|record| record.place).collect();
         }
-        if !there.contains(&place) {
+        if !known && !there.contains(&place) {
             return Ok(Some(at));
         }
         match at.next(base.segment_size) {

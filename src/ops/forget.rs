@@ -363,8 +363,10 @@ fn find_own(repository: &mut Repository, name: &str) -> Result<SnapshotRow, Erro
         })
         .collect();
     // `latest` is a word for the snapshots of one source.
-    let is_word = name.starts_with("latest");
-    let wanted = Wanted::Named(if is_word { format!("`{name}`") } else { name.to_owned() });
+    if name.starts_with("latest") {
+        return Err(crate::plan::restore::NoPlan::NoSuchId(name.to_owned()).into());
+    }
+    let wanted = Wanted::Named(name.to_owned());
     let id = match choose(name, &alive, &wanted, false) {
         Ok(choice) => choice.id,
         Err(e) => {

@@ -56,6 +56,7 @@ impl Error {
             | Self::OneDatabase { .. }
             | Self::SameDatabase(_)
             | Self::HasTables { .. } => Kind::Usage,
+            Self::Destination(destination::Error::InUse(_)) => Kind::Busy,
             Self::Busy(_) | Self::Wal(WalError::Followed) => Kind::Busy,
             Self::Onto(_) => Kind::Usage,
             Self::Prune(_) => Kind::Busy,

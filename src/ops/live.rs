@@ -101,7 +101,7 @@ pub fn check_cluster(
     let kind = if standby { "a standby" } else { "a primary" };
     report.fine("connection", format!("{}: PostgreSQL {major}, {kind}, cluster {system_id}", session.place()));
     let can_switch = rights(&session, &role, &mut report).map_err(connect)?;
-    settings(&session, &mut report).map_err(connect)?;
+    let archives = settings(&session, &mut report).map_err(connect)?;
     let stream = match system_id.parse() {
         Ok(id) => BaseBackup::stream_name(&options.source, id, major),
         Err(_) => return Err(connect(session.unfit("ask what it is", system_id))),
@@ -113,8 +113,14 @@ pub fn check_cluster(
             "a standby ends no segments of its own: whether its log arrives was not tried",
             "Run it against the primary too.",
         );
-    } else if can_switch && let Some(name) = arrival(&session, &store, patience, progress, &mut report)? {
+    } else if can_switch
+        && archives
+        && let Some(name) = arrival(&session, &store, patience, progress, &mut report)?
+    {
         counted(&session, &name)?;
+    }
+    if !standby {
+        branch(&session, &store, &mut report)?;
     }
     statistics(&session, &store, &mut report)?;
     slots(&session, &mut report).map_err(connect)?;
@@ -156,7 +162,8 @@ fn rights(session: &Session, role: &str, report: &mut LiveReport) -> Asked<bool>
     Ok(switch == "t")
 }
 
-fn settings(session: &Session, report: &mut LiveReport) -> Asked<()> {
+/// Looks at the settings; returns whether the server archives at all.
+fn settings(session: &Session, report: &mut LiveReport) -> Asked<bool> {
     let [mode, command, library, level, pages, timeout] = session.row(
         "read its settings",
         "SELECT current_setting('archive_mode'), current_setting('archive_command'), current_setting('archive_library', true),
@@ -201,7 +208,7 @@ fn settings(session: &Session, report: &mut LiveReport) -> Asked<()> {
     } else {
         report.fine("rpo", format!("a segment is ended after {timeout} s at the latest"));
     }
-    Ok(())
+    Ok(mode != "off" && !(command.is_empty() && library.is_empty()))
 }
 
 /// The stream of a cluster, whoever writes it.
@@ -221,6 +228,34 @@ impl Archived<'_> {
         }
         Ok(false)
     }
+}
+
+/// Whether another server archives into this cluster's stream: on a newer timeline than the server is on.
+fn branch(session: &Session, store: &Archived<'_>, report: &mut LiveReport) -> Result<(), Error> {
+    let own = session.row("ask for its timeline", "SELECT substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)");
+    let [own] = own.map_err(|e| Error::from(crate::source::Error::from(e)))?;
+    let mut newest: Option<String> = None;
+    for writer in store.repository.store().folders("writers").map_err(repository::Error::from)? {
+        let stream = format!("writers/{writer}/streams/{}", store.stream);
+        let epochs = store.repository.store().folders(&stream).map_err(repository::Error::from)?;
+        newest = newest.max(epochs.into_iter().filter(|epoch| epoch.len() == 8 && *epoch > own).max());
+    }
+    let number = |epoch: &str| u32::from_str_radix(epoch, 16).unwrap_or(0);
+    match newest {
+        None => report.fine("timeline", format!("{}, the newest that the repository has", number(&own))),
+        Some(newest) => report.problem(
+            "timeline",
+            format!(
+                "the repository has timeline {}, this server is on {}: another server archives here, or did, and restores from base \
+                 backups before the fork follow it",
+                number(&newest),
+                number(&own)
+            ),
+            "Stop it, or its archiving (`--archive-mode-off` for tests). If this server is the right one, take a base backup of it: \
+             later restores follow this one from there on.",
+        ),
+    }
+    Ok(())
 }
 
 /// Waits until the archiver counts a segment that has arrived: its command may still be on its way out.
@@ -320,6 +355,11 @@ fn statistics(session: &Session, store: &Archived<'_>, report: &mut LiveReport) 
         report.fine("archiver", format!("{done}, the last that it archived, is in the repository"));
     }
     // How much waits; for roles of pg_monitor alone.
+    let may = "SELECT has_function_privilege('pg_ls_archive_statusdir()', 'EXECUTE')";
+    let [may] = session.row("look at the role's rights", may).map_err(connect)?;
+    if may != "t" {
+        return Ok(());
+    }
     let waiting = session.row::<1>(
         "count what waits",
         "SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name ~ '^[0-9A-F]{24}\\.ready$'",

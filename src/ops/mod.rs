@@ -3,6 +3,7 @@
 //! Inputs left, outputs right, options, then the progress. A drill will call the same functions that an incident calls.
 
 pub mod backup;
+mod branches;
 pub mod check;
 pub mod cluster;
 pub mod drill;

@@ -113,6 +113,8 @@ fn branch(archive: &Archive, fork: &Fork) -> Branch {
     let grown = archive.growing.iter().map(|(name, growing)| (name, growing.commits));
     let before = whole.chain(grown).filter(|(name, _)| name.timeline == fork.parent).filter_map(|(_, commits)| commits);
     let time = before.filter(|commits| commits.end <= fork.at).map(|commits| commits.last).max();
+    let split = archive.splits.get(&(fork.parent, fork.at)).or_else(|| archive.splits.get(&(fork.timeline, fork.at)));
+    let time = time.max(split.and_then(|split| split.before).map(|before| before.last));
     // A base backup may have ended behind the last of them.
     let stopped = archive.bases.iter().map(|base| &base.backup);
     let stopped = stopped.filter(|base| base.timeline == fork.parent && base.stop <= fork.at).map(|base| base.stopped);

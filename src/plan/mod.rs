@@ -2,6 +2,7 @@
 //! knows the catalog, a store or a clock.
 
 pub mod blobs;
+pub mod branches;
 pub mod coverage;
 pub mod drill;
 pub mod environment;

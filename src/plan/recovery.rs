@@ -10,6 +10,7 @@ use crate::model::base::BaseBackup;
 use crate::model::lsn::{Lsn, SegmentName, SegmentSize, Timeline};
 use crate::model::{Moment, SnapshotId};
 
+pub use super::branches::{Aside, Split};
 pub use super::way::{Aim, Bound, NoWay, Target, Way, show};
 
 /// A base backup that a catalog knows.
@@ -71,6 +72,8 @@ pub struct Archive {
     pub pruned: BTreeSet<SegmentName>,
     /// What the history files say.
     pub forks: Vec<Fork>,
+    /// Segments that hold a fork, by timeline and place of the fork, where they were read on both sides of it.
+    pub splits: BTreeMap<(Timeline, Lsn), Split>,
 }
 
 /// How far a base backup and the WAL behind it lead.

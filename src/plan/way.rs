@@ -4,9 +4,9 @@
 //! known, because one that it does not come to is fatal; without one it gets no more of the log than was asked for. Not
 //! here: how far each base backup leads (`recovery`).
 
-use super::recovery::{Archive, Base, Reach, segment_on};
-use crate::model::Moment;
+use super::recovery::{Archive, Aside, Base, Reach, segment_on};
 use crate::model::lsn::{Lsn, SegmentName, SegmentSize, Timeline};
+use crate::model::{Moment, SnapshotId};
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +74,18 @@ pub enum NoWay {
         /// The first segment that the newest one lacks.
         missing: SegmentName,
     },
+    /// The one that was named lacks a segment of its own.
+    #[error("base backup {base} of `{name}` waits for segment {missing}{}", newest.map_or(String::new(), |id| format!("; the newest complete one is {id}")))]
+    ThisPending {
+        /// The source.
+        name: String,
+        /// It.
+        base: SnapshotId,
+        /// The first segment that it lacks.
+        missing: SegmentName,
+        /// The newest one that is complete.
+        newest: Option<SnapshotId>,
+    },
     /// All of them ended later.
     #[error("nothing restores `{name}` to {asked}: its first complete base backup ended at {first}")]
     TooEarly {
@@ -107,6 +119,29 @@ pub enum NoWay {
         asked: String,
         /// The last commit.
         last: String,
+    },
+    /// Two branches of the log have that moment, and differ there.
+    #[error(
+        "two servers archived `{name}` at {asked}: timeline {chosen} and timeline {other} parted at {parting}, and {other} has {commits} \
+         commits of its own from {from} to {to}"
+    )]
+    TwoBranches {
+        /// The source.
+        name: String,
+        /// What was asked for.
+        asked: String,
+        /// The timeline that would be followed.
+        chosen: Timeline,
+        /// The other one.
+        other: Timeline,
+        /// Where they parted.
+        parting: Lsn,
+        /// Commits that the other one has and the chosen one lacks.
+        commits: u64,
+        /// The first of them.
+        from: String,
+        /// The last of them.
+        to: String,
     },
     /// The timeline is not in the archive, or does not lead from any base backup.
     #[error("no base backup of `{0}` lies on the way to timeline {1}")]
@@ -158,7 +193,13 @@ impl Archive {
         }
         match aim {
             Aim::Latest => Ok(to_end(&farthest(&ways).1)),
-            Aim::Time(asked) => self.to_time(name, &ways, *asked, exact),
+            Aim::Time(asked) => {
+                let way = self.to_time(name, &ways, *asked, exact)?;
+                match self.ambiguous(&way.reach, *asked).filter(|_| timeline.is_none()) {
+                    Some(aside) => Err(two_branches(name, *asked, &way.reach, &aside)),
+                    None => Ok(way),
+                }
+            }
             Aim::Lsn(lsn) => {
                 let before: Vec<&(&Base, Reach)> = ways.iter().filter(|(base, _)| base.backup.stop <= *lsn).collect();
                 let covers = before.iter().rev().find(|(_, reach)| *lsn <= reach.end);
@@ -261,6 +302,19 @@ fn bound(reach: &Reach, size: SegmentSize) -> Option<Bound> {
     match reach.grown {
         Some(_) => reach.missing.next(size).map(|next| Bound { ends_at: next, cut: reach.grown }),
         None => Some(Bound { ends_at: reach.missing, cut: None }),
+    }
+}
+
+fn two_branches(name: &str, asked: Moment, reach: &Reach, aside: &Aside) -> NoWay {
+    NoWay::TwoBranches {
+        name: name.to_owned(),
+        asked: show(asked),
+        chosen: reach.timeline,
+        other: aside.timeline,
+        parting: aside.parting,
+        commits: aside.commits,
+        from: show(aside.from),
+        to: show(aside.to),
     }
 }
 

@@ -118,8 +118,8 @@ impl Keyring {
         if bytes.len() as u64 > IDENTITY_FILE_MAX {
             return Err(bad("it is larger than 1 MiB".to_owned()));
         }
-        if bytes.starts_with(b"age-encryption.org/") {
-            bytes = open_with_passphrase(&bytes, &bad, ask)?;
+        if is_protected(&bytes) {
+            bytes = open_with_passphrase(file, &bytes, &bad, ask)?;
         }
         if bytes.starts_with(b"-----BEGIN AGE ENCRYPTED FILE") {
             return Err(bad("it is armoured; turn it into binary with `age -d FILE | age -p > NEW`".to_owned()));
@@ -170,7 +170,13 @@ impl Keyring {
     }
 }
 
+/// Whether an identity file that begins so is protected by a passphrase.
+pub fn is_protected(start: &[u8]) -> bool {
+    start.starts_with(b"age-encryption.org/")
+}
+
 fn open_with_passphrase(
+    file: &str,
     bytes: &[u8],
     bad: &dyn Fn(String) -> Error,
     ask: &mut dyn FnMut(&str) -> Result<SecretString, String>,
@@ -179,12 +185,13 @@ fn open_with_passphrase(
     if !decryptor.is_scrypt() {
         return Err(bad("it is sealed to a key, not to a passphrase".to_owned()));
     }
-    let mut identity = age::scrypt::Identity::new(ask("passphrase of the identity file").map_err(bad)?);
+    let none = |why| Error::NoPassphrase { file: file.to_owned(), why };
+    let mut identity = age::scrypt::Identity::new(ask("passphrase of the identity file").map_err(none)?);
     identity.set_max_work_factor(WORK_FACTOR_MAX);
     let reader = decryptor.decrypt(std::iter::once(&identity as &dyn age::Identity));
     let mut plain = Vec::new();
     reader
-        .map_err(|_| bad("the passphrase is wrong".to_owned()))?
+        .map_err(|_| Error::WrongPassphrase(file.to_owned()))?
         .take(IDENTITY_FILE_MAX)
         .read_to_end(&mut plain)
         .map_err(|e| bad(e.to_string()))?;

@@ -13,7 +13,7 @@ use std::io::{Read, Write};
 use age::{Decryptor, Encryptor};
 use zstd::zstd_safe::CParameter;
 
-pub use identity::{Identities, Keyring, Recipient, generate_identity};
+pub use identity::{Identities, Keyring, Recipient, generate_identity, is_protected};
 pub use names::{ContentKey, Secret};
 pub use signed::{SigningKey, VerifyingKey, open_signed, sign_text, split_signed};
 
@@ -43,6 +43,17 @@ pub enum Error {
         /// The file.
         file: String,
         /// What is wrong with it.
+        why: String,
+    },
+    /// The passphrase of an identity file is another one.
+    #[error("`{0}` does not open: the passphrase is wrong")]
+    WrongPassphrase(String),
+    /// There was no passphrase to be had.
+    #[error("`{file}` is protected by a passphrase: {why}")]
+    NoPassphrase {
+        /// The file.
+        file: String,
+        /// Why there was none.
         why: String,
     },
     /// None of the identities fits.

@@ -31,6 +31,8 @@ mod late;
 mod matrix;
 mod metadata;
 mod model;
+mod newcomer;
+mod newcomer_postgres;
 mod pg_dump;
 mod postgres;
 mod postgres_delta;

@@ -14,6 +14,7 @@ use crate::cli::time::parse_duration;
 use crate::client::Connection;
 use crate::config::{Archive, Plan, SourceKind, parse_size};
 use crate::model::RelPath;
+use crate::model::SegmentName;
 use crate::ops::Kind;
 use crate::ops::backup::{BackupOptions, BackupReport, backup};
 use crate::plan::restore::show;
@@ -40,6 +41,7 @@ enum What {
 
 /// Runs it.
 pub fn run(context: &Context, args: &BackupArgs) -> Result<Outcome, Failure> {
+    context.refuse_others_state()?;
     let tasks = tasks(context, args)?;
     let progress = context.progress(true);
     let (mut repository, problems) = context.open(&*progress)?;
@@ -94,15 +96,25 @@ fn back_up(
     for problem in &report.problems {
         context.ui.warning(problem);
     }
-    tell(context, &report, started.elapsed().as_secs_f64())?;
+    let seconds = started.elapsed().as_secs_f64();
+    let is_cluster = report.record.kind == "postgres";
+    let missing = if is_cluster { wait_for_log(context, args, repository, &report)? } else { None };
+    tell(context, &report, seconds, missing)?;
     super::backup_volume::tell(context, &report.record)?;
     if report.record.files == 0 && report.files_before.is_some_and(|before| before > 0) {
         let before = counted(report.files_before.unwrap_or(0), "file", "files");
         context.ui.warning(format!("`{}` is empty, and its snapshot before had {before}: is it mounted?", task.name));
     }
-    let has_its_log = report.record.kind != "postgres" || wait_for_log(context, args, repository, &report)?;
-    let whole =
-        report.record.skipped == 0 && report.problems.is_empty() && has_its_log && !tell_bad_pages(context, &report);
+    if let Some(missing) = missing {
+        context.ui.warning(format!(
+            "the base backup is PENDING: segment {missing} of its log is not in the repository yet, and no restore is offered \
+             until it is. Does the server archive? `SELECT * FROM pg_stat_archiver` says so"
+        ));
+    }
+    let whole = report.record.skipped == 0
+        && report.problems.is_empty()
+        && missing.is_none()
+        && !tell_bad_pages(context, &report);
     Ok(if whole { Outcome::Done } else { Outcome::Incomplete })
 }
 
@@ -124,28 +136,24 @@ fn tell_bad_pages(context: &Context, report: &BackupReport) -> bool {
     true
 }
 
-/// Waits until every segment of a base backup is in the repository, and says whether it is.
+/// Waits until every segment of a base backup is in the repository. Returns the first that is not there in the end.
 fn wait_for_log(
     context: &Context,
     args: &BackupArgs,
     repository: &Repository,
     report: &BackupReport,
-) -> Result<bool, Failure> {
+) -> Result<Option<SegmentName>, Failure> {
     let limit = parse_duration(&args.wal_timeout).map_err(|e| Failure::usage(e, "As in `--wal-timeout 5m`."))?;
     let limit = limit.to_std().unwrap_or_default();
     let (started, id) = (Instant::now(), report.record.id);
     loop {
-        let missing = crate::ops::cluster::waits_for(repository, &report.record)?;
-        let Some(missing) = missing else {
+        let writer = &repository.host()?.name;
+        let Some(missing) = crate::ops::cluster::waits_for(repository, writer, &report.record)? else {
             context.ui.story(format!("complete  every segment of its log is in the repository: {id} can be restored"));
-            return Ok(true);
+            return Ok(None);
         };
         if started.elapsed() >= limit || context.stop.load(std::sync::atomic::Ordering::Relaxed) {
-            context.ui.warning(format!(
-                "the base backup is PENDING: segment {missing} of its log is not in the repository yet, and no restore is offered \
-                 until it is. Does the server archive? `SELECT * FROM pg_stat_archiver` says so"
-            ));
-            return Ok(false);
+            return Ok(Some(missing));
         }
         std::thread::sleep(std::time::Duration::from_millis(200));
     }
@@ -270,6 +278,7 @@ fn open_archive(context: &Context, archive: Archive) -> Result<Box<dyn Source>, 
 
 fn ad_hoc(args: &BackupArgs) -> Result<Task, Failure> {
     let name = args.name.clone().ok_or_else(|| {
+        // The name of one that is configured, and a path: the path stands in the configuration.
         Failure::usage("the source has no name", "Give it one with `--name NAME`; it is what you will restore it by.")
     })?;
     if !is_source_name(&name) {
@@ -310,14 +319,15 @@ fn ad_hoc(args: &BackupArgs) -> Result<Task, Failure> {
     Ok(Task { name, plan, tags: Vec::new() })
 }
 
-fn tell(context: &Context, report: &BackupReport, seconds: f64) -> Result<(), Failure> {
+fn tell(context: &Context, report: &BackupReport, seconds: f64, missing: Option<SegmentName>) -> Result<(), Failure> {
     let (ui, record, counts) = (context.ui, &report.record, &report.counts);
     if ui.json {
         return ui.json(&serde_json::json!({
             "message_type": "summary",
             "snapshot_id": record.id,
             "source": record.source,
-            "complete": record.complete,
+            "complete": record.complete && missing.is_none(),
+            "pending": missing,
             "files_new": report.files_new,
             "files_changed": report.files_changed,
             "files_unmodified": report.files_unmodified + report.files_reread,
@@ -337,7 +347,9 @@ fn tell(context: &Context, report: &BackupReport, seconds: f64) -> Result<(), Fa
             "facts": record.facts,
         }));
     }
-    let state = if record.complete {
+    let state = if let Some(missing) = missing {
+        format!("PENDING: segment {missing} is not there yet")
+    } else if record.complete {
         "complete".to_owned()
     } else {
         let total = record.entries + record.skipped;
@@ -363,5 +375,8 @@ fn tell(context: &Context, report: &BackupReport, seconds: f64) -> Result<(), Fa
     };
     let packs = counted(counts.packs, "pack", "packs");
     ui.answer(format!("stored    {} in {packs}; {there} % was already there", size(counts.stored)))?;
-    ui.answer(format!("restores  to {}", show(record.ended)))
+    match missing {
+        Some(_) => Ok(()),
+        None => ui.answer(format!("restores  to {}", show(record.ended))),
+    }
 }

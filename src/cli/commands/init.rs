@@ -8,6 +8,7 @@ use crate::cli::Outcome;
 use crate::cli::args::InitArgs;
 use crate::cli::context::{Context, host_name};
 use crate::cli::report::Failure;
+use crate::ops::Kind;
 use crate::repository::{InitOptions, Made, Repository, init};
 use crate::seal::{Recipient, generate_identity};
 use crate::store::{Location, parse_url};
@@ -16,8 +17,33 @@ use crate::store::{Location, parse_url};
 pub fn run(context: &Context, args: &InitArgs) -> Result<Outcome, Failure> {
     let mut recipients = context.recipients()?;
     let keys = context.keys()?;
+    context.refuse_others_state()?;
+    let exists = match context.store(false) {
+        Ok(store) => store.size("lifeboat.json")?.is_some(),
+        Err(e) if e.kind() == Kind::NoRepository => false,
+        Err(e) => return Err(e),
+    };
+    // Before anything is made: where a disk is not mounted, a new repository would lie below its mount point.
+    if let Some(pinned) = context.config.repository.fingerprint.as_ref().filter(|_| !exists) {
+        return Err(Failure::usage(
+            format!(
+                "the configuration pins {}, so there was a repository, and there is none in `{}`",
+                short(pinned),
+                context.url()?
+            ),
+            format!(
+                "{} For a new repository take `fingerprint` out of [repository]. Nothing was made.",
+                context.where_it_was()?
+            ),
+        ));
+    }
+    if recipients.is_empty() && args.generate_identity.is_none() && !exists {
+        return Err(Failure::usage(
+            "there is nobody to seal to",
+            "Make a key pair with `init --generate-identity FILE`, or name public keys with `--recipient age1...`.",
+        ));
+    }
     let store = context.store(true)?;
-    let exists = store.size("lifeboat.json")?.is_some();
     let state = context.state_dir()?;
     let host = host_name(args.host.as_deref());
     if let Some(file) = &args.generate_identity {
@@ -33,12 +59,6 @@ pub fn run(context: &Context, args: &InitArgs) -> Result<Outcome, Failure> {
     let made = if exists && !keys.identities.is_empty() {
         Repository::join(&store, keys.identities, &keys.fingerprints, &options(&recipients))?
     } else {
-        if recipients.is_empty() && !exists {
-            return Err(Failure::usage(
-                "there is nobody to seal to",
-                "Make a key pair with `init --generate-identity FILE`, or name public keys with `--recipient age1...`.",
-            ));
-        }
         init(&store, &options(&recipients))?
     };
     if let Some(file) = &args.generate_identity {
@@ -46,6 +66,11 @@ pub fn run(context: &Context, args: &InitArgs) -> Result<Outcome, Failure> {
     }
     tell(context, args, &made, &recipients)?;
     Ok(Outcome::Done)
+}
+
+/// The beginning of a fingerprint.
+fn short(fingerprint: &str) -> String {
+    fingerprint.chars().take(12).collect()
 }
 
 /// Writes a new identity, readable by its owner only. An existing file is never touched.

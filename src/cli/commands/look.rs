@@ -3,11 +3,12 @@
 use std::io::Write;
 
 use crate::cli::Outcome;
-use crate::cli::args::{DiffArgs, DumpArgs, FindArgs, LsArgs, SnapshotsArgs, Which};
+use crate::cli::args::{DiffArgs, DumpArgs, FindArgs, LsArgs, OverwriteArg, SnapshotsArgs, Which};
 use crate::cli::context::Context;
 use crate::cli::output::{count, counted, size};
 use crate::cli::report::Failure;
 use crate::model::{Entry, EntryKind, RawText, RelPath};
+use crate::ops::cluster::waits_for;
 use crate::ops::look::{self, Change};
 use crate::ops::restore::convex::{counts, facts_of};
 use crate::ops::restore::find_snapshot;
@@ -25,6 +26,12 @@ pub fn snapshots(context: &Context, args: &SnapshotsArgs) -> Result<Outcome, Fai
     if let Some(tag) = &args.tag {
         rows.retain(|row| row.record.tags.contains(tag));
     }
+    let mut waiting = std::collections::BTreeMap::new();
+    for row in rows.iter().filter(|row| row.record.kind == "postgres" && row.record.complete && !row.forgotten) {
+        if let Some(segment) = waits_for(&repository, &row.writer_name, &row.record)? {
+            waiting.insert(row.record.id, segment);
+        }
+    }
     if context.ui.json {
         let all: Vec<_> = rows
             .iter()
@@ -32,7 +39,8 @@ pub fn snapshots(context: &Context, args: &SnapshotsArgs) -> Result<Outcome, Fai
                 let r = &row.record;
                 serde_json::json!({
                     "id": r.id, "writer": row.writer_name, "source": r.source, "kind": r.kind, "host": r.host,
-                    "root": r.root, "began": r.began, "ended": r.ended, "complete": r.complete, "skipped": r.skipped,
+                    "root": r.root, "began": r.began, "ended": r.ended,
+                    "complete": r.complete && !waiting.contains_key(&r.id), "pending": waiting.get(&r.id), "skipped": r.skipped,
                     "entries": r.entries, "files": r.files, "bytes": r.bytes, "added": r.added, "tags": r.tags,
                     "received": row.received, "pinned": row.pinned, "forgotten": row.forgotten,
                 })
@@ -48,9 +56,10 @@ pub fn snapshots(context: &Context, args: &SnapshotsArgs) -> Result<Outcome, Fai
         ))?;
         for (row, name) in rows.iter().zip(names) {
             let r = &row.record;
-            let mut state = match r.complete {
-                true => "complete".to_owned(),
-                false => format!("INCOMPLETE: {} skipped", count(r.skipped)),
+            let mut state = match (r.complete, waiting.get(&r.id)) {
+                (true, Some(segment)) => format!("PENDING: segment {segment} is not there"),
+                (true, None) => "complete".to_owned(),
+                (false, _) => format!("INCOMPLETE: {} skipped", count(r.skipped)),
             };
             if row.pinned {
                 state.push_str(", pinned");
@@ -200,11 +209,10 @@ pub fn dump(context: &Context, args: &DumpArgs) -> Result<Outcome, Failure> {
     };
     match &args.output {
         Some(file) => {
-            let part = super::restore::staged(file);
-            let mut output = std::fs::File::create(&part).map_err(|e| Failure::io("write", &part, e))?;
-            let bytes = look::dump(&repository, &snapshot, &path, &mut output, &*progress)?;
-            let synced = output.sync_all().and_then(|()| std::fs::rename(&part, file));
-            synced.map_err(|e| Failure::io("write", file, e))?;
+            super::restore::refuse_existing(file, args.overwrite == Some(OverwriteArg::Always))?;
+            let bytes = super::restore::write_staged(file, |mut output| {
+                Ok(look::dump(&repository, &snapshot, &path, &mut output, &*progress)?)
+            })?;
             context.ui.story(format!("{} in `{}`", size(bytes), file.display()));
         }
         None => {

@@ -2,6 +2,7 @@
 
 pub mod backup;
 mod backup_volume;
+mod beside;
 pub mod catalog;
 pub mod check;
 pub mod demo;

@@ -11,6 +11,7 @@ use crate::cli::context::Context;
 use crate::cli::output::{count, counted, duration, size};
 use crate::cli::report::Failure;
 use crate::client::Connection;
+use crate::destination::Directory;
 use crate::model::SnapshotId;
 use crate::ops::Selection;
 use crate::ops::cluster::{Which, gather};
@@ -80,6 +81,9 @@ pub(super) fn one(context: &Context, args: &RestoreArgs, chosen: &mut Option<Sna
     let prepared = prepare(&repository, snapshot, &choice, args.into.as_deref(), options, &*progress);
     progress.clear();
     let prepared = prepared?;
+    if let Some(file) = args.tar.as_deref() {
+        look_at_tar(context, args, &prepared, file)?;
+    }
     show_plan(context, args, &prepared.plan, &repository, read_as.as_deref())?;
     if args.dry_run {
         context.ui.story("Nothing was written (--dry-run).");
@@ -188,6 +192,65 @@ pub fn warn_forgotten(context: &Context, snapshot: &crate::catalog::SnapshotRow)
     }
 }
 
+/// What a tar goes to is looked at before anything is fetched.
+fn look_at_tar(context: &Context, args: &RestoreArgs, prepared: &Prepared, file: &Path) -> Result<(), Failure> {
+    if prepared.kind() == "postgres" {
+        context.ui.warning(
+            "this is a base backup's files alone, without its log and recovery.signal: a server does not come up on them. \
+             `--into DIR` makes a directory that starts",
+        );
+    }
+    if file == Path::new("-") {
+        return Ok(());
+    }
+    refuse_existing(file, args.overwrite == Some(OverwriteArg::Always))?;
+    let parent = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let free = Directory::open(parent, false).and_then(|dir| dir.free()).map_err(crate::ops::Error::from)?;
+    // The archive has its holes as zeros.
+    let needed = prepared.plan.bytes;
+    if needed > free && std::fs::metadata(file).map_or(true, |meta| meta.is_file()) {
+        let path = parent.to_owned();
+        let full = crate::ops::Error::from(crate::destination::Error::NoSpace { path, free, needed });
+        return Err(Failure::from(full).with_hint(
+            "Choose another place, take a part with `--include`, or compress it on its way: `--tar - | zstd > FILE`.",
+        ));
+    }
+    Ok(())
+}
+
+/// A file that is there is replaced only where that was said.
+pub fn refuse_existing(file: &Path, replace: bool) -> Result<(), Failure> {
+    match std::fs::metadata(file) {
+        Ok(meta) if meta.is_file() && !replace => Err(Failure::usage(
+            format!("`{}` is there already", file.display()),
+            "Name another file, or say `--overwrite always`. It was not touched.",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Makes a file by a staged one that is renamed when it is whole, and removed where it does not become that. What is no regular file, as a
+/// pipe or a device, is written to.
+pub fn write_staged<T>(file: &Path, write: impl FnOnce(std::fs::File) -> Result<T, Failure>) -> Result<T, Failure> {
+    let is_special = std::fs::metadata(file).is_ok_and(|meta| !meta.is_file());
+    let part = if is_special { file.to_owned() } else { staged(file) };
+    let output =
+        if is_special { std::fs::OpenOptions::new().write(true).open(file) } else { std::fs::File::create(&part) };
+    let output = output.map_err(|e| Failure::io("write", &part, e))?;
+    let written = write(output).and_then(|done| match is_special {
+        true => Ok(done),
+        false => {
+            let synced = std::fs::File::open(&part).and_then(|file| file.sync_all());
+            let renamed = synced.and_then(|()| std::fs::rename(&part, file));
+            renamed.map(|()| done).map_err(|e| Failure::io("write", file, e))
+        }
+    });
+    if written.is_err() && !is_special {
+        let _ = std::fs::remove_file(&part);
+    }
+    written
+}
+
 /// A file that is written under a name of its own and renamed when it is whole.
 pub fn staged(file: &Path) -> std::path::PathBuf {
     let mut name = file.as_os_str().to_owned();
@@ -206,12 +269,11 @@ fn to_tar(
         restore_tar(repository, prepared, output, file, progress)?;
         return Ok(());
     }
-    let part = staged(file);
-    let output = std::fs::File::create(&part).map_err(|e| Failure::io("write", &part, e))?;
-    let output = std::io::BufWriter::with_capacity(1 << 20, output);
-    let output = restore_tar(repository, prepared, output, file, progress)?;
-    let synced = output.get_ref().sync_all().and_then(|()| std::fs::rename(&part, file));
-    synced.map_err(|e| Failure::io("write", file, e))
+    write_staged(file, |output| {
+        let output = std::io::BufWriter::with_capacity(1 << 20, output);
+        restore_tar(repository, prepared, output, file, progress)?;
+        Ok(())
+    })
 }
 
 pub(super) fn show_plan(
@@ -288,11 +350,12 @@ pub(super) fn tell(context: &Context, report: &RestoreReport, seconds: f64) -> R
     let written = counted(report.files_written, "file", "files");
     ui.answer(format!("restored  {written}, {} written, in {}", size(report.bytes_written), duration(seconds)))?;
     if report.files_kept > 0 || report.bytes_kept > 0 {
-        ui.answer(format!(
-            "kept      {}, {} were right already",
-            counted(report.files_kept, "file", "files"),
-            size(report.bytes_kept)
-        ))?;
+        let bytes = size(report.bytes_kept);
+        ui.answer(match report.files_kept {
+            // Of files that were mended, block by block.
+            0 => format!("kept      {bytes} of what was there was right already"),
+            files => format!("kept      {}, {bytes} were right already", counted(files, "file", "files")),
+        })?;
     }
     if report.deleted > 0 {
         ui.answer(format!("deleted   {}", counted(report.deleted, "path", "paths")))?;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::restore::{refuse_repository, tell};
-use super::restore_outside;
+use super::{beside, restore_outside};
 use crate::cli::Outcome;
 use crate::cli::args::RestoreArgs;
 use crate::cli::context::Context;
@@ -19,6 +19,7 @@ use crate::ops::restore::{LandingState, Overwrite, RestoreOptions, RestorePlan, 
 use crate::plan::recovery::{self, Aim, Archive, Target, Way};
 use crate::plan::restore::Wanted;
 use crate::repository::Repository;
+use crate::store::{Location, parse_url};
 
 /// What is asked for, and how its time was read.
 pub type Asked = (Wanted, Option<String>);
@@ -42,7 +43,7 @@ pub fn run(
     if let Some(local) = context.local_repository()? {
         refuse_repository(into, &local)?;
     }
-    let options = whole_cluster(options)?;
+    let options = whole_cluster(args, options)?;
     for (name, why) in &cluster.damaged {
         context.ui.warning(format!("{name} of its log is damaged and taken for a gap: {why}"));
     }
@@ -51,7 +52,7 @@ pub fn run(
     let asked_spaces = restore_outside::asked(args)?;
     let laying = prepare_cluster(repository, cluster, &way, into, &asked_spaces, options, progress);
     progress.clear();
-    let laying = laying?;
+    let laying = laying.map_err(beside::of_cluster)?;
     let restore_command = restore_command(context, cluster, &way, args.cluster.standby, None)?;
     let launch = Launch {
         directory: into,
@@ -63,6 +64,12 @@ pub fn run(
         // Before anything is laid down: what is missing then is found out now.
         launch.check()?;
     }
+    if let Some(failure) = beside::identity(context) {
+        match args.cluster.start {
+            true => return Err(failure),
+            false => context.ui.warning(failure.said()),
+        }
+    }
     let (fetch, segments) = (laying.fetch_bytes(), way.reach.segments);
     let shown = Shown {
         estimate: super::drill::estimate_line(repository, &args.source, fetch, segments),
@@ -72,6 +79,8 @@ pub fn run(
         outside: restore_outside::lines(args, cluster, &laying.backup, &laying.spaces)?,
     };
     show_plan(context, args, cluster, &way, asked.1.as_deref(), shown)?;
+    let notes = beside::notes(args, cluster, &way, &aim_of(args, &asked.0), context.now());
+    notes.iter().for_each(|note| context.ui.warning(note));
     if let Some(pid) = onto.stale_pid {
         context.ui.warning(format!(
             "postmaster.pid there names process {pid}, which is gone: its server did not stop cleanly"
@@ -98,6 +107,9 @@ pub fn run(
     let fetched = started.elapsed().as_secs_f64();
     if args.cluster.start {
         return bring_up(context, args, &launch, &way, fetched, progress);
+    }
+    if let Some(note) = beside::archiving(args, cluster, context.now()) {
+        context.ui.warning(note);
     }
     context.ui.story(format!("ready     in {}; start it, and it replays its log:", duration(fetched)));
     context.ui.answer(format!("pg_ctl -D '{}' -w -t 86400 start", into.display()))?;
@@ -158,6 +170,7 @@ fn show_plan(
             "from": reach.from, "to": reach.to, "end": reach.end, "commits": reach.commits, "segments": reach.segments,
             "gap": reach.gap.then_some(reach.missing), "target": target, "ends_at": way.bound.map(|bound| bound.ends_at),
             "cut": way.bound.and_then(|bound| bound.cut), "shows": way.shows, "proof": way.proof, "plan": plan,
+            "branches": cluster.archive.asides(&way.reach), "received": cluster.received,
         }));
     }
     let mut lines = plan_lines(args, cluster, way, read_as);
@@ -180,7 +193,13 @@ fn show_plan(
 }
 
 /// A data directory holds one cluster: what another left in it would be replayed, or read, as this one's.
-fn whole_cluster(options: RestoreOptions) -> Result<RestoreOptions, Failure> {
+fn whole_cluster(args: &RestoreArgs, options: RestoreOptions) -> Result<RestoreOptions, Failure> {
+    if !args.include.is_empty() || !args.exclude.is_empty() {
+        return Err(Failure::usage(
+            "a cluster is restored as a whole: a server does not start on a part of it",
+            "Leave `--include` and `--exclude` out. Single files of a base backup: `--snapshot ID --tar FILE --include PATTERN`.",
+        ));
+    }
     match options.overwrite {
         Overwrite::Refuse => Ok(options),
         Overwrite::Delta | Overwrite::Always => Ok(RestoreOptions { delete: true, ..options }),
@@ -241,16 +260,21 @@ fn tell_proof(context: &Context, into: &Path, proof: &Proof, fetched: f64) -> Re
     ))
 }
 
-fn choose(args: &RestoreArgs, cluster: &Cluster, wanted: &Wanted) -> Result<Way, recovery::NoWay> {
+/// What is asked for of a cluster.
+fn aim_of(args: &RestoreArgs, wanted: &Wanted) -> Aim {
     let flags = &args.cluster;
-    let aim = match (wanted, flags.lsn, &flags.xid, &flags.point, flags.immediate) {
+    match (wanted, flags.lsn, &flags.xid, &flags.point, flags.immediate) {
         (_, Some(lsn), ..) => Aim::Lsn(lsn),
         (_, _, Some(xid), ..) => Aim::Xid(xid.clone()),
         (_, _, _, Some(point), _) => Aim::Name(point.clone()),
         (Wanted::Named(_), ..) | (_, _, _, _, true) => Aim::Immediate,
         (Wanted::At(time), ..) => Aim::Time(*time),
         (Wanted::Latest, ..) => Aim::Latest,
-    };
+    }
+}
+
+fn choose(args: &RestoreArgs, cluster: &Cluster, wanted: &Wanted) -> Result<Way, recovery::NoWay> {
+    let (flags, aim) = (&args.cluster, aim_of(args, wanted));
     let mut archive = cluster.archive.clone();
     let named = match wanted {
         Wanted::Named(id) => Some(id),
@@ -264,7 +288,10 @@ fn choose(args: &RestoreArgs, cluster: &Cluster, wanted: &Wanted) -> Result<Way,
             _ => base.id.to_string().starts_with(&wanted),
         });
     }
-    let choose = |archive: Archive, timeline| archive.choose_undamaged(&cluster.full_name, &aim, timeline, args.exact);
+    let choose = |archive: Archive, timeline| {
+        let way = archive.choose_undamaged(&cluster.full_name, &aim, timeline, args.exact);
+        way.map_err(|e| beside::of_named(e, cluster, &archive, named.is_some()))
+    };
     match flags.target_timeline {
         None | Some(TimelineArg::Latest) => choose(archive, None),
         Some(TimelineArg::Number(number)) => choose(archive, Some(Timeline(number))),
@@ -334,12 +361,23 @@ pub(super) fn restore_command(
     let exe = std::env::current_exe().map_err(|e| Failure::io("find", Path::new("lifeboat"), e))?;
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let quote = |text: &str| format!("'{}'", text.replace('\'', "'\\''"));
-    let mut words = vec![quote(&exe.display().to_string())];
+    let mut words = Vec::new();
+    if let Some(file) = std::env::var_os("LIFEBOAT_PASSPHRASE_FILE").filter(|file| !file.is_empty()) {
+        words.push(format!("LIFEBOAT_PASSPHRASE_FILE={}", quote(&absolute(Path::new(&file)).display().to_string())));
+    }
+    words.push(quote(&exe.display().to_string()));
     let mut flag = |name: &str, value: String| words.extend([name.to_owned(), quote(&value)]);
     if let Some(config) = &context.global.config {
         flag("--config", absolute(config).display().to_string());
     }
-    flag("--repo", context.url()?);
+    // The server has a directory of its own: what is relative here is not there.
+    flag(
+        "--repo",
+        match parse_url(&context.url()?)? {
+            Location::Local(path) if !context.url()?.contains("://") => absolute(&path).display().to_string(),
+            _ => context.url()?,
+        },
+    );
     for file in context.identity_files() {
         flag("--identity", absolute(&file).display().to_string());
     }

@@ -6,9 +6,11 @@ use crate::cli::context::Context;
 use crate::cli::line::{draw, signs, width};
 use crate::cli::output::{counted, duration, size};
 use crate::cli::report::Failure;
+use crate::model::SegmentName;
 use crate::ops::cluster::{Cluster, Which, gather};
+use crate::plan::branches::Aside;
 use crate::plan::coverage::Coverage;
-use crate::plan::recovery::{Aim, Base, Reach, Way, show};
+use crate::plan::recovery::{Aim, Archive, Base, Reach, Way, show};
 
 /// Runs it.
 pub fn run(context: &Context, args: &TimelineArgs) -> Result<Outcome, Failure> {
@@ -38,7 +40,7 @@ pub fn run(context: &Context, args: &TimelineArgs) -> Result<Outcome, Failure> {
             .json(&serde_json::json!({
                 "message_type": "timeline", "source": cluster.full_name, "stream": cluster.stream, "bases": rows,
                 "newest": newest.as_ref().map(|way| way.reach.to), "age_seconds": age, "coverage": coverage,
-                "missing": cluster.missing.len(),
+                "branches": asides(&cluster, &reaches), "missing": cluster.missing.len(),
                 "damaged": cluster.damaged.iter().map(|(name, _)| name).collect::<Vec<_>>(), "others": cluster.others,
                 "lost": cluster.missing.iter().map(|record| record.place.name()).collect::<Vec<_>>(),
             }))
@@ -87,6 +89,12 @@ fn tell(context: &Context, cluster: &Cluster, reaches: &[(&Base, Option<Reach>)]
         let at = show(base.backup.stopped);
         let Some(reach) = reach else {
             let why = match cluster.archive.pending(&base.backup) {
+                // Segments arrive in order: one that later ones have overtaken was lost.
+                Some(missing) if is_overtaken(&cluster.archive, missing) => {
+                    format!(
+                        "PENDING: segment {missing} is not there, and later ones are: it was lost, and this is never complete"
+                    )
+                }
                 Some(missing) => format!("PENDING: segment {missing} is not there"),
                 None => "INCOMPLETE: something was not read".to_owned(),
             };
@@ -112,6 +120,17 @@ fn tell(context: &Context, cluster: &Cluster, reaches: &[(&Base, Option<Reach>)]
             ui.answer(format!("  then a GAP: segment {} {why}", reach.missing))?;
         }
     }
+    for aside in asides(cluster, reaches) {
+        ui.answer(format!(
+            "branch    timeline {} goes on behind {} without the others: {} from {} to {}; `restore --target-timeline {}` takes it",
+            aside.timeline,
+            aside.parting,
+            counted(aside.commits, "commit", "commits"),
+            show(aside.from),
+            show(aside.to),
+            aside.timeline
+        ))?;
+    }
     for record in &cluster.missing {
         ui.answer(format!("lost      {} was acknowledged and is not in the store", record.place.name()))?;
     }
@@ -129,6 +148,24 @@ fn tell(context: &Context, cluster: &Cluster, reaches: &[(&Base, Option<Reach>)]
         ))?;
     }
     Ok(())
+}
+
+/// Whether later segments of a timeline are there.
+fn is_overtaken(archive: &Archive, missing: SegmentName) -> bool {
+    archive.wal.keys().any(|name| name.timeline == missing.timeline && *name > missing)
+}
+
+/// Branches that no base backup's way follows, each once.
+fn asides(cluster: &Cluster, reaches: &[(&Base, Option<Reach>)]) -> Vec<Aside> {
+    let mut asides: Vec<Aside> = Vec::new();
+    for reach in reaches.iter().filter_map(|(_, reach)| reach.as_ref()) {
+        for aside in cluster.archive.asides(reach) {
+            if !asides.iter().any(|other| (other.timeline, other.parting) == (aside.timeline, aside.parting)) {
+                asides.push(aside);
+            }
+        }
+    }
+    asides
 }
 
 fn json(cluster: &Cluster, base: &Base, reach: Option<&Reach>) -> serde_json::Value {

@@ -20,7 +20,7 @@ use crate::model::{Lsn, SegmentName, SegmentSize, SystemId, Timeline};
 use super::{u32_at, u64_at};
 use page::{LONG_HEADER, PageHeader};
 pub use record::{CommitTime, RestorePoint};
-pub use scan::{RESTORE_POINTS_MAX, SegmentFacts, scan};
+pub use scan::{RESTORE_POINTS_MAX, SegmentFacts, scan, scan_behind};
 pub use stump::{Head, STUMP_MAX, Tail, join, join_restore_point};
 
 /// A file that a server hands to its `archive_command`, by its name.

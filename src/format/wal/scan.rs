@@ -59,6 +59,11 @@ pub struct SegmentFacts {
 /// Reads the records of a segment, whole or as far as it is there. A flaw is one of its header: such bytes are not the
 /// segment of that name.
 pub fn scan(bytes: &[u8], name: SegmentName) -> Result<SegmentFacts, Flaw> {
+    scan_behind(bytes, name, Lsn(0))
+}
+
+/// The same, but ends of transactions and names count only where their records end behind a place.
+pub fn scan_behind(bytes: &[u8], name: SegmentName, place: Lsn) -> Result<SegmentFacts, Flaw> {
     let header = SegmentHeader::parse(bytes, name)?;
     let mut facts = SegmentFacts {
         start: header.start,
@@ -76,7 +81,7 @@ pub fn scan(bytes: &[u8], name: SegmentName) -> Result<SegmentFacts, Flaw> {
         head: None,
         tail: None,
     };
-    let mut walk = Walk::new(bytes, &header, name);
+    let mut walk = Walk { behind: place, ..Walk::new(bytes, &header, name) };
     if walk.head(&mut facts) {
         while walk.record(&mut facts) {}
     }
@@ -172,6 +177,8 @@ struct Walk<'a> {
     /// The place of the record before; none was read yet if it is `None`.
     prev: Option<Lsn>,
     full: bool,
+    /// Records that end at or before it are not noted.
+    behind: Lsn,
 }
 
 impl<'a> Walk<'a> {
@@ -188,6 +195,7 @@ impl<'a> Walk<'a> {
             end: 0,
             prev: None,
             full: false,
+            behind: Lsn(0),
         }
     }
 
@@ -308,7 +316,10 @@ impl<'a> Walk<'a> {
         if crc32c::crc32c_append(record.crc, record.first(HEADER - 4)) != header.crc || !self.follows(record) {
             return false;
         }
-        facts.note(meaning(bytes, self.place(self.at)));
+        match meaning(bytes, self.place(self.at)) {
+            Meaning::Ended(_) | Meaning::Named(_) if self.place(self.at) <= self.behind => {}
+            found => facts.note(found),
+        }
         if facts.switched {
             self.at = self.size;
         }

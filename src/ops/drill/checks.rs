@@ -236,7 +236,7 @@ fn sql(asked: &Asked<'_>, file: &Path, database: &str, patience: Duration) -> Re
         let cells = row.iter().map(|cell| cell.as_deref().unwrap_or("NULL"));
         cells.collect::<Vec<_>>().join(", ").chars().filter(|c| !c.is_control()).take(200).collect::<String>()
     };
-    let shown: Vec<String> = bad.iter().take(ROWS_SHOWN).map(|row| show(row)).collect();
+    let shown: Vec<String> = bad.iter().take(ROWS_SHOWN).map(show).collect();
     Ok((CheckEnd::Failed, format!("{} of {} rows are not true: ({})", bad.len(), rows.len(), shown.join("), ("))))
 }
 

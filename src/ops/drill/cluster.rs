@@ -33,7 +33,14 @@ pub(super) fn hold(
     let reaches: Vec<_> = cluster.archive.bases.iter().filter_map(|base| cluster.archive.choose_from(base)).collect();
     let windows: Vec<_> = reaches.iter().map(|reach| (reach.from, reach.to)).collect();
     let aim = held.aim(&windows)?.map_or(Aim::Latest, Aim::Time);
-    let way = cluster.archive.choose_undamaged(&cluster.full_name, &aim, None, false)?;
+    // A moment was taken from one of the branches: it is that one which is tried.
+    let of =
+        |time| reaches.iter().filter(|reach| (reach.from..=reach.to).contains(time)).max_by_key(|reach| reach.from);
+    let timeline = match &aim {
+        Aim::Time(time) => of(time).map(|reach| reach.timeline),
+        _ => None,
+    };
+    let way = cluster.archive.choose_undamaged(&cluster.full_name, &aim, timeline, false)?;
     held.record.snapshot = Some(way.reach.base);
     held.record.shows = Some(way.shows.unwrap_or(way.reach.to));
     held.record.segments = way.reach.segments;

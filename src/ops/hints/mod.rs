@@ -10,7 +10,7 @@ use crate::plan::restore::NoPlan;
 use crate::{catalog, destination, repository, seal, source, store};
 use convex::{convex_hint, export_hint, import_hint};
 use forget::{forget_hint, prune_hint};
-use postgres::{client_hint, no_place_hint, no_way_hint, onto_hint, recover_hint, wal_hint};
+use postgres::{client_hint, no_place_hint, no_way_hint, onto_hint, recover_hint, session_hint, wal_hint};
 
 impl Error {
     /// What to do about it, where we know.
@@ -43,6 +43,7 @@ impl Error {
             Self::Source(source::Error::Staging { .. }) => {
                 Some("Name another directory with `work_dir = \"DIR\"` in the source's section.".to_owned())
             }
+            Self::Source(source::Error::Postgres(e)) => session_hint(e),
             Self::Source(source::Error::Client(e)) => client_hint(e, true),
             Self::Client(e) => client_hint(e, false),
             Self::NoDeployment { .. } => Some("Restore it into a directory: `--into DIR`.".to_owned()),
@@ -66,6 +67,9 @@ impl Error {
                  Nothing was changed."
             )),
             Self::Busy(_) => Some("Add `--wait` to wait for it.".to_owned()),
+            Self::Destination(destination::Error::InUse(_)) => {
+                Some("Wait until it has ended, or choose another directory. Nothing was changed.".to_owned())
+            }
             Self::Destination(destination::Error::NotEmpty(_)) => Some(
                 "Choose an empty directory, or say what happens to the files there: `--overwrite if-changed`, `--delta`, \
                  or `--delete`."
@@ -95,6 +99,16 @@ impl Error {
                  names what is damaged; an older snapshot may have those files."
                     .to_owned(),
             ),
+            Self::Destination(destination::Error::Io { source, .. }) if is_full(source) => Some(
+                "Make room, and run the same command again: what is right already is kept.".to_owned(),
+            ),
+            Self::Output { source, .. } if is_full(source) => Some("Make room there, or choose another place.".to_owned()),
+            Self::Source(source::Error::Archive { .. }) => {
+                Some("No snapshot was made; what came before is untouched. Make the archive anew, or send all of it.".to_owned())
+            }
+            Self::NotAFile(path) => Some(format!(
+                "`dump` writes one file. A directory: `lifeboat restore SOURCE --include '{path}' --into DIR`, or `--tar FILE`."
+            )),
             Self::NoSuchPath { .. } => Some("`lifeboat ls SOURCE --recursive` lists what is there.".to_owned()),
             Self::Unreadable { .. } => Some("No snapshot was made. Run it again when the stream is whole.".to_owned()),
             Self::Source(source::Error::Failed { .. }) => {
@@ -103,6 +117,12 @@ impl Error {
             _ => None,
         }
     }
+}
+
+/// Whether the disk, or a quota, is full.
+fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
 fn repository_hint(error: &repository::Error) -> Option<String> {
@@ -174,6 +194,9 @@ fn repository_hint(error: &repository::Error) -> Option<String> {
         E::Store(store::Error::Unreachable { .. } | store::Error::Deadline { .. }) => {
             "What is stored is safe. Run the same command again when the store answers; it reuses what is there."
                 .to_owned()
+        }
+        E::Io { doing: "make", .. } => {
+            "Give a directory that can be written: `--state-dir DIR`. To read or restore, any empty one does.".to_owned()
         }
         E::Cancelled => "Nothing that was done is lost. Run the same command again to go on.".to_owned(),
         E::KeyFile { path, .. } => format!(

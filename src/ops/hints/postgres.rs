@@ -85,15 +85,37 @@ pub(super) fn client_hint(error: &client::Error, of_backup: bool) -> Option<Stri
     Some(hint.trim_end().to_owned())
 }
 
+/// What to do about a session that did not come about.
+pub(super) fn session_hint(error: &client::postgres::Error) -> Option<String> {
+    let client::postgres::Error::Connect { source, .. } = error else { return None };
+    let said = super::super::chain(source.as_ref());
+    if said.contains("eer authentication failed") {
+        return Some(
+            "Two lines let the server's user in as that role: in pg_hba.conf, above `local all all peer`, `local all lifeboat peer \
+             map=lifeboat`; in pg_ident.conf `lifeboat postgres lifeboat`; then `SELECT pg_reload_conf()`. And run this as that user: \
+             `runuser -u postgres -- lifeboat ...`."
+                .to_owned(),
+        );
+    }
+    let is_absent = ["No such file", "onnection refused"].iter().any(|part| said.contains(part));
+    is_absent
+        .then(|| "Is it running, and is this its host and port? `pg_lsclusters` or `pg_isready` says so.".to_owned())
+}
+
 pub(super) fn no_way_hint(error: &NoWay) -> Option<String> {
     Some(match error {
         NoWay::NoBase(name) => format!("Take one: `lifeboat backup {name}`."),
-        NoWay::Pending { .. } => {
+        NoWay::ThisPending { newest: Some(id), .. } => format!("`--snapshot {id}`, or leave `--snapshot` out."),
+        NoWay::Pending { .. } | NoWay::ThisPending { .. } => {
             "PostgreSQL has not archived it yet, or it was lost: look at `pg_stat_archiver` on the server.".to_owned()
         }
         NoWay::TooEarly { first, .. } => format!("The earliest that can be had: `--to {first}`."),
         NoWay::Gap { before, .. } => format!("Before the gap: `--to {before}`."),
         NoWay::Beyond { last, .. } => format!("Leave `--exact` out, or say `--to {last}`."),
+        NoWay::TwoBranches { chosen, other, .. } => format!(
+            "Say which one: `--target-timeline {other}` or `--target-timeline {chosen}`. Timeline {chosen} is that of a server that \
+             was restored or promoted; if that was a test beside the original, the original's is {other}. `lifeboat timeline` lists both."
+        ),
         NoWay::NoTimeline(..) => "Leave `--target-timeline` out to follow the newest one.".to_owned(),
     })
 }

@@ -161,6 +161,11 @@ pub struct Prepared {
 }
 
 impl Prepared {
+    /// The kind of the source.
+    pub fn kind(&self) -> &str {
+        &self.snapshot.record.kind
+    }
+
     /// What happens to files that are there.
     pub fn overwrite(&self) -> Overwrite {
         self.options.overwrite
@@ -324,6 +329,8 @@ fn look_at_landing(
         plan.free = Some(Directory::open(parent, false)?.free()?);
     } else {
         let directory = Directory::open(into, false)?;
+        // Another restore's files are no leftovers. The lock is taken in earnest when something is written.
+        drop(directory.lock()?);
         let plan = &mut prepared.plan;
         plan.free = Some(directory.free()?);
         let mark = mark_of(&plan.snapshot);
@@ -419,6 +426,7 @@ pub fn restore(
     let options = &prepared.options;
     let rights = Rights { replace: options.overwrite != Overwrite::Never, remove: options.delete };
     let directory = Directory::open(into, true)?.with_rights(rights);
+    let _held = directory.lock()?;
     let mark = mark_of(&prepared.plan.snapshot);
     directory.write_mark(&mark, &mark::text(prepared.began_empty, options))?;
     progress.event(Event::Stage("restoring"));
