@@ -43,10 +43,10 @@ pub struct Aside {
 }
 
 impl Aside {
-    /// Whether a moment lies on both branches, and they differ there: the other one had commits by then, and either has more of them
-    /// later, or the way has none of its own yet.
+    /// Whether a moment lies on both branches, and they differ there: the other one had commits by then and goes on to it. Behind its
+    /// end, as after a failover, the way's own branch is followed, and what it lacks is named.
     fn is_ambiguous_at(&self, asked: Moment) -> bool {
-        !self.settled && self.from <= asked && (asked <= self.to || self.own.is_some_and(|own| asked < own))
+        !self.settled && (self.from..=self.to).contains(&asked)
     }
 }
 

@@ -90,7 +90,9 @@ fn a_moment_on_two_branches_is_not_guessed() {
 fn after_a_failover_the_new_branch_is_followed_and_the_old_ends_are_named() {
     let archive = forked(100, true);
     assert_eq!(to(&archive, 110, None), Ok(Timeline(2)));
-    assert!(matches!(to(&archive, 70, None), Err(NoWay::TwoBranches { .. })), "the new branch has nothing by then");
+    assert_eq!(to(&archive, 70, None), Ok(Timeline(2)), "behind the end of the old one");
+    let between = archive.choose("db", &Aim::Time(at(70)), None, false).unwrap();
+    assert_eq!(archive.asides_of(&between, &Aim::Time(at(70))).len(), 1, "and what that lacks is named");
     let way = archive.choose("db", &Aim::Latest, None, false).unwrap();
     assert_eq!(way.reach.timeline, Timeline(2));
     let [aside] = archive.asides_of(&way, &Aim::Latest)[..] else { panic!() };
