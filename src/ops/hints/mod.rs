@@ -2,15 +2,17 @@
 //! their own. Not here: what kind of failure it is (`kind`).
 
 mod convex;
+mod ends;
 mod forget;
 mod postgres;
 
 use super::Error;
 use crate::plan::restore::NoPlan;
-use crate::{catalog, destination, repository, seal, source, store};
-use convex::{convex_hint, export_hint, import_hint};
+use crate::{catalog, repository, seal, store};
+use convex::{convex_hint, import_hint};
+use ends::{destination_hint, source_hint};
 use forget::{forget_hint, prune_hint};
-use postgres::{client_hint, no_place_hint, no_way_hint, onto_hint, recover_hint, session_hint, wal_hint};
+use postgres::{client_hint, no_place_hint, no_way_hint, onto_hint, recover_hint, wal_hint};
 
 impl Error {
     /// What to do about it, where we know.
@@ -25,26 +27,9 @@ impl Error {
             Self::Onto(e) => Some(onto_hint(e)),
             Self::Forget(e) => Some(forget_hint(e)),
             Self::Prune(e) => Some(prune_hint(e)),
-            Self::Source(source::Error::NoArchive(_)) => Some(
-                "Set `archive_mode = on` and `archive_command = 'lifeboat wal push %p'`, restart the server, and run this again; \
-                 docs/postgres.md has the five minutes in full."
-                    .to_owned(),
-            ),
-            Self::Source(source::Error::BadPages { .. }) => Some(
-                "No snapshot was made. Without `--fail-on-page-errors` one is made and marked. The disk or the memory is failing: \
-                 look at the kernel's log, and restore the damaged relation from an older base backup."
-                    .to_owned(),
-            ),
-            Self::Source(source::Error::Convex(e)) | Self::Convex(e) => convex_hint(e),
-            Self::Source(source::Error::Export(e)) => export_hint(e),
-            Self::Source(source::Error::Capture { .. }) => {
-                Some("No snapshot was made; docs/volumes.md says what helps. What came before is untouched.".to_owned())
-            }
-            Self::Source(source::Error::Staging { .. }) => {
-                Some("Name another directory with `work_dir = \"DIR\"` in the source's section.".to_owned())
-            }
-            Self::Source(source::Error::Postgres(e)) => session_hint(e),
-            Self::Source(source::Error::Client(e)) => client_hint(e, true),
+            Self::Source(e) => source_hint(e),
+            Self::Convex(e) => convex_hint(e),
+            Self::Destination(e) => destination_hint(e),
             Self::Client(e) => client_hint(e, false),
             Self::NoDeployment { .. } => Some("Restore it into a directory: `--into DIR`.".to_owned()),
             Self::NoSuchTable { .. } => {
@@ -67,53 +52,22 @@ impl Error {
                  Nothing was changed."
             )),
             Self::Busy(_) => Some("Add `--wait` to wait for it.".to_owned()),
-            Self::Destination(destination::Error::InUse(_)) => {
-                Some("Wait until it has ended, or choose another directory. Nothing was changed.".to_owned())
-            }
-            Self::Destination(destination::Error::NotEmpty(_)) => Some(
-                "Choose an empty directory, or say what happens to the files there: `--overwrite if-changed`, `--delta`, \
-                 or `--delete`."
-                    .to_owned(),
-            ),
-            Self::Destination(destination::Error::Interrupted { snapshot, .. }) => {
-                Some(format!("Go on with it: `--snapshot {snapshot}`. Or choose another directory."))
-            }
-            Self::Destination(destination::Error::BegunOver { flag: Some(flag), .. }) => {
-                Some(format!("Say again what happens to them: `{flag}`. Or choose another directory."))
-            }
-            Self::Destination(destination::Error::BegunOver { .. }) => Some(
-                "Say again what happens to them, as `--overwrite never` or `--overwrite if-changed`; if it began in an \
-                 empty directory, `--delta` mends what is there."
-                    .to_owned(),
-            ),
             Self::NothingSelected => Some(
                 "Patterns are relative to the source's root, as lines of .gitignore: `--include etc/app`. \
                  `lifeboat find SOURCE PATTERN` tries one."
                     .to_owned(),
             ),
-            Self::Destination(destination::Error::NoSpace { .. }) => {
-                Some("Restore a part with `--include`, or choose another `--into`.".to_owned())
-            }
             Self::Hurt { .. } => Some(
                 "Files that are not whole end in `.lifeboat-incomplete`; all others are right. `lifeboat check --read-data` \
                  names what is damaged; an older snapshot may have those files."
                     .to_owned(),
             ),
-            Self::Destination(destination::Error::Io { source, .. }) if is_full(source) => Some(
-                "Make room, and run the same command again: what is right already is kept.".to_owned(),
-            ),
             Self::Output { source, .. } if is_full(source) => Some("Make room there, or choose another place.".to_owned()),
-            Self::Source(source::Error::Archive { .. }) => {
-                Some("No snapshot was made; what came before is untouched. Make the archive anew, or send all of it.".to_owned())
-            }
             Self::NotAFile(path) => Some(format!(
                 "`dump` writes one file. A directory: `lifeboat restore SOURCE --include '{path}' --into DIR`, or `--tar FILE`."
             )),
             Self::NoSuchPath { .. } => Some("`lifeboat ls SOURCE --recursive` lists what is there.".to_owned()),
             Self::Unreadable { .. } => Some("No snapshot was made. Run it again when the stream is whole.".to_owned()),
-            Self::Source(source::Error::Failed { .. }) => {
-                Some("Its own message is above. No snapshot was made; what came before is untouched.".to_owned())
-            }
             _ => None,
         }
     }
