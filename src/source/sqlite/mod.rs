@@ -1,6 +1,6 @@
 //! SQLite databases of running programs, in a volume or alone.
 //!
-//! [`capture`] takes one as of a moment, without harm to its writer; [`Captures`] keeps the copies until they are stored. Not here:
+//! `capture` takes one as of a moment, without harm to its writer; [`Captures`] keeps the copies until they are stored. Not here:
 //! what else a volume holds.
 
 mod capture;
