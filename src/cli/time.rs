@@ -101,6 +101,7 @@ pub fn read_time(text: &str, now: Moment) -> Result<ReadTime, BadTime> {
 }
 
 fn read(moment: Moment, written: Option<String>) -> ReadTime {
+    let moment = without_leap_second(moment);
     // What is asked for to the microsecond is not shown rounded.
     let show = |moment: Moment| match chrono::Timelike::nanosecond(&moment) {
         0 => show(moment),
@@ -111,6 +112,13 @@ fn read(moment: Moment, written: Option<String>) -> ReadTime {
         None => show(moment),
     };
     ReadTime { moment, shown }
+}
+
+/// The second :60, which chrono keeps as more than a second of nanoseconds, is the beginning of the next one.
+fn without_leap_second(moment: Moment) -> Moment {
+    let beyond = chrono::Timelike::nanosecond(&moment).checked_sub(1_000_000_000);
+    let next = beyond.and_then(|nanos| Moment::from_timestamp(moment.timestamp().checked_add(1)?, nanos));
+    next.unwrap_or(moment)
 }
 
 fn read_clock(text: &str) -> Option<NaiveTime> {
@@ -192,6 +200,19 @@ mod tests {
 
     fn now() -> Moment {
         "2026-11-21T12:00:00Z".parse().unwrap()
+    }
+
+    #[test]
+    fn a_leap_second_is_the_beginning_of_the_next_one() {
+        let now = Moment::from_timestamp(1_795_262_400, 0).unwrap();
+        for text in ["2016-12-31T23:59:60Z", "2016-12-31 23:59:60 UTC", "2016-12-31 23:59:60+00"] {
+            let found = read_time(text, now).unwrap();
+            assert_eq!(
+                (found.moment.timestamp(), &found.shown[..20]),
+                (1_483_228_800, "2017-01-01T00:00:00Z"),
+                "{text}"
+            );
+        }
     }
 
     #[test]
