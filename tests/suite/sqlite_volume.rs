@@ -166,6 +166,10 @@ fn what_begins_like_a_database_and_is_none_is_stored_as_it_is_and_named() {
     assert!(report.record.complete);
     let notes: Vec<_> = facts.databases.iter().map(|fact| (fact.path.as_str(), fact.note.is_some())).collect();
     assert_eq!(notes[0], ("broken.db", true));
+    // It was so when it was backed up, and that was said then: what was restored is what was there.
+    let into = place.restore();
+    let looked = check_databases(&report.record, into.path(), (true, true), &Silent).unwrap();
+    assert!(looked.is_sound() && looked.as_found.contains(&"broken.db".to_owned()), "{looked:?}");
     let into = place.restore();
     assert_eq!(fs::read(into.path().join("broken.db")).unwrap(), bytes);
     assert_eq!(fs::read(into.path().join("sub/broken.db")).unwrap(), bytes);

@@ -48,6 +48,11 @@ pub(super) fn check(
             ui.warning(format!("`{path}`: {problem}"));
         }
     }
+    for path in &report.as_found {
+        ui.warning(format!(
+            "`{path}` begins like a database, and SQLite did not open it when it was backed up either: it is as it was"
+        ));
+    }
     for name in &report.foreign {
         ui.warning(format!(
             "`{name}` lies beside a restored database and belongs to what was there before: remove it before any program opens the \

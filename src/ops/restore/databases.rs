@@ -28,6 +28,8 @@ pub struct DatabaseReport {
     pub unchecked: u64,
     /// Databases that are damaged: path, and what SQLite says.
     pub damaged: Vec<(String, Vec<String>)>,
+    /// Files that begin like a database and that SQLite did not open when they were backed up either: they are as they were found.
+    pub as_found: Vec<String>,
     /// Journals and logs that lie beside restored databases and are not theirs: of what was in the directory before.
     pub foreign: Vec<String>,
     /// Of a Convex volume.
@@ -84,6 +86,10 @@ pub fn check_databases(
         }
         progress.event(Event::Stage("checking databases"));
         let problems = sqlite::check(&path).unwrap_or_else(|e| vec![chain(&e)]);
+        if !problems.is_empty() && fact.note.is_some() {
+            report.as_found.push(fact.path.clone());
+            continue;
+        }
         if !problems.is_empty() {
             report.damaged.push((fact.path.clone(), problems));
             continue;
