@@ -233,6 +233,8 @@ fn drill_of_a_cluster(major: u32) {
             .unwrap()
             .contains("nowhere")
     );
+    let unread = drill(1, &["--quick", "--sql", "nowhere.sql"]);
+    assert_eq!(unread["verdict"], "not-held", "a file that is not there says nothing of the data");
     let sabotaged = drill(13, &["--quick", "--sabotage"]);
     assert_eq!(check(&sabotaged, "files")["end"], "failed");
     assert_eq!(

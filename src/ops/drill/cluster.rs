@@ -5,24 +5,15 @@ use std::time::Duration;
 use super::checks::{Asked, checksums, server};
 use super::scratch::Scratch;
 use super::tree::{look_at_files, whole};
-use super::{CheckEnd, Held, Phase};
+use super::{CheckEnd, Held, Phase, Stopping};
 use crate::client::Programs;
 use crate::ops::Error;
 use crate::ops::cluster::{Cluster, Recovery};
-use crate::ops::recover::{End, Expected, Isolation, Launch, Proof, Server, owner_beside_root, prove};
+use crate::ops::recover::{End, Expected, Isolation, Launch, Proof, owner_beside_root, prove};
 use crate::ops::restore::{Laying, prepare_cluster};
 use crate::plan::recovery::{Aim, Way, show};
 use crate::plan::tablespaces;
 use crate::repository::Repository;
-
-/// Stops a server, whatever happens.
-struct Stopping(Server);
-
-impl Drop for Stopping {
-    fn drop(&mut self) {
-        self.0.stop();
-    }
-}
 
 pub(super) fn hold(
     repository: &mut Repository,

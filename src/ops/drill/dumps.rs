@@ -8,12 +8,12 @@ use std::time::Duration;
 use super::checks::{Asked, plain, server};
 use super::scratch::Scratch;
 use super::tree::{lay, look_at_files};
-use super::{CheckEnd, Held, Phase};
+use super::{CheckEnd, Held, Phase, Stopping};
 use crate::catalog::SnapshotRow;
 use crate::client::{self, Program, Programs};
 use crate::model::dump::DumpInfo;
 use crate::ops::Error;
-use crate::ops::recover::{Server, start_scratch};
+use crate::ops::recover::start_scratch;
 use crate::ops::restore::server::{ServerOptions, carry_out, plan, read_info, tablespaces_of};
 use crate::plan::restore::Choice;
 use crate::repository::Repository;
@@ -22,14 +22,6 @@ use crate::repository::Repository;
 const ROLE: &str = "lifeboat_drill";
 /// How long a server without anything to replay may take to answer.
 const PATIENCE: Duration = Duration::from_secs(120);
-
-struct Stopping(Server);
-
-impl Drop for Stopping {
-    fn drop(&mut self) {
-        self.0.stop();
-    }
-}
 
 pub(super) fn hold(
     repository: &mut Repository,

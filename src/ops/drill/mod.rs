@@ -17,9 +17,10 @@ use std::time::{Duration, Instant};
 pub use self::checks::Checks;
 use self::scratch::Scratch;
 use super::cluster::{Cluster, Which, gather};
-use super::recover::RecoverError;
+use super::recover::{RecoverError, Server};
 use super::restore::find_snapshot;
 use super::{Error, Kind, chain};
+use crate::client;
 use crate::model::drill::{CheckEnd, DrillCheck, DrillRecord, Phase, PhaseTime, Verdict};
 use crate::model::{Moment, SnapshotId};
 use crate::plan::drill::{At, NoAim, verdict};
@@ -74,6 +75,15 @@ pub enum Heard<'a> {
     Kept(&'a Path),
 }
 
+/// Stops a server, whatever happens.
+struct Stopping(Server);
+
+impl Drop for Stopping {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
 /// A drill under way.
 struct Held<'h> {
     options: &'h DrillOptions<'h>,
@@ -107,7 +117,7 @@ impl Held<'_> {
         self.record.rto_ms = Some(parts.map(|part| part.ms).sum());
     }
 
-    /// Makes a check and notes what became of it. An error is the data's fault or nobody's; either way the check has failed.
+    /// Makes a check and notes what became of it. What the restored source answers with is the data's fault.
     fn check(
         &mut self,
         name: &str,
@@ -117,6 +127,10 @@ impl Held<'_> {
         let (end, detail) = match look(self) {
             Ok(found) => found,
             Err(e) if e.kind() == Kind::Cancelled => return Err(e),
+            // This machine could not look: that says nothing of the data, and no drill was held.
+            Err(e @ (Error::Io { .. } | Error::Output { .. } | Error::Client(client::Error::Spawn { .. }))) => {
+                return Err(e);
+            }
             Err(e) => (CheckEnd::Failed, chain(&e)),
         };
         let check = DrillCheck { name: name.to_owned(), end, detail, ms: begun.elapsed().as_millis() as u64 };
