@@ -13,6 +13,7 @@ use std::sync::Arc;
 use flate2::Crc;
 use flate2::bufread::DeflateDecoder;
 use flate2::write::DeflateEncoder;
+use rawzip::path::ZipFilePath;
 use rawzip::{CompressionMethod, RECOMMENDED_BUFFER_SIZE, ZipArchive, ZipArchiveWriter};
 
 /// Members of an archive at most: three for each of a deployment's tables and one for each file.
@@ -202,10 +203,14 @@ impl<W: Write> Writer<W> {
         Self { archive: ZipArchiveWriter::new(output) }
     }
 
-    /// Adds a member with all that `content` yields. Returns its size.
+    /// Adds a member with all that `content` yields. Returns its size. A name that leads out of where an archive is unpacked
+    /// (`..`, a leading `/`, `\\`) is refused: the directory would show another one.
     pub fn add(&mut self, name: &str, deflate: bool, content: &mut dyn Read) -> Result<u64, ZipError> {
         let method = if deflate { CompressionMethod::DEFLATE } else { CompressionMethod::STORE };
         let wrong = |why: String| ZipError::Member { name: name.to_owned(), why };
+        if ZipFilePath::from_str(name).as_str() != name {
+            return Err(wrong("has a name that no archive may hold".to_owned()));
+        }
         let broken = |e: rawzip::Error| wrong(format!("could not be written: {e}"));
         let builder = self.archive.new_file(name).compression_method(method).unix_permissions(0o644);
         let (mut entry, config) = builder.start().map_err(broken)?;
@@ -245,5 +250,23 @@ fn copy(content: &mut dyn Read, output: &mut dyn Write) -> Result<u64, ZipError>
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(ZipError::Write(e)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Found by the fuzzer: such a member was written under another name.
+    #[test]
+    fn a_name_that_would_be_changed_is_refused() {
+        for name in ["\\storage/a.bin", "../a", "/a", "a//b", "a/../b", ".\\a"] {
+            let mut writer = Writer::new(Vec::new());
+            let added = writer.add(name, true, &mut &b"bytes"[..]);
+            let Err(ZipError::Member { name: named, why }) = added else { panic!("{name} was taken") };
+            assert_eq!((named.as_str(), why.as_str()), (name, "has a name that no archive may hold"));
+        }
+        let mut writer = Writer::new(Vec::new());
+        assert_eq!(writer.add("_components/a b/_storage/x.bin", true, &mut &b"bytes"[..]).expect("it is taken"), 5);
     }
 }
