@@ -159,10 +159,10 @@ pub enum Command {
     /// List snapshots
     #[command(after_help = CODES)]
     Snapshots(SnapshotsArgs),
-    /// Show to which moments a PostgreSQL cluster can be brought back
+    /// Show to which moments a PostgreSQL cluster or a Convex deployment can be brought back
     #[command(after_help = CODES)]
     Timeline(TimelineArgs),
-    /// Store what a PostgreSQL cluster writes within seconds, over the replication protocol, until it is told to stop
+    /// Store what a PostgreSQL cluster or a Convex deployment writes, within seconds, until it is told to stop
     #[command(after_help = CODES)]
     Follow(FollowArgs),
     /// PostgreSQL's log: archive_command and restore_command
@@ -383,6 +383,15 @@ pub struct DiffArgs {
     /// Tell changed metadata too
     #[arg(long)]
     pub metadata: bool,
+    /// Documents of a Convex deployment that differ between two times: the first one
+    #[arg(long, value_name = "TIME", requires = "to")]
+    pub from: Option<String>,
+    /// The second one
+    #[arg(long, value_name = "TIME", requires = "from")]
+    pub to: Option<String>,
+    /// These tables alone: `users`, `component/users`, with `*`
+    #[arg(long, value_name = "TABLE", requires = "from")]
+    pub table: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -401,6 +410,12 @@ pub struct DumpArgs {
     /// `always` replaces FILE where it is there already
     #[arg(long, value_enum, value_name = "WHEN", hide_possible_values = true, requires = "output")]
     pub overwrite: Option<OverwriteArg>,
+    /// A document of a Convex deployment, by its id: as it was at the time of `--to`, else as it is now
+    #[arg(long, value_name = "ID", conflicts_with_all = ["path", "snapshot", "output"])]
+    pub id: Option<String>,
+    /// All revisions of it
+    #[arg(long, requires = "id")]
+    pub history: bool,
 }
 
 /// What happens to a file that is there.

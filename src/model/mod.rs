@@ -7,6 +7,7 @@ pub mod base;
 pub mod commit;
 pub mod convex;
 pub mod database;
+pub mod documents;
 pub mod drill;
 pub mod dump;
 pub mod entry;

@@ -1,6 +1,7 @@
 //! What kind of failure an error is. Exit codes follow the kind; what to do about it is in `hints`.
 
 use super::Error;
+use super::documents::StreamError;
 use super::forget::ForgetError;
 use super::recover::RecoverError;
 use super::wal::WalError;
@@ -57,7 +58,10 @@ impl Error {
             | Self::SameDatabase(_)
             | Self::HasTables { .. } => Kind::Usage,
             Self::Destination(destination::Error::InUse(_)) => Kind::Busy,
-            Self::Busy(_) | Self::Wal(WalError::Followed) => Kind::Busy,
+            Self::Busy(_) | Self::Wal(WalError::Followed) | Self::Stream(StreamError::Followed) => Kind::Busy,
+            Self::Stream(StreamError::NotReached { .. }) => Kind::NoPlan,
+            Self::Stream(StreamError::NoId(_)) => Kind::Usage,
+            Self::Stream(StreamError::Content(_) | StreamError::Conflict { .. }) => Kind::Damage,
             Self::Onto(_) => Kind::Usage,
             Self::Prune(_) => Kind::Busy,
             Self::Forget(ForgetError::Hole(_)) => Kind::Damage,

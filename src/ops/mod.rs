@@ -6,6 +6,7 @@ pub mod backup;
 mod branches;
 pub mod check;
 pub mod cluster;
+pub mod documents;
 pub mod drill;
 pub mod environment;
 pub mod follow;
@@ -57,6 +58,9 @@ pub enum Error {
     /// The source.
     #[error(transparent)]
     Source(#[from] source::Error),
+    /// The changes of a deployment.
+    #[error(transparent)]
+    Stream(#[from] documents::StreamError),
     /// Where a restore lands.
     #[error(transparent)]
     Destination(#[from] destination::Error),

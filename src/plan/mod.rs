@@ -4,6 +4,7 @@
 pub mod blobs;
 pub mod branches;
 pub mod coverage;
+pub mod documents;
 pub mod drill;
 pub mod environment;
 pub mod needed_wal;

@@ -11,6 +11,7 @@ mod common;
 mod contract;
 mod convex;
 mod convex_restore;
+mod convex_stream;
 mod convex_trouble;
 mod crash;
 mod damage;

@@ -7,12 +7,15 @@ use clap::Args;
 /// `follow`.
 #[derive(Debug, Args)]
 pub struct FollowArgs {
-    /// The source: a PostgreSQL cluster of the configuration
+    /// The source: a PostgreSQL cluster or a Convex deployment of the configuration
     #[arg(value_name = "SOURCE")]
     pub source: String,
     /// How often what was written since is stored: this is your RPO
     #[arg(long, value_name = "DURATION", default_value = "2s")]
     pub interval: String,
+    /// Convex: how often a snapshot is taken where the server tells no changes
+    #[arg(long, value_name = "DURATION", default_value = "1h")]
+    pub export_every: String,
     /// The replication slot; made where there is none [default: lifeboat_SOURCE]
     #[arg(long, value_name = "NAME")]
     pub slot: Option<String>,

@@ -17,6 +17,10 @@ use crate::progress::Silent;
 
 /// Runs it.
 pub fn run(context: &Context, args: &FollowArgs) -> Result<Outcome, Failure> {
+    let section = context.config.sources.get(&args.source);
+    if let Some(Ok(Plan::Convex(convex))) = section.map(|section| section.plan(&args.source)) {
+        return super::documents::follow(context, args, *convex);
+    }
     let options = options(context, args)?;
     let progress = context.progress(false);
     let (mut repository, _) = context.open(&*progress)?;
@@ -29,21 +33,18 @@ pub fn run(context: &Context, args: &FollowArgs) -> Result<Outcome, Failure> {
 
 fn options(context: &Context, args: &FollowArgs) -> Result<FollowOptions, Failure> {
     let section = context.config.sources.get(&args.source).ok_or_else(|| {
-        let hint = "`follow` takes the name of a source of kind postgres in the configuration.";
+        let hint = "`follow` takes the name of a source of kind postgres or convex in the configuration.";
         Failure::usage(format!("there is no source `{}`", args.source), hint)
     })?;
     let plan = section.plan(&args.source).map_err(|why| Failure::usage(why, "See the configuration."))?;
     let Plan::Postgres(base) = plan else {
-        let hint = "Clusters (`kind = \"postgres\"`) have a log to follow; back the others up more often.";
+        let hint = "Clusters (`kind = \"postgres\"`) and deployments (`convex`) can be followed; back the others up more often.";
         return Err(Failure::usage(format!("`{}` is a source that cannot be followed", args.source), hint));
     };
     let base = base.with_password().map_err(crate::ops::Error::from)?;
     let interval = parse_duration(&args.interval).map_err(|e| Failure::usage(e, "As in `--interval 2s`."))?;
     let hold_max = parse_size(&args.hold).map_err(|e| Failure::usage(e, "As in `--hold 10G`."))?;
-    let folder: PathBuf = match &args.work_dir {
-        Some(dir) => dir.clone(),
-        None => context.state_dir()?.join("follow"),
-    };
+    let folder = folder(context, args)?;
     Ok(FollowOptions {
         slot: args.slot.clone().unwrap_or_else(|| slot_name(&args.source)),
         source: args.source.clone(),
@@ -54,6 +55,14 @@ fn options(context: &Context, args: &FollowArgs) -> Result<FollowOptions, Failur
         interval: interval.to_std().unwrap_or_default().max(std::time::Duration::from_millis(100)),
         hold_max,
     })
+}
+
+/// Where what is not stored yet lies.
+pub(super) fn folder(context: &Context, args: &FollowArgs) -> Result<PathBuf, Failure> {
+    match &args.work_dir {
+        Some(dir) => Ok(dir.clone()),
+        None => Ok(context.state_dir()?.join("follow")),
+    }
 }
 
 fn tell(context: &Context, source: &str, heard: Heard) {

@@ -162,6 +162,9 @@ pub fn find(context: &Context, args: &FindArgs) -> Result<Outcome, Failure> {
 
 /// `diff`.
 pub fn diff(context: &Context, args: &DiffArgs) -> Result<Outcome, Failure> {
+    if let (Some(from), Some(to)) = (&args.from, &args.to) {
+        return super::documents::diff(context, args, from, to);
+    }
     let progress = context.progress(false);
     let (repository, _) = context.open(&*progress)?;
     let named = |name: &str| find_snapshot(&repository, &args.source, &Wanted::Named(name.to_owned()), false);
@@ -194,6 +197,9 @@ pub fn diff(context: &Context, args: &DiffArgs) -> Result<Outcome, Failure> {
 
 /// `dump`.
 pub fn dump(context: &Context, args: &DumpArgs) -> Result<Outcome, Failure> {
+    if let Some(id) = &args.id {
+        return super::documents::dump(context, args, id);
+    }
     let progress = context.progress(false);
     let (repository, _) = context.open(&*progress)?;
     let (wanted, _) = context.wanted(&Which { to: args.which.to.clone(), snapshot: args.which.snapshot.clone() })?;

@@ -6,6 +6,7 @@ mod beside;
 pub mod catalog;
 pub mod check;
 pub mod demo;
+mod documents;
 pub mod drill;
 pub mod follow;
 pub mod forget;

@@ -15,12 +15,14 @@ use crate::cli::report::Failure;
 use crate::client::convex::{Deployment, ImportMode, Rights, parse_url};
 use crate::config::Plan;
 use crate::model::RawText;
+use crate::model::documents::time_of;
+use crate::ops::documents::gather;
 use crate::ops::restore::convex::{
-    DeploymentPlan, DeploymentRestore, IntoPlan, Sent, Target, Verified, Wishes, left, perform, plan, prepare_into,
-    send, verify, write_zip,
+    DeploymentPlan, DeploymentRestore, From, IntoPlan, Sent, Target, Verified, Wishes, left, perform, plan,
+    prepare_into, send, verify, write_zip,
 };
-use crate::ops::restore::find_snapshot;
-use crate::plan::restore::{Choice, show};
+use crate::plan::documents::show as show_time;
+use crate::plan::restore::show;
 use crate::progress::Progress;
 use crate::repository::Repository;
 use crate::source::convex::{ConvexOptions, KeyFrom, resolve};
@@ -52,22 +54,29 @@ pub fn run(context: &Context, args: &RestoreArgs, into: Into<'_>) -> Result<Opti
     let progress = context.progress(true);
     let (wanted, read_as) = context.wanted(&args.which)?;
     let (repository, _) = context.open(&*progress)?;
-    let (snapshot, choice) = find_snapshot(&repository, &args.source, &wanted, args.exact)?;
-    if snapshot.record.kind != "convex" && matches!(into, Into::Zip(_)) {
+    let documents = gather(&repository, &args.source)?;
+    let from = From::find(&repository, documents.as_ref(), &args.source, &wanted, args.exact)?;
+    if from.snapshot.record.kind != "convex" && matches!(into, Into::Zip(_)) {
         return Ok(None);
     }
     refuse_flags(args, into)?;
-    warn_passed_over(context, &choice);
-    warn_forgotten(context, &snapshot);
+    warn_passed_over(context, &from.choice);
+    warn_forgotten(context, &from.snapshot);
     let wishes = Wishes {
         tables: args.server.table.clone(),
         components: args.convex.component.clone(),
         no_files: args.convex.no_files,
     };
-    let restore = plan(&repository, snapshot, &choice, &wishes, &*progress);
+    let restore = plan(&repository, from, &wishes, &*progress);
     progress.clear();
-    let restore = restore?;
-    show_plan(context, args, &restore.plan, &choice, read_as.as_deref(), into)?;
+    let mut restore = restore?;
+    show_plan(context, args, &restore.plan, read_as.as_deref(), into)?;
+    if !args.dry_run {
+        let work_dir = args.server.work_dir.clone().unwrap_or_else(std::env::temp_dir);
+        let folded = restore.fold(&repository, documents.as_ref(), &work_dir, &*progress);
+        progress.clear();
+        folded?;
+    }
     let outcome = match into {
         Into::Zip(file) => to_zip(context, args, &repository, &restore, file, &*progress),
         Into::Deployment(url) => to_deployment(context, args, &repository, &restore, url, &progress),
@@ -341,7 +350,6 @@ fn show_plan(
     context: &Context,
     args: &RestoreArgs,
     plan: &DeploymentPlan,
-    choice: &Choice,
     read_as: Option<&str>,
     into: Into<'_>,
 ) -> Result<(), Failure> {
@@ -358,10 +366,18 @@ fn show_plan(
     };
     let wanted = read_as.map_or_else(|| format!("as of {}", show(plan.shows)), |read_as| format!("to {read_as}"));
     say(format!("plan      restore `{}` {wanted}", plan.source))?;
-    let age = choice.asked.map(|asked| (asked - plan.shows).num_seconds().max(0));
+    let age = plan.asked.map(|asked| (asked - plan.shows).num_seconds().max(0));
     let age = age.map(|age| format!(", {} older than asked for", duration(age as f64))).unwrap_or_default();
     let state = if plan.complete { "" } else { ", INCOMPLETE" };
-    say(format!("snapshot  {}, ended {}{age}{state}", plan.snapshot, show(plan.shows)))?;
+    match &plan.changes {
+        None => say(format!("snapshot  {}, ended {}{age}{state}", plan.snapshot, show(plan.shows)))?,
+        Some(changes) => {
+            say(format!("snapshot  {}{state}", plan.snapshot))?;
+            let segments = counted(changes.segments, "segment", "segments");
+            let to = show_time(time_of(changes.to));
+            say(format!("changes   {segments}, {}, up to {to}{age}", size(changes.bytes)))?;
+        }
+    }
     let documents: u64 = plan.tables.iter().filter_map(|table| table.documents).sum();
     let bytes: u64 = plan.tables.iter().map(|table| table.bytes).sum();
     let tables = counted(plan.tables.len() as u64, "table", "tables");
@@ -373,7 +389,13 @@ fn show_plan(
     if plan.tables.len() > LISTED {
         say(format!("  and {} more", count((plan.tables.len() - LISTED) as u64)))?;
     }
-    say(format!("files     {}, {}", counted(plan.files, "file", "files"), size(plan.file_bytes)))?;
+    let of = plan.files_of.map(|ended| format!(", as of {}: those that were made later are missing", show(ended)));
+    say(format!(
+        "files     {}, {}{}",
+        counted(plan.files, "file", "files"),
+        size(plan.file_bytes),
+        of.unwrap_or_default()
+    ))?;
     if let Into::Zip(file) = into {
         say(format!("lands in  {}", file.display()))?;
     }

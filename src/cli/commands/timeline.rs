@@ -1,4 +1,4 @@
-//! `timeline`: to which moments a cluster can be brought back.
+//! `timeline`: to which moments a cluster can be brought back. Deployments have theirs in `documents`.
 
 use crate::cli::Outcome;
 use crate::cli::args::TimelineArgs;
@@ -17,9 +17,13 @@ pub fn run(context: &Context, args: &TimelineArgs) -> Result<Outcome, Failure> {
     let progress = context.progress(false);
     let (repository, _) = context.open(&*progress)?;
     let Some(cluster) = gather(&repository, &args.source, Which::Newest)? else {
+        if let Some(documents) = crate::ops::documents::gather(&repository, &args.source)? {
+            return super::documents::timeline(context, &documents);
+        }
         return Err(Failure::usage(
-            format!("`{}` has no base backup, so it has no timeline", args.source),
-            "Sources of kind postgres have one, from their first `lifeboat backup` on; `lifeboat snapshots` lists the others.",
+            format!("`{}` has neither a base backup nor a stream of changes, so it has no timeline", args.source),
+            "Sources of kind postgres have one, from their first `lifeboat backup` on, and those of kind convex that are followed \
+             (`lifeboat follow`); `lifeboat snapshots` lists the others.",
         ));
     };
     let archive = &cluster.archive;

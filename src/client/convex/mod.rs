@@ -6,6 +6,7 @@
 //! looks at the state again after a failure. Not here: what the answers mean for a backup or a restore.
 
 mod calls;
+mod changes;
 mod import;
 mod key;
 
@@ -23,6 +24,7 @@ use url::Url;
 pub use calls::{
     CheckedKey, Component, ExportState, ExportStatus, FilePage, FileRow, Probe, ServerFeatures, integer, now_of,
 };
+pub use changes::{DeltaPage, SyncPage, TableEvent};
 pub use import::{ImportMode, ImportPhase, ImportState, Uploaded, Uploading};
 pub use key::{AdminKey, BadKey, Rights};
 

@@ -1,6 +1,7 @@
 //! What to do about a Convex deployment that does not do what was asked of it.
 
 use crate::client::convex::Error;
+use crate::ops::documents::StreamError;
 use crate::source::convex::ExportError;
 
 /// Where a key is had.
@@ -40,6 +41,23 @@ pub(super) fn convex_hint(error: &Error) -> Option<String> {
             "Is that the API of a Convex backend (port 3210), and nothing between that answers in its place?".to_owned()
         }
         _ => return None,
+    })
+}
+
+pub(super) fn stream_hint(error: &StreamError) -> Option<String> {
+    Some(match error {
+        StreamError::Followed => "One `lifeboat follow` for each source is enough: end the other one first.".to_owned(),
+        StreamError::NotReached { .. } => "`lifeboat timeline SOURCE` shows which times can be had.".to_owned(),
+        StreamError::NoId(_) => {
+            "An id has 31 to 37 small letters and digits, as `_id` of a document shows it.".to_owned()
+        }
+        StreamError::Io { .. } => "Name another place: `--work-dir DIR`. Nothing that was stored is lost.".to_owned(),
+        StreamError::Content(_) => {
+            "`lifeboat timeline SOURCE` shows what is whole; `lifeboat check` what is damaged.".to_owned()
+        }
+        StreamError::Conflict { .. } | StreamError::Vanished { .. } => {
+            "Run `lifeboat follow SOURCE` again: it begins with a new snapshot where it has to.".to_owned()
+        }
     })
 }
 

@@ -9,7 +9,7 @@ mod postgres;
 use super::Error;
 use crate::plan::restore::NoPlan;
 use crate::{catalog, repository, seal, store};
-use convex::{convex_hint, import_hint};
+use convex::{convex_hint, import_hint, stream_hint};
 use ends::{destination_hint, source_hint};
 use forget::{forget_hint, prune_hint};
 use postgres::{client_hint, no_place_hint, no_way_hint, onto_hint, recover_hint, wal_hint};
@@ -29,6 +29,7 @@ impl Error {
             Self::Prune(e) => Some(prune_hint(e)),
             Self::Source(e) => source_hint(e),
             Self::Convex(e) => convex_hint(e),
+            Self::Stream(e) => stream_hint(e),
             Self::Destination(e) => destination_hint(e),
             Self::Client(e) => client_hint(e, false),
             Self::NoDeployment { .. } => Some("Restore it into a directory: `--into DIR`.".to_owned()),

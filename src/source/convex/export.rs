@@ -370,7 +370,8 @@ pub fn work_file(work_dir: &Path, needed: u64) -> Result<File, Error> {
     nameless(work_dir)
 }
 
-fn nameless(work_dir: &Path) -> Result<File, Error> {
+/// A file without a name in a directory: it goes with the process.
+pub fn nameless(work_dir: &Path) -> Result<File, Error> {
     let fail = |source| ExportError::Io { doing: "make a file in", path: work_dir.to_owned(), source };
     let mut random = [0; 8];
     getrandom::fill(&mut random).map_err(|e| fail(std::io::Error::other(e.to_string())))?;

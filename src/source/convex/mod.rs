@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-pub use self::export::{Downloaded, ExportError, Snatched, fetch_export, work_file};
+pub use self::export::{Downloaded, ExportError, Snatched, fetch_export, nameless, work_file};
 use self::files::{Files, Gate};
 pub use self::key::{KeyFrom, resolve};
 pub use self::members::matches as matches_table;

@@ -12,9 +12,9 @@ use lifeboat::client::convex::Patience;
 use lifeboat::format::zip::{MemberReader, members};
 use lifeboat::model::ConvexFacts;
 use lifeboat::ops;
-use lifeboat::ops::backup::{BackupOptions, BackupReport, backup};
-use lifeboat::ops::restore::convex::{DeploymentRestore, Wishes, plan, write_zip};
-use lifeboat::ops::restore::find_snapshot;
+use lifeboat::ops::backup::{BackupOptions, BackupReport, World, backup};
+use lifeboat::ops::documents::gather;
+use lifeboat::ops::restore::convex::{DeploymentRestore, From, Wishes, plan, write_zip};
 use lifeboat::plan::restore::Wanted;
 use lifeboat::progress::{Event, Progress, Silent};
 use lifeboat::repository::Repository;
@@ -95,8 +95,18 @@ impl Scene {
         progress: Arc<dyn Progress>,
     ) -> Result<BackupReport, ops::Error> {
         let (mut repository, _) = self.host.open(None)?;
-        let source = ConvexSource::new(options, clock()(), Arc::clone(&progress))?;
-        backup(&source, "app", &mut repository, &BackupOptions::default(), &world(), &progress)
+        Self::backup_into(options, &mut repository, &world(), progress)
+    }
+
+    pub fn backup_into(
+        options: ConvexOptions,
+        repository: &mut Repository,
+        world: &World,
+        progress: Arc<dyn Progress>,
+    ) -> Result<BackupReport, ops::Error> {
+        let source = ConvexSource::new(options, (world.clock)(), Arc::clone(&progress))?;
+        let wait = BackupOptions { wait: true, ..BackupOptions::default() };
+        backup(&source, "app", repository, &wait, world, &progress)
     }
 
     pub fn facts(&self, report: &BackupReport) -> ConvexFacts {
@@ -110,8 +120,10 @@ impl Scene {
 
     pub fn planned(&self, wanted: &Wanted, wishes: &Wishes) -> Result<(Repository, DeploymentRestore), ops::Error> {
         let (repository, _) = self.host.open(Some(&self.person))?;
-        let (snapshot, choice) = find_snapshot(&repository, "app", wanted, false)?;
-        let restore = plan(&repository, snapshot, &choice, wishes, &Silent)?;
+        let documents = gather(&repository, "app")?;
+        let from = From::find(&repository, documents.as_ref(), "app", wanted, false)?;
+        let mut restore = plan(&repository, from, wishes, &Silent)?;
+        restore.fold(&repository, documents.as_ref(), &self.path("work"), &Silent)?;
         Ok((repository, restore))
     }
 

@@ -13,9 +13,9 @@ use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::DeploymentRestore;
+use super::{DeploymentRestore, full_name};
 use crate::client::convex::Deployment;
-use crate::format::convex::{DocumentId, Part, place_of};
+use crate::format::convex::{DocumentId, Part, component_prefix, place_of};
 use crate::format::zip::{Member, MemberReader};
 use crate::model::Entry;
 use crate::ops::restore::each_selected;
@@ -41,6 +41,14 @@ pub struct Verified {
 }
 
 impl Verified {
+    fn add(&mut self, table: String, difference: TableDifference) {
+        self.documents_equal += difference.equal;
+        match difference.missing + difference.extra + difference.changed {
+            0 => self.tables_equal += 1,
+            _ => self.differences.push(TableDifference { table, ..difference }),
+        }
+    }
+
     /// Whether all is as in the snapshot.
     pub fn is_equal(&self) -> bool {
         self.differences.is_empty() && self.files.as_ref().is_none_or(|files| files.missing + files.changed == 0)
@@ -103,32 +111,49 @@ pub fn verify(
                     Some(member) => Box::new(MemberReader::new(Arc::clone(&file), member)),
                     None => Box::new(std::io::empty()),
                 };
-                let mut difference = with_lines(repository, restore, &entry, progress, &mut |ours| {
-                    compare_lines(ours, &mut BufReader::with_capacity(256 << 10, &mut there))
+                let difference = with_lines(repository, restore, &entry, progress, &mut |ours| {
+                    let there = &mut BufReader::with_capacity(256 << 10, &mut there);
+                    match restore.changes_of(&component, table) {
+                        None => compare_lines(ours, there),
+                        Some(folded) => {
+                            let merged = folded.over(&component, table, Box::new(ours))?;
+                            compare_lines(&mut BufReader::with_capacity(256 << 10, merged), there)
+                        }
+                    }
                 })?;
-                difference.table = full_name(&component, table);
-                found.documents_equal += difference.equal;
-                match difference.missing + difference.extra + difference.changed {
-                    0 => found.tables_equal += 1,
-                    _ => found.differences.push(difference),
-                }
+                found.add(full_name(&component, table), difference);
                 progress.event(Event::Done { items: 1, bytes: entry.size() });
-            }
-            Part::FileList if restore.wants_files(&component) => {
-                if let (Some(listed), Some(files)) = (&listed, &mut found.files) {
-                    let compare = &mut |ours: &mut dyn BufRead| compare_files(ours, listed, files);
-                    with_lines(repository, restore, &entry, progress, compare)?;
-                }
             }
             _ => {}
         }
         Ok(())
     })?;
+    for (component, table, _) in restore.new_tables() {
+        let Some(folded) = restore.changes_of(component, table) else { continue };
+        let io = |source| Error::Output { what: format!("the comparison of `{table}`"), source };
+        let path = format!("{}{table}/documents.jsonl", component_prefix(component));
+        let mut there: Box<dyn Read> = match members.get(&path) {
+            Some(member) => Box::new(MemberReader::new(Arc::clone(&file), member)),
+            None => Box::new(std::io::empty()),
+        };
+        let ours = folded.over(component, table, Box::new(std::io::empty())).map_err(io)?;
+        let mut there = BufReader::with_capacity(256 << 10, &mut there);
+        let difference = compare_lines(&mut BufReader::with_capacity(256 << 10, ours), &mut there).map_err(io)?;
+        found.add(full_name(component, table), difference);
+    }
+    if let (Some(listed), Some(mut files)) = (&listed, found.files.take()) {
+        each_selected(repository, &restore.files_from, &all, progress, &mut |entry| {
+            let path = entry.path.to_string();
+            let (component, part) = place_of(&path);
+            if matches!(part, Part::FileList) && restore.wants_files(&component) {
+                let compare = &mut |ours: &mut dyn BufRead| compare_files(ours, listed, &mut files);
+                with_lines(repository, restore, &entry, progress, compare)?;
+            }
+            Ok(())
+        })?;
+        found.files = Some(files);
+    }
     Ok(found)
-}
-
-fn full_name(component: &str, table: &str) -> String {
-    if component.is_empty() { table.to_owned() } else { format!("{component}/{table}") }
 }
 
 /// Hands the stored lines of a file on.

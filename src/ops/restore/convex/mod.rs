@@ -9,6 +9,7 @@ mod into;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -20,9 +21,12 @@ use super::each_selected;
 use crate::catalog::SnapshotRow;
 use crate::format::convex::{Part, place_of};
 use crate::model::convex::{COUNTS, ENVIRONMENT, PARTS_DIR};
+use crate::model::documents::{moment_of, time_of};
 use crate::model::{ConvexFacts, Entry, Moment, RelPath, SnapshotId, TableCount};
 use crate::ops::Selection;
-use crate::plan::restore::Choice;
+use crate::ops::documents::{self, Documents, Folded};
+use crate::plan::documents::{Aim, Way};
+use crate::plan::restore::{Choice, NoPlan, Wanted, show};
 use crate::progress::{Event, Progress};
 use crate::repository::Repository;
 use crate::source::convex::matches_table;
@@ -66,6 +70,23 @@ pub struct DeploymentPlan {
     pub file_bytes: u64,
     /// Whether all tables of the snapshot are meant.
     pub all_tables: bool,
+    /// Changes that are laid over the snapshot.
+    pub changes: Option<ChangesPlan>,
+    /// When the snapshot ended that files come from, where that is another one: files that were made later may be missing.
+    pub files_of: Option<Moment>,
+}
+
+/// Changes that are laid over a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ChangesPlan {
+    /// Up to this time of the database.
+    pub to: Moment,
+    /// Whether that is the time that was asked for, or the newest.
+    pub reaches: bool,
+    /// Segments that are read.
+    pub segments: u64,
+    /// Stored bytes of them.
+    pub bytes: u64,
 }
 
 /// A table that is restored.
@@ -79,6 +100,26 @@ pub struct TablePlan {
     pub documents: Option<u64>,
     /// Bytes of their lines.
     pub bytes: u64,
+}
+
+impl Wishes {
+    fn wants(&self, component: &str, table: &str) -> bool {
+        let full = if component.is_empty() { table.to_owned() } else { format!("{component}/{table}") };
+        wants_component(&self.components, component)
+            && (self.tables.is_empty() || self.tables.iter().any(|pattern| matches_table(pattern, &full)))
+    }
+
+    /// Refuses names that fit no table.
+    fn refuse_unknown(&self, names: &[String]) -> Result<(), Error> {
+        let fits = |pattern: &&String| !names.iter().any(|name| matches_table(pattern, name));
+        match self.tables.iter().find(fits) {
+            None => Ok(()),
+            Some(pattern) => {
+                let there = names.iter().take(20).cloned().collect::<Vec<_>>().join(", ");
+                Err(Error::NoSuchTable { table: pattern.clone(), there })
+            }
+        }
+    }
 }
 
 impl TablePlan {
@@ -97,9 +138,16 @@ pub struct DeploymentRestore {
     /// Whether it has environment variables.
     pub has_environment: bool,
     pub(super) snapshot: SnapshotRow,
+    /// The snapshot that files come from.
+    files_from: SnapshotRow,
     tables: BTreeSet<(String, String)>,
     files: bool,
     components: Vec<String>,
+    wishes: Wishes,
+    /// Tables that the snapshot has, wanted or not.
+    of_snapshot: BTreeSet<(String, String)>,
+    way: Option<Way>,
+    folded: Option<Folded>,
 }
 
 impl DeploymentRestore {
@@ -109,6 +157,44 @@ impl DeploymentRestore {
 
     fn wants_files(&self, component: &str) -> bool {
         self.files && wants_component(&self.components, component)
+    }
+
+    /// Reads the changes that the plan needs, if it needs any. Nothing is written but files without a name in `work_dir`.
+    pub fn fold(
+        &mut self,
+        repository: &Repository,
+        documents: Option<&Documents>,
+        work_dir: &Path,
+        progress: &dyn Progress,
+    ) -> Result<(), Error> {
+        let (Some(way), Some(documents)) = (&self.way, documents) else { return Ok(()) };
+        let wants = |component: &str, table: &str| self.wishes.wants(component, table);
+        let folded = documents::fold(repository, documents, way, None, &wants, work_dir, progress)?;
+        for ((component, table), found) in &folded.tables {
+            // A table that was made since the snapshot.
+            if self.tables.insert((component.clone(), table.clone())) {
+                let documents = Some(found.documents);
+                let (component, table) = (component.clone(), table.clone());
+                self.plan.tables.push(TablePlan { component, table, documents, bytes: 0 });
+            }
+        }
+        self.plan.tables.sort_by(|a, b| (&a.component, &a.table).cmp(&(&b.component, &b.table)));
+        let names: Vec<String> = self.plan.tables.iter().map(TablePlan::full_name).collect();
+        self.wishes.refuse_unknown(&names)?;
+        self.folded = Some(folded);
+        Ok(())
+    }
+
+    /// Whether a table has documents that changed after the snapshot.
+    fn changes_of(&self, component: &str, table: &str) -> Option<&Folded> {
+        self.folded.as_ref().filter(|folded| folded.has(component, table))
+    }
+
+    /// Tables that the snapshot does not have: made after it. With their numbers.
+    fn new_tables(&self) -> Vec<(&str, &str, u32)> {
+        let tables = self.folded.iter().flat_map(|folded| &folded.tables);
+        let new = tables.filter(|(name, _)| !self.of_snapshot.contains(*name));
+        new.map(|((component, table), found)| (component.as_str(), table.as_str(), found.number)).collect()
     }
 
     /// Plain bytes in all.
@@ -174,21 +260,68 @@ pub fn counts(
     text.map_or(Ok(Vec::new()), |text| serde_json::from_slice(&text).map_err(|e| bad(e.to_string())))
 }
 
+/// What a plan is made from: a snapshot, and the changes behind it.
+pub struct From<'f> {
+    /// The snapshot.
+    pub snapshot: SnapshotRow,
+    /// How it was chosen.
+    pub choice: Choice,
+    /// The deployment's changes, and the way through them.
+    pub changes: Option<(&'f Documents, Way)>,
+}
+
+impl<'f> From<'f> {
+    /// What restores a time that was asked for: a snapshot alone where no changes help.
+    pub fn find(
+        repository: &Repository,
+        documents: Option<&'f Documents>,
+        source: &str,
+        wanted: &Wanted,
+        exact: bool,
+    ) -> Result<Self, Error> {
+        let aim = match wanted {
+            Wanted::Latest => Some(Aim::Latest),
+            Wanted::At(moment) => Some(Aim::At(time_of(*moment))),
+            Wanted::Named(_) => None,
+        };
+        let way = documents.zip(aim).and_then(|(documents, aim)| Some((documents, documents.way(aim)?)));
+        let Some((documents, way)) = way else {
+            let (snapshot, choice) = super::find_snapshot(repository, source, wanted, exact)?;
+            return Ok(Self { snapshot, choice, changes: None });
+        };
+        let asked = match wanted {
+            Wanted::At(moment) => Some(*moment),
+            _ => None,
+        };
+        let shows = moment_of(way.to);
+        if let Some(asked) = asked.filter(|asked| exact && time_of(*asked) != way.to) {
+            let (asked, nearest) = (show(asked), show(shows));
+            return Err(NoPlan::NotExact { source_name: documents.full_name.clone(), asked, nearest }.into());
+        }
+        let snapshot = documents.snapshot(&way).ok_or_else(|| NoPlan::NoSnapshot(source.to_owned()))?.clone();
+        let choice = Choice { id: snapshot.record.id, asked, shows, complete: true, passed_over: Vec::new() };
+        Ok(Self { snapshot, choice, changes: Some((documents, way)) })
+    }
+}
+
 /// Reads the manifest and makes the plan. Nothing is written.
 pub fn plan(
     repository: &Repository,
-    snapshot: SnapshotRow,
-    choice: &Choice,
+    from: From<'_>,
     wishes: &Wishes,
     progress: &dyn Progress,
 ) -> Result<DeploymentRestore, Error> {
     progress.event(Event::Stage("reading the manifest"));
+    let From { snapshot, choice, changes } = from;
     let facts = facts_of(&snapshot)?;
     let counted: BTreeMap<(String, String), u64> = counts(repository, &snapshot, progress)?
         .into_iter()
         .map(|table| ((table.component, table.table), table.documents))
         .collect();
-    let with_files = !wishes.no_files && wishes.tables.is_empty();
+    // Files are never changed and seldom deleted: those of a later snapshot hold what the changes name.
+    let files_from =
+        changes.as_ref().and_then(|(documents, way)| documents.files_for(way)).unwrap_or(&snapshot).clone();
+    let is_other = files_from.record.id != snapshot.record.id;
     let mut found = DeploymentRestore {
         plan: DeploymentPlan {
             source: snapshot.full_name(),
@@ -197,40 +330,61 @@ pub fn plan(
             shows: choice.shows,
             complete: choice.complete,
             instance: facts.instance.clone(),
-            start_ts: facts.start_ts.clone(),
+            start_ts: changes.as_ref().map_or_else(|| facts.start_ts.clone(), |(_, way)| way.to.to_string()),
             tables: Vec::new(),
             files: 0,
             file_bytes: 0,
             all_tables: !facts.partial,
+            changes: changes.as_ref().map(|(documents, way)| changes_plan(documents, way, choice.asked)),
+            files_of: is_other.then_some(files_from.record.ended),
         },
         facts,
         has_environment: false,
         snapshot: snapshot.clone(),
+        files_from: files_from.clone(),
         tables: BTreeSet::new(),
-        files: with_files,
+        files: !wishes.no_files && wishes.tables.is_empty(),
         components: wishes.components.clone(),
+        wishes: wishes.clone(),
+        of_snapshot: BTreeSet::new(),
+        way: changes.map(|(_, way)| way),
+        folded: None,
     };
-    let mut all_names = Vec::new();
-    each_selected(repository, &snapshot, &Selection::new(&[], &[])?, progress, &mut |entry| {
-        take(&mut found, &mut all_names, wishes, &counted, &entry);
+    let all = Selection::new(&[], &[])?;
+    each_selected(repository, &snapshot, &all, progress, &mut |entry| {
+        take(&mut found, &counted, !is_other, &entry);
         Ok(())
     })?;
-    for pattern in &wishes.tables {
-        if !all_names.iter().any(|name| matches_table(pattern, name)) {
-            let there = all_names.iter().take(20).cloned().collect::<Vec<_>>().join(", ");
-            return Err(Error::NoSuchTable { table: pattern.clone(), there });
-        }
+    if is_other && found.files {
+        each_selected(repository, &files_from, &all, progress, &mut |entry| {
+            take_file(&mut found, &entry);
+            Ok(())
+        })?;
+    }
+    // A table that was made since the snapshot is known once the changes were read.
+    if found.way.is_none() {
+        let names: Vec<String> =
+            found.of_snapshot.iter().map(|(component, table)| full_name(component, table)).collect();
+        wishes.refuse_unknown(&names)?;
     }
     Ok(found)
 }
 
-fn take(
-    found: &mut DeploymentRestore,
-    all_names: &mut Vec<String>,
-    wishes: &Wishes,
-    counted: &BTreeMap<(String, String), u64>,
-    entry: &Entry,
-) {
+fn full_name(component: &str, table: &str) -> String {
+    if component.is_empty() { table.to_owned() } else { format!("{component}/{table}") }
+}
+
+fn changes_plan(documents: &Documents, way: &Way, asked: Option<Moment>) -> ChangesPlan {
+    let segments = documents.segments(way);
+    ChangesPlan {
+        to: moment_of(way.to),
+        reaches: asked.is_none_or(|asked| time_of(asked) == way.to),
+        segments: segments.len() as u64,
+        bytes: segments.iter().map(|record| record.stored).sum(),
+    }
+}
+
+fn take(found: &mut DeploymentRestore, counted: &BTreeMap<(String, String), u64>, with_files: bool, entry: &Entry) {
     let Some(content) = entry.content() else { return };
     let path = entry.path.to_string();
     found.has_environment |= path == format!("{PARTS_DIR}/{ENVIRONMENT}");
@@ -239,22 +393,28 @@ fn take(
         Part::Documents(table) => {
             let key = (component.clone(), table.to_owned());
             let documents = counted.get(&key).copied();
-            let plan = TablePlan { component, table: table.to_owned(), documents, bytes: content.size };
-            let full = plan.full_name();
-            let wanted = wants_component(&wishes.components, &plan.component)
-                && (wishes.tables.is_empty() || wishes.tables.iter().any(|pattern| matches_table(pattern, &full)));
-            all_names.push(full);
+            let wanted = found.wishes.wants(&component, table);
+            found.of_snapshot.insert(key.clone());
             if wanted {
                 found.tables.insert(key);
-                found.plan.tables.push(plan);
+                let table = table.to_owned();
+                found.plan.tables.push(TablePlan { component, table, documents, bytes: content.size });
             } else {
                 found.plan.all_tables = false;
             }
         }
-        Part::Blob(_) if found.wants_files(&component) => {
-            found.plan.files += 1;
-            found.plan.file_bytes += content.size;
-        }
+        Part::Blob(_) if with_files => take_file(found, entry),
         _ => {}
+    }
+}
+
+fn take_file(found: &mut DeploymentRestore, entry: &Entry) {
+    let path = entry.path.to_string();
+    let (component, part) = place_of(&path);
+    if let (Part::Blob(_), Some(content)) = (part, entry.content())
+        && found.wants_files(&component)
+    {
+        found.plan.files += 1;
+        found.plan.file_bytes += content.size;
     }
 }

@@ -1,14 +1,15 @@
 //! The archive: members as they are stored, `_tables` with those tables alone that are in it. The same snapshot and wishes give the
 //! same bytes.
 
-use std::io::{Read, Write};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader, Read, Write};
 
 use serde::Deserialize;
 
 use super::{DeploymentRestore, SMALL_MAX};
 use crate::catalog::WriterRow;
-use crate::format::convex::{Part, place_of};
-use crate::format::zip;
+use crate::format::convex::{Part, component_prefix, place_of};
+use crate::format::zip::{self, ZipError};
 use crate::model::{Entry, Extent};
 use crate::ops::restore::each_selected;
 use crate::ops::{Error, Selection};
@@ -22,7 +23,12 @@ const BATCH_EXTENTS: usize = 100_000;
 #[derive(Deserialize)]
 struct TableLine {
     name: String,
+    #[serde(default)]
+    id: u64,
 }
+
+/// What stands beside the documents of a table whose values are written exactly.
+const UNIFORM: &[u8] = b"\"uniform\"\n";
 
 /// Writes the archive that a plan means.
 pub fn write_zip<W: Write>(
@@ -39,12 +45,35 @@ pub fn write_zip<W: Write>(
         restore,
         writer: restore.snapshot.writer,
         archive: zip::Writer::new(output),
+        lists: BTreeSet::new(),
         batch: Vec::new(),
         extents: 0,
         progress,
     };
     let all = Selection::new(&[], &[])?;
-    each_selected(repository, &restore.snapshot, &all, progress, &mut |entry| writing.take(entry))?;
+    each_selected(
+        repository,
+        &restore.snapshot,
+        &all,
+        progress,
+        &mut |entry| match place_of(&entry.path.to_string()).1 {
+            Part::FileList | Part::Blob(_) => Ok(()),
+            _ => writing.take(entry),
+        },
+    )?;
+    writing.flush()?;
+    writing.add_new_tables()?;
+    writing.writer = restore.files_from.writer;
+    each_selected(
+        repository,
+        &restore.files_from,
+        &all,
+        progress,
+        &mut |entry| match place_of(&entry.path.to_string()).1 {
+            Part::FileList | Part::Blob(_) => writing.take(entry),
+            _ => Ok(()),
+        },
+    )?;
     writing.flush()?;
     Ok(writing.archive.finish()?)
 }
@@ -54,6 +83,8 @@ struct Writing<'w, W: Write> {
     restore: &'w DeploymentRestore,
     writer: WriterRow,
     archive: zip::Writer<W>,
+    /// Components whose list of tables is written.
+    lists: BTreeSet<String>,
     batch: Vec<(String, Entry)>,
     extents: usize,
     progress: &'w dyn Progress,
@@ -96,7 +127,11 @@ impl<W: Write> Writing<'_, W> {
                         let failure = bytes.take_failure().map(Error::from);
                         return Err(failure.unwrap_or(Error::BadDeploymentFacts { snapshot, why }));
                     };
+                    self.lists.insert(component);
                     self.archive.add(&path, true, &mut kept.as_slice())
+                }
+                Part::Documents(table) if self.restore.changes_of(&component, table).is_some() => {
+                    self.merge(&path, &component, table, Box::new(BufReader::with_capacity(256 << 10, &mut content)))
                 }
                 Part::Blob(_) => self.archive.add(&path, false, &mut content),
                 _ => self.archive.add(&path, true, &mut content),
@@ -111,15 +146,53 @@ impl<W: Write> Writing<'_, W> {
         Ok(())
     }
 
-    /// The lines of the tables that are in the archive.
+    /// Adds a table with its changes.
+    fn merge(
+        &mut self,
+        path: &str,
+        component: &str,
+        table: &str,
+        base: Box<dyn BufRead + '_>,
+    ) -> Result<u64, ZipError> {
+        let Some(folded) = self.restore.changes_of(component, table) else { return Ok(0) };
+        let mut merged = folded.over(component, table, base).map_err(ZipError::Write)?;
+        self.archive.add(path, true, &mut merged)
+    }
+
+    /// Adds the tables that were made since the snapshot.
+    fn add_new_tables(&mut self) -> Result<(), Error> {
+        let mut lists: BTreeMap<&str, Vec<u8>> = BTreeMap::new();
+        for (component, table, number) in self.restore.new_tables() {
+            let folder = format!("{}{table}", component_prefix(component));
+            self.merge(&format!("{folder}/documents.jsonl"), component, table, Box::new(std::io::empty()))?;
+            self.archive.add(&format!("{folder}/generated_schema.jsonl"), true, &mut &*UNIFORM)?;
+            lists.entry(component).or_default().extend(table_line(table, number));
+        }
+        for (component, list) in lists.into_iter().filter(|(component, _)| !self.lists.contains(*component)) {
+            let path = format!("{}_tables/documents.jsonl", component_prefix(component));
+            self.archive.add(&path, true, &mut list.as_slice())?;
+        }
+        Ok(())
+    }
+
+    /// The lines of the tables that are in the archive, by their numbers.
     fn kept(&self, component: &str, text: &[u8]) -> Option<Vec<u8>> {
-        let mut kept = Vec::new();
+        let mut kept: Vec<(u64, Vec<u8>)> = Vec::new();
         for line in text.split_inclusive(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
             let table: TableLine = serde_json::from_slice(line).ok()?;
             if self.restore.wants_table(component, &table.name) {
-                kept.extend_from_slice(line);
+                kept.push((table.id, line.to_vec()));
             }
         }
-        Some(kept)
+        let new = self.restore.new_tables().into_iter().filter(|(of, _, _)| *of == component);
+        kept.extend(new.map(|(_, table, number)| (u64::from(number), table_line(table, number))));
+        kept.sort_by_key(|(id, _)| *id);
+        Some(kept.into_iter().flat_map(|(_, line)| line).collect())
     }
+}
+
+/// A table's line in the list of its component.
+fn table_line(table: &str, number: u32) -> Vec<u8> {
+    let name = serde_json::Value::from(table);
+    format!("{{\"name\":{name},\"id\":{number}}}\n").into_bytes()
 }
