@@ -12,7 +12,8 @@ use super::Error;
 use super::cluster::{Which, gather};
 use crate::catalog::SnapshotRow;
 use crate::model::base::BaseBackup;
-use crate::model::{Moment, Retention, SnapshotId};
+use crate::model::documents::stream_name;
+use crate::model::{Moment, Retention, SnapshotId, SnapshotRecord};
 use crate::plan::restore::{Candidate, Wanted, choose, show};
 use crate::plan::retention::{Fact, Facts, Gone, Reason, State, Verdict, decide, simulate, window_since};
 use crate::progress::{Event, Progress};
@@ -211,10 +212,23 @@ fn plan_source(repository: &mut Repository, wish: &Wish) -> Result<SourcePlan, E
     Ok(SourcePlan { source, full_name, policy, zone, facts, window, verdicts })
 }
 
+/// The stream that goes on from a snapshot: a cluster's log, a deployment's changes.
+pub(super) fn stream_of(record: &SnapshotRecord) -> Option<String> {
+    match record.kind.as_str() {
+        "postgres" => record.facts.get("stream").and_then(serde_json::Value::as_str).map(str::to_owned),
+        "convex" => {
+            let instance = record.facts.get("instance").and_then(serde_json::Value::as_str)?;
+            Some(stream_name(&record.source, instance))
+        }
+        _ => None,
+    }
+}
+
 /// What the catalog knows of this host's snapshots of a source.
 fn known(repository: &mut Repository, source: &str) -> Result<Facts, repository::Error> {
     let row = repository.host_row()?;
     let mut facts = Facts { as_of: repository.catalog().last_received(row)?, ..Facts::default() };
+    let mut streams: BTreeSet<String> = repository.catalog().streams(&repository.host()?.name)?.into_iter().collect();
     for SnapshotRow { writer, record, received, pinned, forgotten, .. } in repository.catalog().all_snapshots()? {
         if writer != row || record.source != source {
             continue;
@@ -223,7 +237,11 @@ fn known(repository: &mut Repository, source: &str) -> Result<Facts, repository:
             facts.past.extend(received);
             continue;
         }
-        let stream = record.facts.get("stream").and_then(serde_json::Value::as_str);
+        // A cluster has a log, whether any of it has arrived or not.
+        if record.kind == "postgres" {
+            streams.extend(stream_of(&record));
+        }
+        let stream = stream_of(&record).filter(|stream| streams.contains(stream));
         facts.snapshots.push(Fact {
             id: record.id,
             received,
@@ -231,7 +249,7 @@ fn known(repository: &mut Repository, source: &str) -> Result<Facts, repository:
             state: if record.complete { State::Complete } else { State::Incomplete },
             tags: record.tags,
             pinned,
-            stream: stream.filter(|_| record.kind == "postgres").map(str::to_owned),
+            stream,
         });
     }
     Ok(facts)

@@ -7,9 +7,12 @@ use serde::Serialize;
 
 use super::Error;
 use super::cluster::{Which, gather};
+use super::documents;
 use crate::catalog::{DrillRow, SnapshotRow};
+use crate::model::documents::moment_of;
 use crate::model::drill::Verdict;
 use crate::model::{Moment, SnapshotId};
+use crate::plan::documents::RunEnd;
 use crate::plan::recovery::Aim;
 use crate::repository::Repository;
 
@@ -149,6 +152,11 @@ fn one(
         |found: &mut SourceStatus, weight, kind, words: String| found.troubles.push(Trouble { weight, kind, words });
     if let (Some("postgres"), Some(name)) = (found.kind.as_deref(), full_name) {
         of_cluster(repository, name, &mut found)?;
+    } else if let (Some("convex"), Some(name)) = (found.kind.as_deref(), full_name) {
+        of_deployment(repository, name, &mut found)?;
+    }
+    if found.kind.as_deref() == Some("postgres") {
+        // Its log says more than its last base backup.
     } else if let Some(last) = last.filter(|row| !row.record.complete) {
         let words =
             format!("the newest snapshot {} is INCOMPLETE: {} files were skipped", last.record.id, last.record.skipped);
@@ -194,6 +202,22 @@ fn of_cluster(repository: &Repository, name: &str, found: &mut SourceStatus) -> 
     }
     if newest.is_some_and(|base| !base.backup.bad_pages.is_none()) {
         say(Weight::Damaged, "damaged", "the newest base backup holds damaged pages".to_owned());
+    }
+    Ok(())
+}
+
+/// The changes behind a deployment's snapshots.
+fn of_deployment(repository: &Repository, name: &str, found: &mut SourceStatus) -> Result<(), Error> {
+    let Some(documents) = documents::gather(repository, name)? else { return Ok(()) };
+    found.newest = documents.newest().map(moment_of).max(found.newest);
+    let mut say = |words: String, kind| found.troubles.push(Trouble { weight: Weight::Damaged, kind, words });
+    let gaps = documents.runs.iter().filter(|run| matches!(run.end, RunEnd::Gap { .. })).count();
+    if gaps > 0 {
+        say(format!("its changes have {gaps} GAPs: `lifeboat timeline {name}` shows them"), "gap");
+    }
+    let lost = documents.missing.len() + documents.damaged.len();
+    if lost > 0 {
+        say(format!("segments of its changes that are gone or damaged: {lost}"), "damaged");
     }
     Ok(())
 }

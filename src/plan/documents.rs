@@ -179,6 +179,21 @@ pub fn needed<'p>(way: &Way, pieces: &'p [Piece]) -> Vec<&'p Piece> {
         .collect()
 }
 
+/// Segments that no kept snapshot needs: those before the one from which the window's first moments are restored (without a window,
+/// before the oldest one), and those of runs in which no kept snapshot lies. `kept` is oldest first; where it is empty nothing is free.
+/// What a segment without words covers is not known: it stays.
+pub fn free(pieces: &[Piece], kept: &[Base], since: Option<Moment>) -> Vec<(DbTime, u64)> {
+    let serving = since.and_then(|since| kept.iter().rev().find(|base| base.ended <= since));
+    let Some(oldest) = serving.or(kept.first()) else { return Vec::new() };
+    let useless: Vec<Run> = runs(pieces).into_iter().filter(|run| !kept.iter().any(|base| run.holds(base))).collect();
+    let is_free = |piece: &&Piece| {
+        let before = piece.facts.as_ref().and_then(DocumentsFacts::up_to).is_some_and(|up_to| up_to <= oldest.at);
+        let of_none = |run: &Run| run.epoch == piece.epoch && (run.first..=run.last).contains(&piece.number);
+        piece.facts.is_some() && (before || useless.iter().any(of_none))
+    };
+    pieces.iter().filter(is_free).map(|piece| (piece.epoch, piece.number)).collect()
+}
+
 /// A time of the database as it is shown: to the millisecond.
 pub fn show(time: DbTime) -> String {
     moment_of(time).format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
@@ -242,6 +257,22 @@ mod tests {
         assert_eq!(to(Aim::At(45)), None, "a snapshot alone is nearer");
         assert_eq!(to(Aim::At(55)), Some((50, 55)));
         assert_eq!(to(Aim::Latest), Some((50, 60)));
+    }
+
+    #[test]
+    fn what_no_kept_snapshot_needs_is_free() {
+        let pieces = [piece(10, 0, 10, 20), piece(10, 1, 20, 30), piece(10, 2, 30, 40), piece(50, 0, 50, 60)];
+        let all = [base(1, 10), base(2, 30), base(3, 50)];
+        assert_eq!(free(&pieces, &all, None), []);
+        assert_eq!(free(&pieces, &all[1..], None), [(10, 0), (10, 1)]);
+        assert_eq!(
+            free(&pieces, &all, Some(moment_of(35))),
+            [(10, 0), (10, 1)],
+            "the window's beginning is served by 30"
+        );
+        assert_eq!(free(&pieces, &all[..2], None), [(50, 0)], "no snapshot leads into it");
+        assert_eq!(free(&pieces, &[], None), [], "nothing is kept: nothing is judged");
+        assert_eq!(free(&pieces, &all, Some(moment_of(5))), [], "the window is longer than what there is");
     }
 
     #[test]

@@ -19,13 +19,13 @@ use crate::common::convex::{ODD, Scene, unzip, work};
 /// A value that must show up nowhere.
 const SECRET: &str = "hush-hush-4711";
 
-struct Place {
+pub struct Place {
     folder: tempfile::TempDir,
-    convex: Deployment,
+    pub convex: Deployment,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let place =
             Self { folder: tempfile::tempdir().unwrap(), convex: Deployment::start(Options::default()).unwrap() };
         fs::create_dir(place.path("work")).unwrap();
@@ -47,7 +47,7 @@ impl Place {
         place
     }
 
-    fn configure(&self, lines: &str) {
+    pub fn configure(&self, lines: &str) {
         let url = self.convex.url();
         let text = format!(
             "[sources.app]\nkind = \"convex\"\nurl = \"{url}\"\nadmin_key_file = \"key\"\nwork_dir = \"work\"\n{lines}\n"
@@ -55,11 +55,11 @@ impl Place {
         fs::write(self.path("lifeboat.toml"), text).unwrap();
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lifeboat"));
         command.env_clear().env("HOME", self.folder.path()).env("PATH", std::env::var_os("PATH").unwrap());
         command.env("TMPDIR", self.path("work")).env("TZ", "UTC").current_dir(self.folder.path());
@@ -70,12 +70,12 @@ impl Place {
         command
     }
 
-    fn expect(&self, code: i32, args: &[&str]) -> (String, String) {
+    pub fn expect(&self, code: i32, args: &[&str]) -> (String, String) {
         shown(code, args, self.command(args).output().unwrap())
     }
 
     /// Restores into a deployment, with its key.
-    fn restore_into(&self, code: i32, target: &Deployment, args: &[&str]) -> String {
+    pub fn restore_into(&self, code: i32, target: &Deployment, args: &[&str]) -> String {
         fs::write(self.path("target-key"), target.admin_key()).unwrap();
         let url = target.url();
         let all = [&["restore", "app", "--into", &url, "--admin-key-file", "target-key"], args].concat();

@@ -20,6 +20,7 @@ use object_store::ObjectStoreExt;
 
 use crate::common::chance::{Chance, how_often};
 use crate::common::convex::{ODD, Scene, assert_state, said, unzip, work};
+use crate::common::pruned::{forget_on, options, prune_with};
 use crate::common::world;
 
 /// Longer than any of these takes; a test that waits so long has failed.
@@ -58,7 +59,7 @@ impl Follower {
             heartbeat: Duration::from_secs(3600),
             export_every: Duration::from_millis(50),
         };
-        let (convex, host) = (scene.options(), scene.host.again());
+        let (convex, host) = (scene.options(), scene.host.second());
         let (told, ended, newest) = (Arc::clone(&heard), Arc::clone(&stop), Arc::clone(&stored));
         let thread = std::thread::spawn(move || -> Result<(), String> {
             let (mut repository, _) = host.open(None).map_err(|e| said(&e))?;
@@ -517,4 +518,49 @@ fn without_its_memory_it_takes_a_new_snapshot() {
     follower.end();
     assert_eq!(scene.snapshots(), 2);
     assert_restores(&scene, time_of(moment_of(scene.convex.latest())));
+}
+
+#[test]
+fn what_no_snapshot_needs_any_more_is_pruned_and_the_rest_restores() {
+    let scene = Scene::new();
+    scene.convex.fill(20, 0);
+    let follower = Follower::new(&scene);
+    follower.wait_said("following", 1);
+    let mut times = Vec::new();
+    for _ in 0..3 {
+        follower.level(&scene.convex);
+        times.push(scene.convex.latest());
+        back_up(&scene);
+    }
+    follower.level(&scene.convex);
+    times.push(scene.convex.latest());
+    follower.end();
+    let segments = || {
+        let (repository, _) = scene.host.open(None).unwrap();
+        let found = gather(&repository, "app").unwrap().unwrap();
+        (found.pieces.len(), found.missing.len(), found.runs.clone())
+    };
+    let all = segments().0;
+    prune_with(&scene.host, &options(1.0, 0)).unwrap();
+    assert_eq!(segments().0, all, "the first snapshot leads into all of them");
+    let oldest = {
+        let mut ids = scene.host.snapshots();
+        ids.sort();
+        ids[0].clone()
+    };
+    forget_on(&scene.host, &[oldest]);
+    let report = prune_with(&scene.host, &options(1.0, 0)).unwrap();
+    let (left, missing, runs) = segments();
+    assert!(left < all && report.segments_retired as usize == all - left, "{left} of {all}, {report:?}");
+    assert_eq!((missing, runs.len(), &runs[0].end), (0, 1, &RunEnd::Newest), "what a prune took is no loss");
+    assert_restores(&scene, times[1]);
+    assert_restores(&scene, times[3]);
+    let (_, restore) = scene.planned(&Wanted::Latest, &Wishes::default()).unwrap();
+    assert!(restore.plan.changes.is_some());
+    let follower = Follower::new(&scene);
+    follower.wait_said("following", 1);
+    follower.level(&scene.convex);
+    let latest = scene.convex.latest();
+    assert_eq!(follower.end().iter().filter(|word| word.starts_with("cut")).count(), 0);
+    assert_restores(&scene, latest);
 }

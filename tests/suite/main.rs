@@ -12,6 +12,7 @@ mod contract;
 mod convex;
 mod convex_restore;
 mod convex_stream;
+mod convex_stream_cli;
 mod convex_trouble;
 mod crash;
 mod damage;

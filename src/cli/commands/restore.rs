@@ -73,6 +73,13 @@ pub(super) fn one(context: &Context, args: &RestoreArgs, chosen: &mut Option<Sna
         let asked = (wanted, read_as);
         return restore_cluster::run(context, args, &mut repository, &cluster, asked, options, &progress);
     }
+    if let Some(into) = args.into.as_deref().filter(|_| args.tar.is_none() && is_plain(args)) {
+        let asked = (&wanted, read_as.as_deref());
+        if let Some((outcome, id)) = restore_convex::tree(context, args, &repository, asked, into, &progress)? {
+            *chosen = Some(id);
+            return Ok(outcome);
+        }
+    }
     let (snapshot, choice) = find(context, args, &repository, &wanted, *chosen)?;
     *chosen = Some(choice.id);
     warn_passed_over(context, &choice);
@@ -105,6 +112,12 @@ pub(super) fn one(context: &Context, args: &RestoreArgs, chosen: &mut Option<Sna
     }
     // Problems of the logs were told as warnings; what was asked for is restored.
     Ok(Outcome::Done)
+}
+
+/// Whether nothing is said of single files, of which a time between two snapshots has none.
+fn is_plain(args: &RestoreArgs) -> bool {
+    let flags = args.delta || args.delete || args.verify || args.overwrite.is_some();
+    args.include.is_empty() && args.exclude.is_empty() && !flags
 }
 
 /// The snapshot that is restored. In a group blobs follow their database.

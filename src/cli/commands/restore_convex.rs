@@ -14,15 +14,15 @@ use crate::cli::output::{count, counted, duration, size};
 use crate::cli::report::Failure;
 use crate::client::convex::{Deployment, ImportMode, Rights, parse_url};
 use crate::config::Plan;
-use crate::model::RawText;
 use crate::model::documents::time_of;
-use crate::ops::documents::gather;
+use crate::model::{RawText, SnapshotId};
+use crate::ops::documents::{Documents, gather};
 use crate::ops::restore::convex::{
     DeploymentPlan, DeploymentRestore, From, IntoPlan, Sent, Target, Verified, Wishes, left, perform, plan,
-    prepare_into, send, verify, write_zip,
+    prepare_into, send, verify, write_tree, write_zip,
 };
 use crate::plan::documents::show as show_time;
-use crate::plan::restore::show;
+use crate::plan::restore::{Wanted, show};
 use crate::progress::Progress;
 use crate::repository::Repository;
 use crate::source::convex::{ConvexOptions, KeyFrom, resolve};
@@ -37,6 +37,8 @@ pub enum Into<'a> {
     Zip(&'a Path),
     /// A deployment.
     Deployment(&'a str),
+    /// A directory, for documents as they were between snapshots.
+    Tree(&'a Path),
 }
 
 /// Whether `--into` means an archive or a deployment. An archive only if nothing else lies there.
@@ -59,6 +61,41 @@ pub fn run(context: &Context, args: &RestoreArgs, into: Into<'_>) -> Result<Opti
     if from.snapshot.record.kind != "convex" && matches!(into, Into::Zip(_)) {
         return Ok(None);
     }
+    carry(context, args, &repository, (documents.as_ref(), from), into, read_as.as_deref(), &progress).map(Some)
+}
+
+/// Restores documents as they were between two snapshots into a directory; none where changes have no part in what was asked for: a
+/// snapshot as it is goes into a directory like any other.
+pub fn tree(
+    context: &Context,
+    args: &RestoreArgs,
+    repository: &Repository,
+    (wanted, read_as): (&Wanted, Option<&str>),
+    into: &Path,
+    progress: &Arc<crate::cli::progress::Console>,
+) -> Result<Option<(Outcome, SnapshotId)>, Failure> {
+    let Some(documents) = gather(repository, &args.source)? else { return Ok(None) };
+    if matches!(wanted, Wanted::Named(_)) {
+        return Ok(None);
+    }
+    let from = From::find(repository, Some(&documents), &args.source, wanted, args.exact)?;
+    if from.changes.is_none() {
+        return Ok(None);
+    }
+    let id = from.choice.id;
+    let done = carry(context, args, repository, (Some(&documents), from), Into::Tree(into), read_as, progress)?;
+    Ok(Some((done, id)))
+}
+
+fn carry(
+    context: &Context,
+    args: &RestoreArgs,
+    repository: &Repository,
+    (documents, from): (Option<&Documents>, From<'_>),
+    into: Into<'_>,
+    read_as: Option<&str>,
+    progress: &Arc<crate::cli::progress::Console>,
+) -> Result<Outcome, Failure> {
     refuse_flags(args, into)?;
     warn_passed_over(context, &from.choice);
     warn_forgotten(context, &from.snapshot);
@@ -67,22 +104,23 @@ pub fn run(context: &Context, args: &RestoreArgs, into: Into<'_>) -> Result<Opti
         components: args.convex.component.clone(),
         no_files: args.convex.no_files,
     };
-    let restore = plan(&repository, from, &wishes, &*progress);
+    let restore = plan(repository, from, &wishes, &**progress);
     progress.clear();
     let mut restore = restore?;
-    show_plan(context, args, &restore.plan, read_as.as_deref(), into)?;
+    show_plan(context, args, &restore.plan, read_as, into)?;
     if !args.dry_run {
         let work_dir = args.server.work_dir.clone().unwrap_or_else(std::env::temp_dir);
-        let folded = restore.fold(&repository, documents.as_ref(), &work_dir, &*progress);
+        let folded = restore.fold(repository, documents, &work_dir, &**progress);
         progress.clear();
         folded?;
     }
     let outcome = match into {
-        Into::Zip(file) => to_zip(context, args, &repository, &restore, file, &*progress),
-        Into::Deployment(url) => to_deployment(context, args, &repository, &restore, url, &progress),
+        Into::Zip(file) => to_zip(context, args, repository, &restore, file, &**progress),
+        Into::Tree(dir) => to_tree(context, args, repository, &restore, dir, &**progress),
+        Into::Deployment(url) => to_deployment(context, args, repository, &restore, url, progress),
     };
     progress.clear();
-    outcome.map(Some)
+    outcome
 }
 
 /// Flags that mean files, dumps or clusters.
@@ -95,7 +133,7 @@ fn refuse_flags(args: &RestoreArgs, into: Into<'_>) -> Result<(), Failure> {
         ("--delete", args.delete),
         ("--verify", args.verify),
     ];
-    let archive = matches!(into, Into::Zip(_));
+    let archive = !matches!(into, Into::Deployment(_));
     let wrong = of_files.into_iter().find(|(_, given)| *given).map(|(flag, _)| flag);
     let wrong = wrong.or_else(|| args.server.first_but(&["--table", "--work-dir"]));
     let wrong = wrong.or_else(|| if archive { args.convex.first(true) } else { None });
@@ -103,7 +141,11 @@ fn refuse_flags(args: &RestoreArgs, into: Into<'_>) -> Result<(), Failure> {
         None => Ok(()),
         Some(flag) => {
             let hint = "For a part there are `--table TABLE`, `--component PATH` and `--no-files`.";
-            let what = if archive { "an archive" } else { "a Convex deployment" };
+            let what = match into {
+                Into::Zip(_) => "an archive",
+                Into::Deployment(_) => "a Convex deployment",
+                Into::Tree(_) => "a directory for documents as they were between two snapshots",
+            };
             Err(Failure::usage(format!("`{flag}` does not fit: `--into` names {what}"), hint))
         }
     }
@@ -144,6 +186,41 @@ fn to_zip(
     }
     context.ui.answer(format!("restored  {} in `{}`, in {}", size(bytes), file.display(), duration(seconds)))?;
     context.ui.story(format!("It goes into a deployment with `npx convex import --replace {}`.", file.display()));
+    Ok(Outcome::Done)
+}
+
+fn to_tree(
+    context: &Context,
+    args: &RestoreArgs,
+    repository: &Repository,
+    restore: &DeploymentRestore,
+    dir: &Path,
+    progress: &dyn Progress,
+) -> Result<Outcome, Failure> {
+    let is_free = std::fs::read_dir(dir).map_or(true, |mut entries| entries.next().is_none());
+    if !is_free || dir.is_file() {
+        let error = crate::destination::Error::NotEmpty(dir.to_owned());
+        return Err(crate::ops::Error::from(error).into());
+    }
+    if args.dry_run {
+        context.ui.story("Nothing was written (--dry-run).");
+        return Ok(Outcome::Done);
+    }
+    let started = Instant::now();
+    let part = staged(dir);
+    // What an interrupted run left.
+    let _ = std::fs::remove_dir_all(&part);
+    std::fs::create_dir_all(&part).map_err(|e| Failure::io("make", &part, e))?;
+    write_tree(repository, restore, &part, progress).inspect_err(|_| drop(std::fs::remove_dir_all(&part)))?;
+    std::fs::rename(&part, dir).map_err(|e| Failure::io("write", dir, e))?;
+    let seconds = started.elapsed().as_secs_f64();
+    if context.ui.json {
+        let summary = serde_json::json!({"message_type": "summary", "directory": dir, "total_duration": seconds});
+        context.ui.json(&summary)?;
+        return Ok(Outcome::Done);
+    }
+    let documents = counted(restore.plan.tables.len() as u64, "table", "tables");
+    context.ui.answer(format!("restored  {documents} in `{}`, in {}", dir.display(), duration(seconds)))?;
     Ok(Outcome::Done)
 }
 
@@ -396,7 +473,7 @@ fn show_plan(
         size(plan.file_bytes),
         of.unwrap_or_default()
     ))?;
-    if let Into::Zip(file) = into {
+    if let Into::Zip(file) | Into::Tree(file) = into {
         say(format!("lands in  {}", file.display()))?;
     }
     Ok(())

@@ -21,7 +21,7 @@ use crate::catalog::{SnapshotRow, WriterRow};
 use crate::model::documents::{DbTime, parse_place, stream_name, time_of};
 use crate::model::{ConvexFacts, SegmentRecord};
 use crate::plan::documents::{Aim, Base, Piece, Run, Way, choose, needed, runs};
-use crate::repository::Repository;
+use crate::repository::{self, Repository};
 
 /// What is wrong with a stream of changes.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +102,17 @@ fn facts_of(row: &SnapshotRow) -> Option<(ConvexFacts, DbTime)> {
     (facts.version == 1 && facts.not_uniform.is_none()).then_some((facts, at))
 }
 
+/// A snapshot as a planner knows it; none where changes cannot be laid over it.
+pub(super) fn base_of(row: &SnapshotRow) -> Option<Base> {
+    Some(Base { id: row.record.id, at: facts_of(row)?.1, ended: row.record.ended })
+}
+
+/// A segment as the index has it.
+pub(super) fn piece_of(record: &SegmentRecord) -> Option<Piece> {
+    let (epoch, number) = parse_place(&record.place)?;
+    Some(Piece { epoch, number, facts: serde_json::from_value(record.facts.clone()).ok() })
+}
+
 /// What there is of a source; none where it is no deployment, or has no changes. Of several writers, or instances, that of the newest
 /// snapshot counts.
 pub fn gather(repository: &Repository, source: &str) -> Result<Option<Documents>, Error> {
@@ -126,8 +137,15 @@ pub fn gather(repository: &Repository, source: &str) -> Result<Option<Documents>
             Ok(facts) => Some(facts),
             Err(_) => {
                 let read = repository.read_segment(&newest.writer_name, &record).map_err(Error::from);
-                let read = read.and_then(|plain| Ok(segment::facts_of(&plain)?));
-                read.inspect_err(|e| damaged.push((record.place.name().to_owned(), super::chain(e)))).ok()
+                match read.and_then(|plain| Ok(segment::facts_of(&plain)?)) {
+                    Ok(facts) => Some(facts),
+                    // A host that only writes cannot look; whoever can will.
+                    Err(Error::Repository(repository::Error::NeedsIdentity(_))) => None,
+                    Err(e) => {
+                        damaged.push((record.place.name().to_owned(), super::chain(&e)));
+                        None
+                    }
+                }
             }
         };
         // Of two under one name the one that was acknowledged is in the index.
@@ -151,13 +169,12 @@ pub fn gather(repository: &Repository, source: &str) -> Result<Option<Documents>
         return Ok(None);
     }
     let pieces: Vec<Piece> = pieces.into_values().collect();
-    let base = |row: &SnapshotRow| Some(Base { id: row.record.id, at: facts_of(row)?.1, ended: row.record.ended });
     Ok(Some(Documents {
         full_name: newest.full_name(),
         writer: newest.writer_name.clone(),
         writer_row: newest.writer,
         stream,
-        bases: rows.iter().filter_map(base).collect(),
+        bases: rows.iter().filter_map(base_of).collect(),
         runs: runs(&pieces),
         pieces,
         missing: listing.missing,

@@ -1,4 +1,5 @@
-//! The log of clusters: which segments no kept base backup and no window needs, and leftovers in the folders of streams.
+//! The log of clusters and the changes of deployments: which segments no kept snapshot and no window needs, and leftovers in the
+//! folders of streams.
 //!
 //! Invariants: what `plan::needed_wal` needs stays, histories stay always; a stream without a base backup that is kept gives nothing
 //! away, unless its source has moved on to another stream since; the store is asked only where the index has something to free.
@@ -12,7 +13,11 @@ use super::super::cluster::{Cluster, Which, gather, gather_from_index};
 use super::PolicyOf;
 use crate::catalog::{Retired, RetiredObject};
 use crate::format::wal::ArchiveFile;
+use crate::model::documents::{DbTime, parse_place};
 use crate::model::{Moment, Retention, SegmentKey, SegmentName, SegmentRecord, SnapshotId};
+use crate::ops::documents;
+use crate::ops::forget::stream_of;
+use crate::plan::documents::{self as plan_documents, Base, Piece};
 use crate::plan::needed_wal::needed;
 use crate::plan::prune::due;
 use crate::plan::retention::window_since;
@@ -49,19 +54,42 @@ impl StreamPlan {
     }
 }
 
-/// The streams of this host's base backups: of which source each is, and whether a base backup of it is kept.
-fn streams(repository: &mut Repository) -> Result<BTreeMap<String, (String, bool)>, Error> {
+/// A stream of this host's snapshots.
+#[derive(Debug, Default)]
+struct Known {
+    /// The source that it is of.
+    source: String,
+    /// Whether a snapshot of it is kept.
+    kept: bool,
+    /// Of a deployment's changes: the snapshots that are kept.
+    bases: Option<Vec<Base>>,
+}
+
+fn streams(repository: &mut Repository) -> Result<BTreeMap<String, Known>, Error> {
     let row = repository.host_row()?;
-    let mut all: BTreeMap<String, (String, bool)> = BTreeMap::new();
+    let mut all: BTreeMap<String, Known> = BTreeMap::new();
     for snapshot in repository.catalog().all_snapshots()?.into_iter().filter(|s| s.writer == row) {
-        let record = snapshot.record;
-        let stream = record.facts.get("stream").and_then(serde_json::Value::as_str);
-        if let Some(stream) = stream.filter(|_| record.kind == "postgres") {
-            let kept = !snapshot.forgotten || snapshot.pinned;
-            all.entry(stream.to_owned()).or_insert((record.source, false)).1 |= kept;
+        let Some(stream) = stream_of(&snapshot.record) else { continue };
+        let is_kept = !snapshot.forgotten || snapshot.pinned;
+        let known = all.entry(stream).or_default();
+        known.kept |= is_kept;
+        if snapshot.record.kind == "convex" {
+            let bases = known.bases.get_or_insert_default();
+            bases.extend(documents::base_of(&snapshot).filter(|_| is_kept && snapshot.record.complete));
         }
+        known.source = snapshot.record.source;
     }
     Ok(all)
+}
+
+/// What may go of a deployment's changes, and from when on every moment stays within reach.
+fn free_documents(records: &[SegmentRecord], known: &Known, window: Option<Moment>) -> (Option<Moment>, Free) {
+    let mut kept = known.bases.clone().unwrap_or_default();
+    kept.sort_by_key(|base| base.at);
+    let mut pieces: Vec<Piece> = records.iter().filter_map(documents::piece_of).collect();
+    pieces.sort_by_key(|piece| (piece.epoch, piece.number));
+    let since = window.or(kept.first().map(|base| base.ended));
+    (since, Free::Documents(plan_documents::free(&pieces, &kept, window).into_iter().collect()))
 }
 
 /// What is done with this host's streams.
@@ -81,17 +109,24 @@ pub(super) fn plan(
     let now = repository.catalog().store_time(row)?;
     let known = streams(repository)?;
     let mut plans = Vec::new();
-    for (stream, (source, kept)) in &known {
-        let moved_on = !kept && known.iter().any(|(other, (of, kept))| other != stream && of == source && *kept);
+    for (stream, of) in &known {
+        let source = &of.source;
+        let goes_on = |(other, it): (&String, &Known)| other != stream && it.source == *source && it.kept;
+        let moved_on = !of.kept && known.iter().any(goes_on);
         let judged = Judged { stream, source, full_name: format!("{own}/{source}"), policy: policy(source), now };
-        let Some((since, mut free)) = judged.free(repository, moved_on, &Source::Index)? else { continue };
         let records = repository.catalog().segments(&own, stream).map_err(crate::repository::Error::from)?;
+        let is_log = of.bases.is_none();
+        let found = match is_log || moved_on {
+            true => judged.free(repository, moved_on, &Source::Index)?,
+            false => Some(free_documents(&records, of, judged.window())),
+        };
+        let Some((since, mut free)) = found else { continue };
         let is_retired = retired.keys().any(|key| key.0.stream() == stream.as_str());
         if !records.iter().any(|record| free.has(record)) && !is_retired {
             continue;
         }
         // There is something to free: now what the store really holds decides.
-        if !moved_on {
+        if !moved_on && is_log {
             let Some((_, again)) = judged.free(repository, moved_on, &Source::Store)? else { continue };
             free = again;
         }
@@ -147,12 +182,15 @@ enum Free {
     /// All of the stream: its source has moved on to another.
     All,
     Segments(BTreeSet<SegmentName>),
+    /// Of a deployment's changes.
+    Documents(BTreeSet<(DbTime, u64)>),
 }
 
 impl Free {
     fn has(&self, record: &SegmentRecord) -> bool {
         match (self, ArchiveFile::parse(record.place.name())) {
             (Self::All, _) => true,
+            (Self::Documents(free), _) => parse_place(&record.place).is_some_and(|key| free.contains(&key)),
             (Self::Segments(free), Ok(ArchiveFile::Segment(name))) => free.contains(&name),
             _ => false,
         }
@@ -168,6 +206,10 @@ struct Judged<'j> {
 }
 
 impl Judged<'_> {
+    fn window(&self) -> Option<Moment> {
+        self.policy.as_ref().and_then(|policy| window_since(policy, self.now))
+    }
+
     /// What may go of the stream, and from when on every moment stays within reach. `None` where nothing is to be judged.
     fn free(
         &self,
@@ -185,7 +227,7 @@ impl Judged<'_> {
         };
         let Some(Cluster { archive, .. }) = cluster else { return Ok(None) };
         let kept: BTreeSet<SnapshotId> = archive.bases.iter().map(|base| base.id).collect();
-        let window = self.policy.as_ref().and_then(|policy| window_since(policy, self.now));
+        let window = self.window();
         // Nobody said that moments between base backups may go: then all of the log behind the oldest one stays.
         let oldest = archive.bases.iter().map(|base| base.backup.stopped).min();
         let Some(since) = window.or(oldest) else { return Ok(None) };

@@ -23,7 +23,7 @@ use object_store::memory::InMemory;
 use tempfile::TempDir;
 
 use super::chance::Chance;
-use super::{Host, Person, clock, world};
+use super::{Host, Person, world};
 
 /// The members of an archive.
 pub type Archive = BTreeMap<String, Vec<u8>>;

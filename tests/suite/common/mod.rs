@@ -89,16 +89,6 @@ impl Host {
         Self { objects, remote: None, state: Arc::new(tempfile::tempdir().unwrap()), tries: 1 }
     }
 
-    /// Another process of the same host.
-    pub fn again(&self) -> Self {
-        Self {
-            objects: Arc::clone(&self.objects),
-            remote: self.remote.clone(),
-            state: Arc::clone(&self.state),
-            tries: self.tries,
-        }
-    }
-
     /// A host whose store is a real server's.
     pub fn reaching(store: &Store) -> Self {
         Self { remote: Some(store.clone()), ..Self::new(Arc::new(object_store::memory::InMemory::new())) }

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 pub use self::compare::{FilesDifference, TableDifference, Verified, verify};
 pub use self::into::{Confirmed, IntoPlan, Left, Sent, Target, left, perform, prepare_into, send};
-pub use self::write::write_zip;
+pub use self::write::{write_tree, write_zip};
 use super::super::{Error, look};
 use super::each_selected;
 use crate::catalog::SnapshotRow;

@@ -2,7 +2,10 @@
 //! same bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{DirBuilder, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -10,7 +13,7 @@ use super::{DeploymentRestore, SMALL_MAX};
 use crate::catalog::WriterRow;
 use crate::format::convex::{Part, component_prefix, place_of};
 use crate::format::zip::{self, ZipError};
-use crate::model::{Entry, Extent};
+use crate::model::{Entry, Extent, RelPath};
 use crate::ops::restore::each_selected;
 use crate::ops::{Error, Selection};
 use crate::progress::{Event, Progress};
@@ -30,6 +33,36 @@ struct TableLine {
 /// What stands beside the documents of a table whose values are written exactly.
 const UNIFORM: &[u8] = b"\"uniform\"\n";
 
+/// Where the members go.
+enum Sink<W: Write> {
+    Zip(Box<zip::Writer<W>>),
+    /// A directory, with what is in no archive too.
+    Tree(PathBuf),
+}
+
+impl<W: Write> Sink<W> {
+    fn add(&mut self, path: &str, deflate: bool, content: &mut dyn Read) -> Result<u64, ZipError> {
+        let root = match self {
+            Self::Zip(writer) => return writer.add(path, deflate, content),
+            Self::Tree(root) => root,
+        };
+        let wrong = |why: String| ZipError::Member { name: path.to_owned(), why };
+        // Names of tables that are new come from the server.
+        let below = RelPath::new(path.as_bytes()).map_err(|e| wrong(e.to_string()))?;
+        let file = root.join(below.to_string());
+        let mut write = || -> std::io::Result<u64> {
+            if let Some(folder) = file.parent() {
+                DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+            }
+            let mut output = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file)?;
+            let size = std::io::copy(content, &mut output)?;
+            output.sync_all()?;
+            Ok(size)
+        };
+        write().map_err(ZipError::Write)
+    }
+}
+
 /// Writes the archive that a plan means.
 pub fn write_zip<W: Write>(
     repository: &Repository,
@@ -38,13 +71,36 @@ pub fn write_zip<W: Write>(
     progress: &dyn Progress,
 ) -> Result<W, Error> {
     progress.event(Event::Stage("writing the archive"));
+    match write_all(repository, restore, Sink::Zip(Box::new(zip::Writer::new(output))), progress)? {
+        Sink::Zip(writer) => Ok(writer.finish()?),
+        Sink::Tree(_) => Err(ZipError::Archive("it is a directory".to_owned()).into()),
+    }
+}
+
+/// Writes what a plan means below a directory that is there and empty: the archive's members as files.
+pub fn write_tree(
+    repository: &Repository,
+    restore: &DeploymentRestore,
+    root: &Path,
+    progress: &dyn Progress,
+) -> Result<(), Error> {
+    progress.event(Event::Stage("writing"));
+    write_all(repository, restore, Sink::<std::io::Sink>::Tree(root.to_owned()), progress).map(drop)
+}
+
+fn write_all<W: Write>(
+    repository: &Repository,
+    restore: &DeploymentRestore,
+    archive: Sink<W>,
+    progress: &dyn Progress,
+) -> Result<Sink<W>, Error> {
     let items = restore.plan.tables.len() as u64 + restore.plan.files;
     progress.event(Event::Expect { items, bytes: restore.bytes() });
     let mut writing = Writing {
         repository,
         restore,
         writer: restore.snapshot.writer,
-        archive: zip::Writer::new(output),
+        archive,
         lists: BTreeSet::new(),
         batch: Vec::new(),
         extents: 0,
@@ -75,14 +131,14 @@ pub fn write_zip<W: Write>(
         },
     )?;
     writing.flush()?;
-    Ok(writing.archive.finish()?)
+    Ok(writing.archive)
 }
 
 struct Writing<'w, W: Write> {
     repository: &'w Repository,
     restore: &'w DeploymentRestore,
     writer: WriterRow,
-    archive: zip::Writer<W>,
+    archive: Sink<W>,
     /// Components whose list of tables is written.
     lists: BTreeSet<String>,
     batch: Vec<(String, Entry)>,
@@ -99,7 +155,7 @@ impl<W: Write> Writing<'_, W> {
             Part::Tables => self.restore.plan.tables.iter().any(|table| table.component == component),
             Part::Documents(table) | Part::Schema(table) => self.restore.wants_table(&component, table),
             Part::FileList | Part::Blob(_) => self.restore.wants_files(&component),
-            Part::Other => false,
+            Part::Other => matches!(self.archive, Sink::Tree(_)),
         };
         if !wanted {
             return Ok(());

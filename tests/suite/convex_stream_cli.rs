@@ -1,0 +1,128 @@
+//! The changes of a deployment through the binary: what a person types, and what is shown.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Stdio};
+
+use deployment::json;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::common::convex::{ODD, assert_state, unzip};
+use crate::convex_restore::Place;
+
+/// `lifeboat follow app`, read line by line.
+struct Following {
+    child: Child,
+    lines: BufReader<std::process::ChildStdout>,
+}
+
+impl Following {
+    fn new(place: &Place) -> Self {
+        let mut command = place.command(&["--json", "follow", "app", "--interval", "0s"]);
+        // A follower holds no identity.
+        command.env_remove("LIFEBOAT_IDENTITY_FILE");
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        Self { child, lines }
+    }
+
+    fn wait(&mut self, event: &str) -> serde_json::Value {
+        loop {
+            let mut line = String::new();
+            assert!(self.lines.read_line(&mut line).unwrap() > 0, "it ended before `{event}`: {:?}", self.words());
+            let said: serde_json::Value = serde_json::from_str(&line).unwrap();
+            if said["event"] == event {
+                return said;
+            }
+        }
+    }
+
+    fn words(&mut self) -> String {
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut self.child.stderr.take().unwrap(), &mut text).unwrap();
+        text
+    }
+
+    fn end(mut self) {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "{status}: {}", self.words());
+    }
+}
+
+/// A time as the command line takes it, a little behind one of the database.
+fn after(ts: i64) -> String {
+    let at = chrono::DateTime::from_timestamp_nanos(ts);
+    at.to_rfc3339_opts(chrono::SecondsFormat::Nanos, true)
+}
+
+#[test]
+fn a_bad_mutation_is_found_and_undone() {
+    let place = Place::new();
+    place.convex.fill(30, 2);
+    let kept = place.convex.insert("users", json(r#"{"name":"zoë"}"#));
+    let mut following = Following::new(&place);
+    following.wait("following");
+    place.convex.insert("users", json(ODD));
+    let good = place.convex.latest();
+    assert!(place.convex.patch(&kept, json(r#"{"name":"nobody"}"#)));
+    assert!(place.convex.delete(&kept));
+    let bad = place.convex.latest();
+    while following.wait("stored")["newest"].as_str().unwrap() < after(bad).as_str() {}
+    following.end();
+
+    let (told, _) = place.expect(0, &["timeline", "app"]);
+    assert!(told.contains("snapshot  ") && told.contains("changes   ") && told.contains("newest    "), "{told}");
+    let (told, _) = place.expect(0, &["diff", "app", "--from", &after(good), "--to", &after(bad)]);
+    assert_eq!(told.lines().collect::<Vec<_>>(), [format!("-  users  {kept}")], "{told}");
+    let (told, _) = place.expect(0, &["dump", "app", "--id", &kept, "--history"]);
+    let kinds: Vec<&str> = told.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
+    assert_eq!(kinds, ["snapshot", "written", "deleted"], "{told}");
+    let (told, _) = place.expect(0, &["dump", "app", "--id", &kept, "--to", &after(good)]);
+    assert!(told.contains("zoë"), "{told}");
+    let (_, told) = place.expect(2, &["dump", "app", "--id", &kept]);
+    assert!(told.contains("was deleted at"), "{told}");
+
+    let (told, _) = place.expect(0, &["restore", "app", "--to", &after(good), "--into", "good.zip", "--dry-run"]);
+    assert!(told.contains("changes   ") && !place.path("good.zip").exists(), "{told}");
+    place.expect(0, &["restore", "app", "--to", &after(good), "--into", "good.zip"]);
+    let mut state = place.convex.state_at(good);
+    assert_state(&unzip(&fs::read(place.path("good.zip")).unwrap()), &state);
+
+    // The same as files, and in one step with a deployment.
+    let (told, _) = place.expect(0, &["restore", "app", "--to", &after(good), "--into", "good"]);
+    assert!(told.contains("restored "), "{told}");
+    let users = fs::read_to_string(place.path("good/users/documents.jsonl")).unwrap();
+    let lines: Vec<String> = state.tables.remove(&(String::new(), "users".into())).unwrap().into_values().collect();
+    assert_eq!(users.lines().collect::<Vec<_>>(), lines);
+    assert!(place.path("good/.lifeboat/convex/tables.json").exists());
+    let (_, told) = place.expect(2, &["restore", "app", "--to", &after(good), "--into", "good"]);
+    assert!(told.contains("not empty"), "{told}");
+    let told = place.restore_into(0, &place.convex, &["--to", &after(good), "--table", "users", "--replace"]);
+    assert!(told.contains("verified"), "{told}");
+    assert_eq!(place.convex.state().tables[&(String::new(), "users".into())].len(), lines.len());
+}
+
+#[test]
+fn mistakes_are_answered_with_what_to_do() {
+    let place = Place::new();
+    place.convex.fill(5, 0);
+    place.expect(0, &["backup", "app"]);
+    let (_, told) = place.expect(2, &["timeline", "app"]);
+    assert!(told.contains("lifeboat follow"), "{told}");
+    let (_, told) = place.expect(2, &["diff", "app", "--from", "1h ago", "--to", "latest"]);
+    assert!(told.contains("has no stream of changes"), "{told}");
+    let mut following = Following::new(&place);
+    following.wait("following");
+    place.convex.insert("users", json("{}"));
+    following.wait("stored");
+    let (_, told) = place.expect(11, &["follow", "app"]);
+    assert!(told.contains("another process follows"), "{told}");
+    following.end();
+    let (_, told) = place.expect(4, &["diff", "app", "--from", "2020-01-01T00:00:00Z", "--to", "latest"]);
+    assert!(told.contains("do not reach 2020-01-01"), "{told}");
+    let (_, told) = place.expect(2, &["dump", "app", "--id", "nonsense"]);
+    assert!(told.contains("is no document id"), "{told}");
+    let (told, _) = place.expect(0, &["status", "app"]);
+    assert!(told.contains("app"), "{told}");
+}
