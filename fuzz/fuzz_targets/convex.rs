@@ -1,4 +1,4 @@
-//! Exports of Convex, ids and paths in them: any bytes are read or refused in little memory, members end where the directory says,
+//! Exports of Convex, ids and paths in them, changes: any bytes are read or refused in little memory, members end where the directory says,
 //! and what is read comes back from an archive of our own. Input: one byte, then an archive, or text.
 #![no_main]
 
@@ -6,7 +6,8 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
-use lifeboat::format::convex::{DocumentId, place_of};
+use lifeboat::format::convex::change::id_of_line;
+use lifeboat::format::convex::{Change, DocumentId, place_of};
 use lifeboat::format::zip::{MemberReader, Writer, members};
 use lifeboat_fuzz::{MIB, bounded};
 
@@ -26,6 +27,13 @@ fn text(input: &[u8]) {
     if let Ok(id) = DocumentId::parse(text) {
         assert_eq!(id.to_string(), text, "only the canonical form is an id");
     }
+    for change in [Change::of_sync(text), Change::of_delta(text)].into_iter().flatten() {
+        let mut line = Vec::new();
+        change.write(&mut line).expect("it is written");
+        let again = Change::of_sync(std::str::from_utf8(&line).expect("it is text")).expect("our own");
+        assert_eq!(again, change);
+    }
+    let _ = id_of_line(input);
 }
 
 fn archive(input: &[u8]) {
@@ -57,6 +65,6 @@ fuzz_target!(|input: &[u8]| {
     let Some((first, rest)) = input.split_first() else { return };
     match first % 2 {
         0 => bounded(64 * MIB, || archive(rest)),
-        _ => bounded(MIB, || text(rest)),
+        _ => bounded(8 * MIB, || text(rest)),
     }
 });

@@ -1,6 +1,7 @@
 //! What was typed: the types of clap, nothing resolved. Their doc comments are the help that people read.
 
 mod convex;
+mod documents;
 mod drill;
 mod follow;
 mod forget;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use convex::ConvexArgs;
+pub use documents::{CompareArgs, UndeleteArgs};
 pub use drill::{DrillArgs, DrillCommand, StatusArgs};
 pub use follow::FollowArgs;
 pub use forget::{ForgetArgs, PinArgs};
@@ -171,6 +173,12 @@ pub enum Command {
     /// List what is in a snapshot
     #[command(after_help = CODES)]
     Ls(LsArgs),
+    /// Compare a Convex deployment with what is stored of one, document by document
+    #[command(after_help = CODES)]
+    Compare(CompareArgs),
+    /// Bring documents of a Convex deployment back, with their ids
+    #[command(after_help = documents::UNDELETE_HELP)]
+    Undelete(UndeleteArgs),
     /// Search snapshots by pattern
     #[command(after_help = CODES)]
     Find(FindArgs),

@@ -122,6 +122,8 @@ fn run(cli: Cli, stop: Arc<AtomicBool>) -> Result<Outcome, Failure> {
         Command::Snapshots(args) => commands::look::snapshots(&context, &args),
         Command::Ls(args) => commands::look::ls(&context, &args),
         Command::Find(args) => commands::look::find(&context, &args),
+        Command::Compare(args) => commands::compare::compare(&context, &args),
+        Command::Undelete(args) => commands::compare::undelete(&context, &args),
         Command::Diff(args) => commands::look::diff(&context, &args),
         Command::Dump(args) => commands::look::dump(&context, &args),
         Command::Stats(args) => match &args.source {

@@ -36,7 +36,7 @@ impl Place {
     }
 
     /// With some of everything in it.
-    fn full() -> Self {
+    pub fn full() -> Self {
         let place = Self::new();
         let (mut chance, mut ids) = (Chance::new(7), Vec::new());
         work(&place.convex, &mut chance, &mut ids, 150);

@@ -126,3 +126,91 @@ fn mistakes_are_answered_with_what_to_do() {
     let (told, _) = place.expect(0, &["status", "app"]);
     assert!(told.contains("app"), "{told}");
 }
+
+/// A follower that has taken everything up to now.
+fn follow_up_to_now(place: &Place) {
+    let mut following = Following::new(place);
+    following.wait("following");
+    place.convex.insert("ticks", json("{}"));
+    let latest = place.convex.latest();
+    while following.wait("stored")["newest"].as_str().unwrap() < after(latest).as_str() {}
+    following.end();
+}
+
+#[test]
+fn documents_come_back_with_their_ids() {
+    let place = Place::new();
+    place.convex.fill(20, 0);
+    let ids: Vec<String> = (0..4).map(|n| place.convex.insert("users", json(&format!("{{\"n\":{n}}}")))).collect();
+    follow_up_to_now(&place);
+    let good = place.convex.latest();
+    let lines = || place.convex.state().tables[&(String::new(), "users".to_owned())].clone();
+    let before = lines();
+    assert!(place.convex.delete(&ids[0]) && place.convex.delete(&ids[1]));
+    assert!(place.convex.patch(&ids[2], json(r#"{"n":99}"#)));
+    let made = place.convex.insert("users", json(r#"{"n":5}"#));
+    follow_up_to_now(&place);
+    let bad = place.convex.latest();
+    let url = place.convex.url();
+    let undelete = |code: i32, args: &[&str]| {
+        let (out, err) = place.expect(code, &[&["undelete", "app", "--into", &url], args].concat());
+        format!("{out}{err}")
+    };
+    // A look changes nothing.
+    let told = undelete(0, &["--id", &ids[0], "--dry-run"]);
+    assert!(told.contains("back      users: 1 document") && told.contains("Nothing was changed"), "{told}");
+    assert!(!lines().contains_key(&ids[0]));
+    let told = undelete(0, &["--id", &ids[0]]);
+    assert!(told.contains("restored  1 document with their ids"), "{told}");
+    assert_eq!(lines().get(&ids[0]), before.get(&ids[0]));
+    assert!(!lines().contains_key(&ids[1]));
+    // The others, by what became of them; what was made since stays.
+    let told = undelete(0, &["--changed-between", &after(good), &after(bad), "--table", "users"]);
+    assert!(told.contains("back      users: 3 documents"), "{told}");
+    let now = lines();
+    assert!(ids.iter().all(|id| now.get(id) == before.get(id)) && now.contains_key(&made), "{now:?}");
+    let told = undelete(2, &["--id", "nonsense"]);
+    assert!(told.contains("is no document id"), "{told}");
+    let told = undelete(4, &["--changed-between", "2020-01-01T00:00:00Z", "2020-01-02T00:00:00Z"]);
+    assert!(told.contains("do not reach"), "{told}");
+}
+
+#[test]
+fn who_writes_meanwhile_is_not_overwritten() {
+    let place = Place::new();
+    let id = place.convex.insert("users", json(r#"{"n":1}"#));
+    follow_up_to_now(&place);
+    assert!(place.convex.delete(&id));
+    let url = place.convex.url();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let shown = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(std::sync::atomic::Ordering::SeqCst) {
+                place.convex.insert("users", json("{}"));
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+        });
+        let shown = place.command(&["undelete", "app", "--into", &url, "--id", &id]).output().unwrap();
+        over.store(true, std::sync::atomic::Ordering::SeqCst);
+        shown
+    });
+    let told = String::from_utf8_lossy(&shown.stderr).into_owned();
+    assert_eq!(shown.status.code(), Some(1), "{told}");
+    assert!(told.contains("somebody wrote to `users` meanwhile"), "{told}");
+    assert!(!place.convex.state().tables[&(String::new(), "users".to_owned())].contains_key(&id));
+}
+
+#[test]
+fn two_deployments_are_compared() {
+    let place = Place::full();
+    place.expect(0, &["backup", "app"]);
+    let url = place.convex.url();
+    let (told, _) = place.expect(0, &["compare", "app", "--with", &url]);
+    assert!(told.contains("verified"), "{told}");
+    place.convex.insert("users", json("{}"));
+    let (told, _) = place.expect(13, &["compare", "app", "--with", &url]);
+    assert!(told.contains("DIFFERS users: 0 missing, 1 more, 0 changed"), "{told}");
+    place.expect(0, &["compare", "app", "--with", &url, "--table", "entitlements"]);
+    let (_, told) = place.expect(2, &["compare", "app", "--with", &url, "--table", "nothing"]);
+    assert!(told.contains("no table `nothing`"), "{told}");
+}

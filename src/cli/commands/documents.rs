@@ -38,7 +38,7 @@ pub fn follow(context: &Context, args: &FollowArgs, convex: ConvexOptions) -> Re
         source: args.source.clone(),
         tables: convex.tables.clone(),
         exclude_tables: convex.exclude_tables.clone(),
-        folder: super::follow::folder(context, args)?,
+        folder: super::follow::folder(args, &repository),
         interval: time(&args.interval, "--interval")?.max(std::time::Duration::from_millis(100)),
         heartbeat: HEARTBEAT,
         export_every: time(&args.export_every, "--export-every")?,
@@ -204,7 +204,7 @@ pub fn timeline(context: &Context, found: &Documents) -> Result<Outcome, Failure
     Ok(outcome)
 }
 
-fn no_stream(source: &str) -> Failure {
+pub(super) fn no_stream(source: &str) -> Failure {
     let hint = "`lifeboat follow SOURCE` takes the changes of a deployment (`kind = \"convex\"`); `lifeboat diff SOURCE` compares \
                 two snapshots.";
     Failure::usage(format!("`{source}` has no stream of changes"), hint)

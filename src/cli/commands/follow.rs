@@ -14,6 +14,7 @@ use crate::model::Moment;
 use crate::ops::follow::{FollowOptions, Heard, follow, slot_name};
 use crate::plan::restore::show;
 use crate::progress::Silent;
+use crate::repository::Repository;
 
 /// Runs it.
 pub fn run(context: &Context, args: &FollowArgs) -> Result<Outcome, Failure> {
@@ -21,10 +22,11 @@ pub fn run(context: &Context, args: &FollowArgs) -> Result<Outcome, Failure> {
     if let Some(Ok(Plan::Convex(convex))) = section.map(|section| section.plan(&args.source)) {
         return super::documents::follow(context, args, *convex);
     }
-    let options = options(context, args)?;
+    let mut options = options(context, args)?;
     let progress = context.progress(false);
     let (mut repository, _) = context.open(&*progress)?;
     repository.host()?;
+    options.folder = folder(args, &repository);
     let mut hear = |heard: Heard| tell(context, &args.source, heard);
     follow(&mut repository, &options, &|| context.now(), &context.stop, &Silent, &mut hear)?;
     context.ui.story("stopped   everything that had arrived is stored");
@@ -44,25 +46,21 @@ fn options(context: &Context, args: &FollowArgs) -> Result<FollowOptions, Failur
     let base = base.with_password().map_err(crate::ops::Error::from)?;
     let interval = parse_duration(&args.interval).map_err(|e| Failure::usage(e, "As in `--interval 2s`."))?;
     let hold_max = parse_size(&args.hold).map_err(|e| Failure::usage(e, "As in `--hold 10G`."))?;
-    let folder = folder(context, args)?;
     Ok(FollowOptions {
         slot: args.slot.clone().unwrap_or_else(|| slot_name(&args.source)),
         source: args.source.clone(),
         connection: base.connection,
         bin_dir: args.bin_dir.clone().or(base.bin_dir),
-        folder,
+        folder: PathBuf::new(),
         door: super::wal::door(context, &args.source)?,
         interval: interval.to_std().unwrap_or_default().max(std::time::Duration::from_millis(100)),
         hold_max,
     })
 }
 
-/// Where what is not stored yet lies.
-pub(super) fn folder(context: &Context, args: &FollowArgs) -> Result<PathBuf, Failure> {
-    match &args.work_dir {
-        Some(dir) => Ok(dir.clone()),
-        None => Ok(context.state_dir()?.join("follow")),
-    }
+/// Where what is not stored yet lies: each repository has a place of its own.
+pub(super) fn folder(args: &FollowArgs, repository: &Repository) -> PathBuf {
+    args.work_dir.clone().unwrap_or_else(|| repository.folder().path().join("follow"))
 }
 
 fn tell(context: &Context, source: &str, heard: Heard) {

@@ -5,6 +5,7 @@ mod backup_volume;
 mod beside;
 pub mod catalog;
 pub mod check;
+pub mod compare;
 pub mod demo;
 mod documents;
 pub mod drill;

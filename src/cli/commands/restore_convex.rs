@@ -225,7 +225,12 @@ fn to_tree(
 }
 
 /// The session with the target: the key that was named, else that of a source with this URL, else the environment's.
-fn open(context: &Context, args: &RestoreArgs, url: &str, stop: Arc<AtomicBool>) -> Result<Deployment, Failure> {
+pub(super) fn open(
+    context: &Context,
+    key_file: Option<&Path>,
+    url: &str,
+    stop: Arc<AtomicBool>,
+) -> Result<Deployment, Failure> {
     let base = parse_url(url).map_err(crate::ops::Error::from)?;
     let same = |options: &ConvexOptions| {
         options.url.as_deref().and_then(|url| parse_url(url).ok()).is_some_and(|other| other == base)
@@ -234,7 +239,7 @@ fn open(context: &Context, args: &RestoreArgs, url: &str, stop: Arc<AtomicBool>)
         Ok(Plan::Convex(options)) if same(&options) => Some(options.key),
         _ => None,
     });
-    let key = args.convex.admin_key_file.clone().map(KeyFrom::File).or(configured).unwrap_or_default();
+    let key = key_file.map(|file| KeyFrom::File(file.to_owned())).or(configured).unwrap_or_default();
     let options = ConvexOptions { url: Some(url.to_owned()), key, ..ConvexOptions::default() };
     Ok(resolve(&options, context.now(), Rights::Full, stop)?)
 }
@@ -248,17 +253,23 @@ fn to_deployment(
     progress: &Arc<crate::cli::progress::Console>,
 ) -> Result<Outcome, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
-    let deployment = open(context, args, url, Arc::clone(&stop))?;
+    let deployment = open(context, args.convex.admin_key_file.as_deref(), url, Arc::clone(&stop))?;
+    heard(&stop, &**progress, || {
+        Importing { context, args, repository, restore, deployment: &deployment, progress }.run()
+    })
+}
+
+/// The session waits for minutes at a time; a person who asks to stop is heard meanwhile.
+pub(super) fn heard<T>(stop: &AtomicBool, progress: &(dyn Progress + Sync), work: impl FnOnce() -> T) -> T {
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        // The session waits for minutes at a time; a person who asks to stop is heard meanwhile.
         scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
                 stop.fetch_or(progress.cancelled(), Ordering::Relaxed);
                 std::thread::sleep(Duration::from_millis(50));
             }
         });
-        let done = Importing { context, args, repository, restore, deployment: &deployment, progress }.run();
+        let done = work();
         over.store(true, Ordering::Relaxed);
         done
     })
@@ -366,42 +377,7 @@ impl Importing<'_> {
     }
 
     fn show_verified(&self, found: &Verified) -> Result<Outcome, Failure> {
-        let ui = self.context.ui;
-        let outcome = if found.is_equal() { Outcome::Done } else { Outcome::Damage };
-        if ui.json {
-            ui.json(&serde_json::json!({"message_type": "verified", "equal": found.is_equal(), "verified": found}))?;
-            return Ok(outcome);
-        }
-        let equal = counted(found.documents_equal, "document", "documents");
-        let tables = counted(found.tables_equal, "table", "tables");
-        ui.answer(format!("verified  by a fresh export: {tables} and {equal} as in the snapshot"))?;
-        for one in found.differences.iter().take(LISTED) {
-            let first = one.first.as_deref().unwrap_or("-");
-            ui.answer(format!(
-                "  DIFFERS {}: {} missing, {} more, {} changed; the first: {}",
-                plainly(&one.table),
-                count(one.missing),
-                count(one.extra),
-                count(one.changed),
-                plainly(first)
-            ))?;
-        }
-        if let Some(files) = &found.files {
-            let wrong = files.missing + files.changed;
-            let state = match wrong {
-                0 => "as in the snapshot".to_owned(),
-                _ => format!(
-                    "{} NOT as in the snapshot, the first: {}",
-                    count(wrong),
-                    plainly(files.first.as_deref().unwrap_or("-"))
-                ),
-            };
-            ui.answer(format!("files     {}; {state}", counted(files.equal, "file", "files")))?;
-        }
-        if outcome == Outcome::Damage {
-            ui.story("Whoever wrote there since the import made differences too: compare again while nobody does.");
-        }
-        Ok(outcome)
+        show_verified(self.context, found)
     }
 
     fn show_left(&self) -> Result<(), Failure> {
@@ -418,8 +394,48 @@ impl Importing<'_> {
     }
 }
 
+/// Says how a deployment compares with what was restored, or would be.
+pub(super) fn show_verified(context: &Context, found: &Verified) -> Result<Outcome, Failure> {
+    let ui = context.ui;
+    let outcome = if found.is_equal() { Outcome::Done } else { Outcome::Damage };
+    if ui.json {
+        ui.json(&serde_json::json!({"message_type": "verified", "equal": found.is_equal(), "verified": found}))?;
+        return Ok(outcome);
+    }
+    let equal = counted(found.documents_equal, "document", "documents");
+    let tables = counted(found.tables_equal, "table", "tables");
+    ui.answer(format!("verified  by a fresh export: {tables} and {equal} as in the snapshot"))?;
+    for one in found.differences.iter().take(LISTED) {
+        let first = one.first.as_deref().unwrap_or("-");
+        ui.answer(format!(
+            "  DIFFERS {}: {} missing, {} more, {} changed; the first: {}",
+            plainly(&one.table),
+            count(one.missing),
+            count(one.extra),
+            count(one.changed),
+            plainly(first)
+        ))?;
+    }
+    if let Some(files) = &found.files {
+        let wrong = files.missing + files.changed;
+        let state = match wrong {
+            0 => "as in the snapshot".to_owned(),
+            _ => format!(
+                "{} NOT as in the snapshot, the first: {}",
+                count(wrong),
+                plainly(files.first.as_deref().unwrap_or("-"))
+            ),
+        };
+        ui.answer(format!("files     {}; {state}", counted(files.equal, "file", "files")))?;
+    }
+    if outcome == Outcome::Damage {
+        ui.story("Whoever wrote there since the import made differences too: compare again while nobody does.");
+    }
+    Ok(outcome)
+}
+
 /// Words of somebody else's, without characters that move the cursor.
-fn plainly(text: &str) -> RawText {
+pub(super) fn plainly(text: &str) -> RawText {
     RawText(text.as_bytes().to_vec())
 }
 

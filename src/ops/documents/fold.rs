@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::sort::{At, Item, LINE_MAX, Sorter, read_line, write_line};
 use super::{Documents, StreamError, segment};
@@ -114,6 +114,47 @@ pub fn fold(
         Some((name, FoldedTable { number: *numbers.get(at as usize)?, documents, offset }))
     });
     Ok(Folded { file, tables: tables.collect(), changes, segments: needed.len() as u64 })
+}
+
+/// Documents that somebody chose, to be laid over tables that are there.
+pub struct Chosen {
+    folder: PathBuf,
+    sorter: Sorter,
+    names: Tables<u32>,
+    numbers: Vec<u32>,
+}
+
+impl Chosen {
+    /// None yet; what is sorted lies in `folder`.
+    pub fn new(folder: &Path) -> Self {
+        Self { folder: folder.to_owned(), sorter: Sorter::new(folder), names: BTreeMap::new(), numbers: Vec::new() }
+    }
+
+    /// Adds a document: its line.
+    pub fn add(&mut self, component: &str, table: &str, id: &str, line: &str) -> Result<(), Error> {
+        let id = DocumentId::parse(id).map_err(|e| StreamError::Content(e.to_string()))?;
+        let next = self.names.len() as u32;
+        let key = (component.to_owned(), table.to_owned());
+        let at = *self.names.entry(key).or_insert(next);
+        if at == next && self.numbers.len() as u32 == next {
+            self.numbers.push(id.table);
+        }
+        let item = Item { key: (at, id.internal, 0), line: Some(line.as_bytes().to_vec()) };
+        self.sorter.push(item).map_err(|e| io_error(&self.folder, e))
+    }
+
+    /// Ready to be laid over.
+    pub fn fold(self) -> Result<Folded, Error> {
+        let fail = |e| io_error(&self.folder, e);
+        let mut sections = Sections::new(&self.folder, None).map_err(fail)?;
+        self.sorter.each(&mut |item| sections.take(item)).map_err(fail)?;
+        let (file, places) = sections.finish().map_err(fail)?;
+        let tables = self.names.into_iter().filter_map(|(name, at)| {
+            let (offset, documents) = *places.get(&at)?;
+            Some((name, FoldedTable { number: *self.numbers.get(at as usize)?, documents, offset }))
+        });
+        Ok(Folded { file, tables: tables.collect(), changes: 0, segments: 0 })
+    }
 }
 
 /// Writes documents table by table: each table's begin at a place of their own.

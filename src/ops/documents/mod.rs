@@ -14,7 +14,7 @@ mod sort;
 use std::collections::BTreeMap;
 
 pub use self::capture::{Around, FollowOptions, Heard, follow};
-pub use self::fold::{Folded, FoldedTable, fold};
+pub use self::fold::{Chosen, Folded, FoldedTable, fold};
 pub use self::history::{Difference, Kinds, Revision, difference, history};
 use super::Error;
 use crate::catalog::{SnapshotRow, WriterRow};

@@ -6,6 +6,7 @@
 //! do about it, never passed over in silence.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -145,11 +146,21 @@ pub fn send(
     let buffered = std::io::BufWriter::with_capacity(1 << 20, file);
     let written = write_zip(repository, restore, buffered, progress)?;
     let file = written.into_inner().map_err(|e| output(e.into_error()))?;
+    send_file(deployment, &file, plan.mode, progress)
+}
+
+/// Sends an archive that lies in a file, and waits for what the server would do. Nothing is changed.
+pub(super) fn send_file(
+    deployment: &Deployment,
+    file: &File,
+    mode: ImportMode,
+    progress: &dyn Progress,
+) -> Result<Sent, Error> {
     let bytes = file.metadata().map_err(output)?.len();
     progress.event(Event::Stage("uploading"));
     progress.event(Event::Expect { items: 0, bytes });
     let sent = |bytes| progress.event(Event::Done { items: 0, bytes });
-    let uploaded = deployment.upload(&Uploading { file: &file, size: bytes, mode: plan.mode, sent: &sent })?;
+    let uploaded = deployment.upload(&Uploading { file, size: bytes, mode, sent: &sent })?;
     progress.event(Event::Stage("waiting for the server"));
     let begun = Instant::now();
     let read = loop {
@@ -185,11 +196,7 @@ pub fn perform(
     sent: &Sent,
     progress: &dyn Progress,
 ) -> Result<Confirmed, Error> {
-    let give_up = |e: Error| {
-        // Until its last step an import is seen by nobody; given up, no document has changed.
-        let _ = deployment.cancel_import(&sent.import);
-        e
-    };
+    let give_up = |e: Error| give_up(deployment, sent, e);
     if deployment.is_given_up() {
         return Err(give_up(crate::client::convex::Error::GivenUp.into()));
     }
@@ -197,6 +204,18 @@ pub fn perform(
         progress.event(Event::Stage("setting variables"));
         deployment.set_environment(&plan.values).map_err(|e| give_up(e.into()))?;
     }
+    confirm(deployment, sent, progress)
+}
+
+/// Until its last step an import is seen by nobody; given up, no document has changed.
+pub(super) fn give_up(deployment: &Deployment, sent: &Sent, error: Error) -> Error {
+    let _ = deployment.cancel_import(&sent.import);
+    error
+}
+
+/// Confirms an import and waits for its end.
+pub(super) fn confirm(deployment: &Deployment, sent: &Sent, progress: &dyn Progress) -> Result<Confirmed, Error> {
+    let give_up = |e: Error| give_up(deployment, sent, e);
     progress.event(Event::Stage("importing"));
     deployment.perform_import(&sent.import).map_err(|e| give_up(e.into()))?;
     let mut heard = Instant::now();
@@ -223,7 +242,7 @@ fn failed(deployment: &Deployment, why: &str) -> Error {
     Error::ImportFailed { url: deployment.place(), why }
 }
 
-fn output(source: std::io::Error) -> Error {
+pub(super) fn output(source: std::io::Error) -> Error {
     Error::Output { what: "the archive into the work directory".to_owned(), source }
 }
 

@@ -6,6 +6,7 @@
 
 mod compare;
 mod into;
+mod undelete;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +16,7 @@ use serde::Serialize;
 
 pub use self::compare::{FilesDifference, TableDifference, Verified, verify};
 pub use self::into::{Confirmed, IntoPlan, Left, Sent, Target, left, perform, prepare_into, send};
+pub use self::undelete::{Returning, Wanting, bring_back, prepare_back};
 pub use self::write::{write_tree, write_zip};
 use super::super::{Error, look};
 use super::each_selected;

@@ -248,7 +248,7 @@ impl<W: Write> Writing<'_, W> {
 }
 
 /// A table's line in the list of its component.
-fn table_line(table: &str, number: u32) -> Vec<u8> {
+pub(super) fn table_line(table: &str, number: u32) -> Vec<u8> {
     let name = serde_json::Value::from(table);
     format!("{{\"name\":{name},\"id\":{number}}}\n").into_bytes()
 }
