@@ -37,6 +37,7 @@ impl std::fmt::Debug for GearTable {
 pub struct Cutter {
     table: GearTable,
     fine: Bounds,
+    rows: Bounds,
     coarse: Bounds,
     page: usize,
 }
@@ -44,13 +45,15 @@ pub struct Cutter {
 impl Cutter {
     /// A cutter for a repository's chunking.
     pub fn new(table: GearTable, chunking: &Chunking) -> Self {
-        Self { table, fine: chunking.fine, coarse: chunking.coarse, page: chunking.page as usize }
+        let rows = chunking.rows.unwrap_or(chunking.fine);
+        Self { table, fine: chunking.fine, rows, coarse: chunking.coarse, page: chunking.page as usize }
     }
 
     /// The longest chunk of a cutting, in bytes.
     pub fn longest(&self, cutting: Cutting) -> usize {
         match cutting {
             Cutting::Fine => self.fine.max as usize,
+            Cutting::Rows => self.rows.max as usize,
             Cutting::Coarse => self.coarse.max as usize,
             Cutting::Pages => self.page,
         }
@@ -66,6 +69,7 @@ impl Cutter {
         let window = &window[..window.len().min(whole)];
         let length = match cutting {
             Cutting::Fine => self.gear(self.fine, window),
+            Cutting::Rows => self.gear(self.rows, window),
             Cutting::Coarse => self.gear(self.coarse, window),
             Cutting::Pages => window.len(),
         };
@@ -122,12 +126,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn chunks_concatenate_and_obey_the_bounds(length in 0usize..600_000, seed: u64, kind in 0..3) {
-            let cutting = [Cutting::Fine, Cutting::Coarse, Cutting::Pages][kind as usize];
+        fn chunks_concatenate_and_obey_the_bounds(length in 0usize..600_000, seed: u64, kind in 0..4) {
+            let cutting = [Cutting::Fine, Cutting::Coarse, Cutting::Pages, Cutting::Rows][kind as usize];
             let chunks = cut_all(cutting, &noise(length, seed));
             prop_assert_eq!(chunks.iter().sum::<usize>(), length);
             let (min, max) = match cutting {
                 Cutting::Fine => (4 << 10, 64 << 10),
+                Cutting::Rows => (256, 16 << 10),
                 Cutting::Coarse => (64 << 10, 1 << 20),
                 Cutting::Pages => (8 << 10, 8 << 10),
             };

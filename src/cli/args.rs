@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use convex::ConvexArgs;
-pub use documents::{CompareArgs, UndeleteArgs};
+pub use documents::{BootstrapArgs, CompareArgs, UndeleteArgs};
 pub use drill::{DrillArgs, DrillCommand, StatusArgs};
 pub use follow::FollowArgs;
 pub use forget::{ForgetArgs, PinArgs};
@@ -173,6 +173,9 @@ pub enum Command {
     /// List what is in a snapshot
     #[command(after_help = CODES)]
     Ls(LsArgs),
+    /// Begin again on a bare machine: the configuration, the catalog, and what can be restored
+    #[command(after_help = documents::BOOTSTRAP_HELP)]
+    Bootstrap(BootstrapArgs),
     /// Compare a Convex deployment with what is stored of one, document by document
     #[command(after_help = CODES)]
     Compare(CompareArgs),

@@ -28,6 +28,8 @@ pub struct Context {
     pub global: Global,
     /// The configuration, empty where there is none.
     pub config: Config,
+    /// Where it was read.
+    pub config_file: Option<PathBuf>,
     /// How to speak.
     pub ui: Ui,
     /// Set by Ctrl-C.
@@ -55,8 +57,8 @@ impl Context {
     pub fn new(global: Global, stop: Arc<AtomicBool>) -> Result<Self, Failure> {
         let ui = Ui { json: global.json, quiet: global.quiet };
         let file = global.config.clone().or_else(|| config_places().into_iter().find(|place| place.is_file()));
-        let config = file.map(|file| Config::read(&file)).transpose()?.unwrap_or_default();
-        Ok(Self { global, config, ui, stop })
+        let config = file.as_deref().map(Config::read).transpose()?.unwrap_or_default();
+        Ok(Self { global, config, config_file: file, ui, stop })
     }
 
     /// The clock. Time enters here and nowhere below.

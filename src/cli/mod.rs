@@ -122,6 +122,7 @@ fn run(cli: Cli, stop: Arc<AtomicBool>) -> Result<Outcome, Failure> {
         Command::Snapshots(args) => commands::look::snapshots(&context, &args),
         Command::Ls(args) => commands::look::ls(&context, &args),
         Command::Find(args) => commands::look::find(&context, &args),
+        Command::Bootstrap(args) => commands::bootstrap::run(&context, &args),
         Command::Compare(args) => commands::compare::compare(&context, &args),
         Command::Undelete(args) => commands::compare::undelete(&context, &args),
         Command::Diff(args) => commands::look::diff(&context, &args),

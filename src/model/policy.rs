@@ -33,6 +33,10 @@ pub struct Chunking {
     pub fine: Bounds,
     /// For media and other bytes that do not compress.
     pub coarse: Bounds,
+    /// For rows of which a few change at random, as documents of a Convex deployment; absent in a repository that was made before there
+    /// were such, which cuts them like the rest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<Bounds>,
     /// Length of fixed chunks, for PostgreSQL relation files and SQLite databases.
     pub page: u32,
 }
@@ -43,6 +47,7 @@ impl Default for Chunking {
             algorithm: "gear-1".to_owned(),
             fine: Bounds { min: 4 << 10, normal: 16 << 10, max: 64 << 10 },
             coarse: Bounds { min: 64 << 10, normal: 256 << 10, max: 1 << 20 },
+            rows: Some(Bounds { min: 256, normal: 1 << 10, max: 16 << 10 }),
             page: 8 << 10,
         }
     }
@@ -54,7 +59,7 @@ impl Chunking {
         if self.algorithm != "gear-1" {
             return Err(format!("chunking algorithm `{}` is unknown to this version", self.algorithm));
         }
-        for bounds in [self.fine, self.coarse] {
+        for bounds in [self.fine, self.coarse].into_iter().chain(self.rows) {
             let ordered = 64 <= bounds.min && bounds.min < bounds.normal && bounds.normal < bounds.max;
             if !ordered || !bounds.normal.is_power_of_two() || bounds.max as usize > super::limits::CHUNK_MAX {
                 return Err(format!("chunk bounds {bounds:?} are outside what format 1 allows"));
@@ -72,6 +77,8 @@ impl Chunking {
 pub enum Cutting {
     /// Content-defined, small chunks.
     Fine,
+    /// Content-defined, the smallest chunks.
+    Rows,
     /// Content-defined, large chunks.
     Coarse,
     /// Fixed length, restarted at each file.

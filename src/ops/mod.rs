@@ -3,6 +3,7 @@
 //! Inputs left, outputs right, options, then the progress. A drill will call the same functions that an incident calls.
 
 pub mod backup;
+pub mod bootstrap;
 mod branches;
 pub mod check;
 pub mod cluster;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)] // a test that panics is a test that fails
 
 mod attacker;
+mod bootstrap;
 mod cli;
 mod cluster_remote;
 mod cluster_source;

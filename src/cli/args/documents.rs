@@ -1,4 +1,4 @@
-//! Flags of `compare` and `undelete`.
+//! Flags of `compare`, `undelete` and `bootstrap`.
 
 use std::path::PathBuf;
 
@@ -16,6 +16,28 @@ The tables of these documents are replaced by today's rows and the old ones, in 
 table of changes is shown first, and nothing is changed where anybody wrote to these tables meanwhile.
 
 Exit codes: 0 done, 1 not done and nothing changed, 2 usage, 4 the changes do not reach that time. See docs/exit-codes.md";
+
+/// Examples of `bootstrap`.
+pub const BOOTSTRAP_HELP: &str = "\
+Examples:
+  lifeboat bootstrap --repo s3://acme-backups/prod --identity identity.txt
+  lifeboat bootstrap --repo s3://acme-backups/prod --identity identity.txt --into /etc/lifeboat/lifeboat.toml
+
+Writes the configuration that the last backup was made with, rebuilds the catalog, and lists every source with the command that
+brings it back. This host becomes no writer: `lifeboat init` on the same URL makes it one.
+
+Exit codes: 0 done, 2 the file is there already, 10 no repository, 12 the identity does not open it. See docs/exit-codes.md";
+
+/// `bootstrap`.
+#[derive(Debug, Args)]
+pub struct BootstrapArgs {
+    /// Where the configuration goes [default: lifeboat.toml]
+    #[arg(long, value_name = "FILE")]
+    pub into: Option<PathBuf>,
+    /// The configuration of this writer [default: the one that was stored last]
+    #[arg(long, value_name = "NAME")]
+    pub writer: Option<String>,
+}
 
 /// `compare`.
 #[derive(Debug, Args)]

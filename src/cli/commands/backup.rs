@@ -1,5 +1,6 @@
 //! `backup`: sources of the configuration, or one of the command line.
 
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,6 +18,7 @@ use crate::model::RelPath;
 use crate::model::SegmentName;
 use crate::ops::Kind;
 use crate::ops::backup::{BackupOptions, BackupReport, backup};
+use crate::ops::bootstrap::{self, CONFIGURATION_MAX};
 use crate::plan::restore::show;
 use crate::progress::Progress;
 use crate::repository::{Repository, is_source_name};
@@ -60,12 +62,30 @@ pub fn run(context: &Context, args: &BackupArgs) -> Result<Outcome, Failure> {
             Err(failure) => failures.push((name, failure)),
         }
     }
+    keep_configuration(context, &mut repository, &*progress);
     let Some((_, last)) = failures.pop() else { return Ok(outcome) };
     for (name, failure) in failures {
         context.ui.warning(format!("source `{name}` was not backed up"));
         failure.print(&mut std::io::stderr().lock(), context.ui.json);
     }
     Err(last)
+}
+
+/// Keeps the configuration beside the snapshots, for `bootstrap`. Without it they restore all the same.
+fn keep_configuration(context: &Context, repository: &mut Repository, progress: &dyn Progress) {
+    let Some(file) = &context.config_file else { return };
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut text = Vec::new();
+        std::fs::File::open(file)?.take(CONFIGURATION_MAX).read_to_end(&mut text)?;
+        Ok(text)
+    };
+    let kept = match read() {
+        Ok(text) => bootstrap::keep_configuration(repository, &text, context.now(), progress).map(drop),
+        Err(source) => Err(crate::ops::Error::Io { doing: "read", path: file.clone(), source }),
+    };
+    if let Err(e) = kept {
+        context.ui.warning(format!("the configuration is not kept in the repository: {}", crate::ops::chain(&e)));
+    }
 }
 
 fn back_up(

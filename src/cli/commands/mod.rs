@@ -3,6 +3,7 @@
 pub mod backup;
 mod backup_volume;
 mod beside;
+pub mod bootstrap;
 pub mod catalog;
 pub mod check;
 pub mod compare;

@@ -81,6 +81,7 @@ fn quiet(context: &Context) -> Context {
     Context {
         global: context.global.clone(),
         config: context.config.clone(),
+        config_file: context.config_file.clone(),
         ui: Ui { quiet: true, ..context.ui },
         stop: std::sync::Arc::clone(&context.stop),
     }

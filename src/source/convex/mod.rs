@@ -224,7 +224,7 @@ impl Source for ConvexSource {
         let (file, cutting): (Box<dyn std::io::Read + Send>, _) = if let Some(Body { bytes, .. }) = body {
             (bytes, Cutting::Fine)
         } else if let Some(reader) = members.open(&path) {
-            (Box::new(members::Counting::new(reader, &path, &self.counts, &self.broken)), Cutting::Fine)
+            (Box::new(members::Counting::new(reader, &path, &self.counts, &self.broken)), Cutting::Rows)
         } else {
             let bytes = files::FileReader::new(&self.deployment, &files, &path, &self.gate);
             let mut bytes = bytes.ok_or("it is not in the export")?;
