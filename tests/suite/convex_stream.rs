@@ -40,6 +40,7 @@ fn word(heard: &Heard) -> String {
         Heard::Stored { .. } => "stored".to_owned(),
         Heard::Cut { why } => format!("cut: {why}"),
         Heard::Importing => "importing".to_owned(),
+        Heard::Blind => "blind".to_owned(),
         Heard::NoChanges { why, .. } => format!("no changes: {why}"),
         Heard::Away { why } => format!("away: {why}"),
         Heard::Back => "back".to_owned(),

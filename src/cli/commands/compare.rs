@@ -13,7 +13,6 @@ use crate::cli::output::{counted, duration};
 use crate::cli::report::Failure;
 use crate::cli::time::read_time;
 use crate::model::documents::time_of;
-use crate::ops;
 use crate::ops::documents::gather;
 use crate::ops::restore::convex::{From, Returning, Wanting, Wishes, bring_back, plan, prepare_back, verify};
 use crate::plan::restore::show;
@@ -75,7 +74,7 @@ pub fn undelete(context: &Context, args: &UndeleteArgs) -> Result<Outcome, Failu
         }
         let done = bring_back(&deployment, &returning, &*progress);
         progress.clear();
-        let done = done.map_err(ops::Error::from)?;
+        let done = done?;
         if context.ui.json {
             context.ui.json(&serde_json::json!({"message_type": "imported", "imported": done}))?;
             return Ok(Outcome::Done);

@@ -104,6 +104,7 @@ fn tell(context: &Context, source: &str, heard: Heard) {
             Heard::Stored { changes, to } => ("stored", serde_json::json!({"changes": changes, "newest": show(*to)})),
             Heard::Cut { why } => ("cut", serde_json::json!({"why": why})),
             Heard::Importing => ("importing", serde_json::json!({})),
+            Heard::Blind => ("blind", serde_json::json!({})),
             Heard::NoChanges { why, every } => {
                 ("no_changes", serde_json::json!({"why": why, "every": every.as_secs()}))
             }
@@ -126,6 +127,11 @@ fn tell(context: &Context, source: &str, heard: Heard) {
         Heard::Cut { why } => ui.story(format!("snapshot  is taken: {why}")),
         Heard::Importing => ui.warning(
             "an import writes to the deployment: its changes come with the snapshot that is taken after it".to_owned(),
+        ),
+        Heard::Blind => ui.warning(
+            "this deployment does not tell when tables are cleared: take a snapshot (`lifeboat backup`) after clearing one, and restore \
+             no time between the two"
+                .to_owned(),
         ),
         Heard::NoChanges { why, every } => ui.warning(format!(
             "this deployment tells no changes ({why}): a snapshot is taken every {}, and that is the RPO",

@@ -156,13 +156,13 @@ impl Deployment {
         Ok(named.filter(|(name, _)| !name.starts_with('_')).collect())
     }
 
-    /// What was done to whole tables since a time; a server that keeps no such list has none. It goes back a day at most.
-    pub fn table_events(&self, since_ms: f64) -> Result<Vec<TableEvent>, Error> {
+    /// What was done to whole tables since a time; none where this server does not tell. It goes back a day at most.
+    pub fn table_events(&self, since_ms: f64) -> Result<Option<Vec<TableEvent>>, Error> {
         let actions = ["snapshot_import", "clear_tables", "delete_tables", "delete_component"];
         let args = json!({"filters": {"minDate": since_ms, "actions": actions}});
         let rows = match self.pages("_system/frontend/paginatedDeploymentEvents", args, 1000) {
             Ok((rows, _)) => rows,
-            Err(Error::Refused { status, .. }) if matches!(status, 200 | 404 | 560) => return Ok(Vec::new()),
+            Err(Error::Refused { status: 200 | 404 | 560, .. }) => return Ok(None),
             Err(e) => return Err(e),
         };
         let text = |row: &Value, name: &str| row.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -171,7 +171,7 @@ impl Deployment {
             action: text(row, "action"),
             at_ms: row.get("_creationTime").and_then(Value::as_f64).unwrap_or_default(),
         };
-        Ok(rows.iter().map(event).collect())
+        Ok(Some(rows.iter().map(event).collect()))
     }
 }
 

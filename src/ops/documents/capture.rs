@@ -80,6 +80,8 @@ pub enum Heard {
     },
     /// An import writes: the changes after it are told by the next snapshot.
     Importing,
+    /// The server does not tell which tables are cleared: that would not be noticed.
+    Blind,
     /// The server tells no changes: snapshots are taken instead.
     NoChanges {
         /// Why.
@@ -499,6 +501,9 @@ impl Following<'_> {
             seen: None,
         };
         self.remember(&epoch)?;
+        if epoch.guard.is_blind {
+            (self.hear)(Heard::Blind);
+        }
         (self.hear)(Heard::Following { stream: self.stream.clone(), from: at });
         Ok(Some(epoch))
     }

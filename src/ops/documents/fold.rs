@@ -157,11 +157,14 @@ impl Chosen {
     }
 }
 
+/// Where the documents of each table begin, and how many there are.
+type Places = BTreeMap<u32, (u64, u64)>;
+
 /// Writes documents table by table: each table's begin at a place of their own.
 struct Sections {
     writer: BufWriter<File>,
     since: Option<DbTime>,
-    places: BTreeMap<u32, (u64, u64)>,
+    places: Places,
     /// The document whose revisions come now: its table, and whether one of them is behind `since`.
     open: Option<(u32, Entry, bool)>,
 }
@@ -213,7 +216,7 @@ impl Sections {
         write_line(out, entry.after.as_deref())
     }
 
-    fn finish(mut self) -> io::Result<(File, BTreeMap<u32, (u64, u64)>)> {
+    fn finish(mut self) -> io::Result<(File, Places)> {
         self.close()?;
         let file = self.writer.into_inner().map_err(io::IntoInnerError::into_error)?;
         Ok((file, self.places))

@@ -27,6 +27,9 @@ pub(super) struct Guard {
     tables: BTreeMap<String, BTreeMap<String, String>>,
     /// Events of whole tables that were seen.
     events: BTreeMap<String, String>,
+    /// Whether this server does not tell what is done to whole tables.
+    #[serde(default)]
+    pub is_blind: bool,
     /// When it was looked at: milliseconds since 1970, by the server's clock.
     looked_ms: f64,
 }
@@ -58,9 +61,10 @@ impl Guard {
             tables.insert(component.path.clone(), deployment.table_numbers(&component)?);
         }
         let since = before.map_or(now_ms, |before| before.looked_ms) - OVERLAP_MS;
-        let events = deployment.table_events(since)?;
-        let events = events.into_iter().map(|event| (event.id, event.action)).collect();
-        Ok(Self { imports, running, tables, events, looked_ms: now_ms })
+        let told = deployment.table_events(since)?;
+        let is_blind = told.is_none();
+        let events = told.into_iter().flatten().map(|event| (event.id, event.action)).collect();
+        Ok(Self { imports, running, tables, events, is_blind, looked_ms: now_ms })
     }
 
     /// Whether an import writes now.
@@ -119,6 +123,7 @@ mod tests {
             running: BTreeSet::new(),
             tables: BTreeMap::from([(String::new(), tables)]),
             events: BTreeMap::new(),
+            is_blind: false,
             looked_ms: 1.0,
         }
     }

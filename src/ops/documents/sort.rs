@@ -183,7 +183,7 @@ mod tests {
     fn whatever_the_room_the_order_is_the_same() {
         let item = |n: u64| Item {
             key: ((n % 3) as u32, [(n * 7 % 11) as u8; 16], (n * 13 % 17) as DbTime),
-            line: (n % 4 != 0).then(|| vec![b'x'; (n % 50) as usize]),
+            line: (!n.is_multiple_of(4)).then(|| vec![b'x'; (n % 50) as usize]),
         };
         let sorted = |limit: usize| {
             let folder = tempfile::tempdir().unwrap();
