@@ -5,6 +5,7 @@ mod documents;
 mod drill;
 mod follow;
 mod forget;
+mod look;
 mod prune;
 mod server;
 mod spelled;
@@ -18,6 +19,7 @@ pub use documents::{BootstrapArgs, CompareArgs, UndeleteArgs};
 pub use drill::{DrillArgs, DrillCommand, StatusArgs};
 pub use follow::FollowArgs;
 pub use forget::{ForgetArgs, PinArgs};
+pub use look::{DiffArgs, DumpArgs};
 pub use prune::{HowArgs, PruneArgs};
 pub use server::ServerArgs;
 pub use spelled::SpelledArgs;
@@ -378,55 +380,6 @@ pub struct FindArgs {
     /// In all snapshots of the source
     #[arg(long, conflicts_with_all = ["to", "snapshot"])]
     pub all_snapshots: bool,
-}
-
-#[derive(Debug, Args)]
-pub struct DiffArgs {
-    /// The source, or writer/source
-    #[arg(value_name = "SOURCE")]
-    pub source: String,
-    /// The older snapshot
-    #[arg(value_name = "FIRST", default_value = "latest~1")]
-    pub first: String,
-    /// The newer snapshot
-    #[arg(value_name = "SECOND", default_value = "latest")]
-    pub second: String,
-    /// Tell changed metadata too
-    #[arg(long)]
-    pub metadata: bool,
-    /// Documents of a Convex deployment that differ between two times: the first one
-    #[arg(long, value_name = "TIME", requires = "to")]
-    pub from: Option<String>,
-    /// The second one
-    #[arg(long, value_name = "TIME", requires = "from")]
-    pub to: Option<String>,
-    /// These tables alone: `users`, `component/users`, with `*`
-    #[arg(long, value_name = "TABLE", requires = "from")]
-    pub table: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-pub struct DumpArgs {
-    /// The source, or writer/source
-    #[arg(value_name = "SOURCE")]
-    pub source: String,
-    /// The file; may be left out where the snapshot is one stream
-    #[arg(value_name = "PATH")]
-    pub path: Option<String>,
-    #[command(flatten)]
-    pub which: Which,
-    /// To a file instead of stdout
-    #[arg(short, long, value_name = "FILE")]
-    pub output: Option<PathBuf>,
-    /// `always` replaces FILE where it is there already
-    #[arg(long, value_enum, value_name = "WHEN", hide_possible_values = true, requires = "output")]
-    pub overwrite: Option<OverwriteArg>,
-    /// A document of a Convex deployment, by its id: as it was at the time of `--to`, else as it is now
-    #[arg(long, value_name = "ID", conflicts_with_all = ["path", "snapshot", "output"])]
-    pub id: Option<String>,
-    /// All revisions of it
-    #[arg(long, requires = "id")]
-    pub history: bool,
 }
 
 /// What happens to a file that is there.

@@ -13,7 +13,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("pack", &["model", "seal"]),
     ("plan", &["model"]),
     ("store", &["model"]),
-    ("client", &["model"]),
+    ("client", &["model", "format"]),
     ("source", &["model", "progress", "format", "client"]),
     ("destination", &["model", "progress"]),
     ("catalog", &["model"]),

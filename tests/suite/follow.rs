@@ -117,6 +117,13 @@ fn what_a_server_of_18_commits_can_be_had_within_moments() {
     to_any_moment(18);
 }
 
+/// Where the log of the only cluster waits.
+fn waits_in(scene: &Scene) -> std::path::PathBuf {
+    let state = std::fs::read_dir(scene.path("state")).unwrap().flatten();
+    let of_repository = state.map(|entry| entry.path().join("follow")).find(|folder| folder.is_dir()).unwrap();
+    std::fs::read_dir(of_repository).unwrap().next().unwrap().unwrap().path()
+}
+
 #[test]
 fn whole_segments_leave_this_host_and_a_killed_follow_goes_on_where_it_was() {
     let Some(scene) = scene(15) else { return };
@@ -142,7 +149,7 @@ fn whole_segments_leave_this_host_and_a_killed_follow_goes_on_where_it_was() {
     wait_until_known(&scene, &end);
     assert!(newest(&scene).unwrap() > at);
     assert_eq!(scene.restored_rows("end", &["--to", &end]), rows);
-    let folder = std::fs::read_dir(scene.path("state/follow")).unwrap().next().unwrap().unwrap().path();
+    let folder = waits_in(&scene);
     let names = std::fs::read_dir(folder).unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap());
     let left: Vec<String> = names.filter(|name| name.starts_with("0000")).collect();
     assert!(left.len() <= 2, "what is stored does not stay here: {left:?}");
@@ -261,7 +268,7 @@ fn a_segment_that_was_half_made_when_everything_was_killed_is_begun_anew() {
     scene.insert(1);
     wait_until_known(&scene, &at);
     assert_eq!(follow.end(), Some(0));
-    let folder = std::fs::read_dir(scene.path("state/follow")).unwrap().next().unwrap().unwrap().path();
+    let folder = waits_in(&scene);
     let half = |entry: std::fs::DirEntry| {
         let is_partial = entry.file_name().to_string_lossy().ends_with(".partial");
         is_partial

@@ -15,22 +15,17 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::StreamError;
-use super::guard::{Guard, Verdict};
-use super::segment::{Lines, build};
+use super::guard::Guard;
+use super::segment::Lines;
+use super::turn::{Epoch, Seen, Turn};
 use crate::client::convex::{Deployment, Error as ClientError};
-use crate::format::convex::Change;
-use crate::model::documents::{DbTime, DocumentsFacts, moment_of, parse_place, place, stream_name, time_of};
-use crate::model::{Moment, SegmentPlace};
+use crate::model::Moment;
+use crate::model::documents::{DbTime, DocumentsFacts, moment_of, parse_place, stream_name, time_of};
 use crate::ops::wal::commit_if_due;
 use crate::ops::{Error, chain};
 use crate::progress::Progress;
 use crate::repository::{Lock, Repository};
-use crate::source::convex::matches_table;
 
-/// So many bytes of changes are stored whether it is time or not.
-const FLUSH_BYTES: usize = 4 << 20;
-/// Pages of deltas that are read before Data Sync takes over.
-const DELTA_PAGES: usize = 8;
 /// The longest wait for a server or a store that is away.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
@@ -98,29 +93,6 @@ pub enum Heard {
     Back,
 }
 
-/// The last revision that was seen: it must come again, or the history is another one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Seen {
-    component: String,
-    table: String,
-    id: String,
-    ts: String,
-    digest: String,
-}
-
-impl Seen {
-    fn of(change: &Change) -> Self {
-        let line = change.line.as_deref().unwrap_or_default();
-        Self {
-            component: change.component.clone(),
-            table: change.table.clone(),
-            id: change.id.clone(),
-            ts: change.ts.to_string(),
-            digest: blake3::hash(line.as_bytes()).to_string(),
-        }
-    }
-}
-
 /// What outlives the process, on this host's disk.
 #[derive(Debug, Serialize, Deserialize)]
 struct Memory {
@@ -128,50 +100,6 @@ struct Memory {
     epoch: String,
     guard: Guard,
     seen: Option<Seen>,
-}
-
-/// An epoch that is being written.
-struct Epoch {
-    begun: DbTime,
-    number: u64,
-    /// Everything up to here is stored.
-    stored: DbTime,
-    /// Everything up to here was read, and counts.
-    read: DbTime,
-    /// When the server had nothing newer, by its own clock.
-    fresh: Moment,
-    /// What the last segment says of that.
-    told: Moment,
-    lines: Lines,
-    /// A segment that was begun to be stored: it is stored as it is, or not at all.
-    pending: Option<Pending>,
-    began: Option<String>,
-    guard: Guard,
-    seen: Option<Seen>,
-}
-
-/// A segment on its way into the store.
-struct Pending {
-    place: SegmentPlace,
-    facts: DocumentsFacts,
-    plain: Vec<u8>,
-}
-
-impl Epoch {
-    /// Whether something that counts is not stored.
-    fn is_dirty(&self) -> bool {
-        self.pending.is_some() || self.lines.count > 0
-    }
-}
-
-/// What a turn came to.
-enum Turn {
-    /// All is read.
-    Level,
-    /// More is there.
-    Behind,
-    Importing,
-    Cut(String),
 }
 
 /// What a follower needs of the world.
@@ -188,22 +116,22 @@ pub struct Around<'a> {
 /// Takes a new snapshot: its facts.
 pub type Rebase<'r> = &'r mut dyn FnMut(&mut Repository) -> Result<serde_json::Value, Error>;
 
-struct Following<'a> {
-    repository: &'a mut Repository,
-    deployment: &'a Deployment,
-    options: &'a FollowOptions,
-    instance: String,
-    stream: String,
-    folder: PathBuf,
+pub(super) struct Following<'a> {
+    pub(super) repository: &'a mut Repository,
+    pub(super) deployment: &'a Deployment,
+    pub(super) options: &'a FollowOptions,
+    pub(super) instance: String,
+    pub(super) stream: String,
+    pub(super) folder: PathBuf,
     /// What our clock is ahead of the server's.
-    skew: chrono::TimeDelta,
-    rebase: Rebase<'a>,
-    around: Around<'a>,
-    hear: &'a mut dyn FnMut(Heard),
-    away: bool,
-    pause: Duration,
+    pub(super) skew: chrono::TimeDelta,
+    pub(super) rebase: Rebase<'a>,
+    pub(super) around: Around<'a>,
+    pub(super) hear: &'a mut dyn FnMut(Heard),
+    pub(super) away: bool,
+    pub(super) pause: Duration,
     /// Epochs that ended before anything of them was stored, one after another.
-    barren: u32,
+    pub(super) barren: u32,
 }
 
 fn io(doing: &'static str, path: &Path, source: std::io::Error) -> Error {
@@ -252,7 +180,7 @@ pub fn follow(
 }
 
 impl Following<'_> {
-    fn is_stopped(&self) -> bool {
+    pub(super) fn is_stopped(&self) -> bool {
         self.around.stop.load(Ordering::Relaxed)
     }
 
@@ -264,11 +192,11 @@ impl Following<'_> {
     }
 
     /// The server's time now, or a little before it.
-    fn now(&self) -> Moment {
+    pub(super) fn now(&self) -> Moment {
         (self.around.clock)() - self.skew
     }
 
-    fn look(&self, before: Option<&Guard>) -> Result<Guard, ClientError> {
+    pub(super) fn look(&self, before: Option<&Guard>) -> Result<Guard, ClientError> {
         Guard::look(self.deployment, before, self.now().timestamp_millis() as f64)
     }
 
@@ -356,7 +284,7 @@ impl Following<'_> {
         }
     }
 
-    fn back(&mut self) {
+    pub(super) fn back(&mut self) {
         if std::mem::take(&mut self.away) {
             (self.hear)(Heard::Back);
         }
@@ -380,7 +308,7 @@ impl Following<'_> {
         self.folder.join("memory.json")
     }
 
-    fn remember(&self, epoch: &Epoch) -> Result<(), Error> {
+    pub(super) fn remember(&self, epoch: &Epoch) -> Result<(), Error> {
         let memory =
             Memory { version: 1, epoch: epoch.begun.to_string(), guard: epoch.guard.clone(), seen: epoch.seen.clone() };
         let (path, part) = (self.memory(), self.folder.join("memory.json.part"));
@@ -436,7 +364,7 @@ impl Following<'_> {
     }
 
     /// Why what the server tells is not what it told before, if so: the last revision must come again.
-    fn is_same_history(&self, epoch: &Epoch) -> Result<Option<String>, Error> {
+    pub(super) fn is_same_history(&self, epoch: &Epoch) -> Result<Option<String>, Error> {
         let forked = "the deployment went back to an earlier state".to_owned();
         let Some(seen) = &epoch.seen else {
             let page = self.deployment.deltas(epoch.read);
@@ -507,180 +435,9 @@ impl Following<'_> {
         (self.hear)(Heard::Following { stream: self.stream.clone(), from: at });
         Ok(Some(epoch))
     }
-
-    fn wants(&self, change: &Change) -> bool {
-        let full = change.full_table();
-        let among = |patterns: &[String]| patterns.iter().any(|pattern| matches_table(pattern, &full));
-        (self.options.tables.is_empty() || among(&self.options.tables)) && !among(&self.options.exclude_tables)
-    }
-
-    /// Reads what is new, looks, and stores what counts.
-    fn turn(&mut self, epoch: &mut Epoch) -> Result<Turn, Error> {
-        if self.away
-            && let Some(why) = self.is_same_history(epoch)?
-        {
-            return Ok(Turn::Cut(why));
-        }
-        let asked = self.now();
-        let news = match self.read(epoch) {
-            Ok(news) => news,
-            Err(e) if e.is_out_of_retention() => return Ok(Turn::Cut(out_of_retention())),
-            Err(e) => return Err(e.into()),
-        };
-        let Some(mut news) = news else {
-            return Ok(Turn::Cut("the deployment went back to an earlier state".to_owned()));
-        };
-        let fresh = if news.is_newest { epoch.fresh.max(asked) } else { epoch.fresh };
-        let age = (fresh - moment_of(epoch.stored).max(epoch.told)).to_std().unwrap_or_default();
-        let is_old = age >= self.options.heartbeat;
-        if news.lines.count == 0 && !epoch.is_dirty() && !is_old && news.anew.is_empty() && news.is_newest {
-            // Nothing new: nothing to look at, nothing to store.
-            self.back();
-            return Ok(Turn::Level);
-        }
-        let guard = self.look(Some(&epoch.guard))?;
-        match guard.since(&epoch.guard) {
-            Verdict::Same => {}
-            Verdict::Importing => {
-                (self.hear)(Heard::Importing);
-                return Ok(Turn::Importing);
-            }
-            Verdict::Cut(why) => return Ok(Turn::Cut(why)),
-        }
-        if let Some((component, table)) = news.anew.iter().find(|(c, t)| epoch.guard.has_table(c, t)) {
-            let name = if component.is_empty() { table.clone() } else { format!("{component}/{table}") };
-            return Ok(Turn::Cut(format!("table `{name}` was replaced")));
-        }
-        (epoch.guard, epoch.read) = (guard, news.to);
-        epoch.lines.append(&mut news.lines);
-        epoch.seen = news.last.or(epoch.seen.take());
-        epoch.fresh = fresh;
-        if epoch.is_dirty() || is_old {
-            match self.store(epoch) {
-                // A PUT of an earlier process that landed late.
-                Err(Error::Stream(e @ StreamError::Conflict { .. })) => return Ok(Turn::Cut(chain(&e))),
-                stored => stored?,
-            }
-        }
-        self.back();
-        Ok(if news.is_newest { Turn::Level } else { Turn::Behind })
-    }
-
-    /// Reads what was committed after what was read already. None where the server says less than before.
-    fn read(&self, epoch: &Epoch) -> Result<Option<News>, ClientError> {
-        let mut news = News { lines: Lines::default(), to: epoch.read, is_newest: false, last: None, anew: Vec::new() };
-        let (mut cursor, mut pages) = (None, 0);
-        while !news.is_newest && epoch.lines.bytes.len() + news.lines.bytes.len() < FLUSH_BYTES && !self.is_stopped() {
-            if pages == DELTA_PAGES {
-                cursor = self.deployment.sync_cursor(news.to)?;
-            }
-            pages += 1;
-            let (changes, to) = match cursor.take() {
-                Some(text) => {
-                    let page = match self.deployment.sync_page(&text) {
-                        Err(e) if e.is_bad_cursor() => return Ok(None),
-                        page => page?,
-                    };
-                    match page.to.filter(|_| page.truncates.is_empty()) {
-                        Some(to) => {
-                            (cursor, news.is_newest) = (Some(page.next), page.is_newest);
-                            (page.changes, to)
-                        }
-                        // A table that is new is told by the deltas, revision by revision.
-                        None => {
-                            news.anew.extend(page.truncates);
-                            continue;
-                        }
-                    }
-                }
-                None => {
-                    let page = self.deployment.deltas(news.to)?;
-                    news.is_newest = !page.more;
-                    (page.changes, page.to)
-                }
-            };
-            if to < news.to {
-                return Ok(None);
-            }
-            for change in changes.iter().filter(|change| change.ts > epoch.read) {
-                if self.wants(change) {
-                    let added = news.lines.add(change);
-                    let senseless = |e| ClientError::senseless("read the changes", self.deployment, chain(&e));
-                    added.map_err(senseless)?;
-                }
-                news.last = Some(Seen::of(change));
-            }
-            news.to = to;
-        }
-        Ok(Some(news))
-    }
-
-    /// Stores what counts; it is acknowledged when this returns. What was begun to be stored is stored as it was first.
-    fn store(&mut self, epoch: &mut Epoch) -> Result<(), Error> {
-        let pending = match epoch.pending.take() {
-            Some(pending) => pending,
-            None => self.cut_segment(epoch)?,
-        };
-        match self.put(&pending) {
-            Ok(()) => {}
-            Err(e) => {
-                epoch.pending = Some(pending);
-                return Err(e);
-            }
-        }
-        let facts = pending.facts;
-        epoch.stored = facts.up_to().unwrap_or(epoch.stored);
-        epoch.told = facts.seen;
-        (self.hear)(Heard::Stored { changes: facts.changes, to: epoch.stored.max(time_of(facts.seen)) });
-        epoch.number += 1;
-        self.remember(epoch)
-    }
-
-    /// Makes a segment of what counts.
-    fn cut_segment(&self, epoch: &mut Epoch) -> Result<Pending, Error> {
-        let facts = DocumentsFacts {
-            version: 1,
-            instance: self.instance.clone(),
-            from: epoch.stored.to_string(),
-            to: epoch.read.to_string(),
-            seen: epoch.fresh,
-            changes: epoch.lines.count,
-            began: epoch.began.take(),
-        };
-        let lines = std::mem::take(&mut epoch.lines);
-        let plain = build(&facts, &lines)?;
-        let place = place(&self.stream, epoch.begun, epoch.number);
-        let place = place.ok_or_else(|| StreamError::Content("it has no place".to_owned()))?;
-        Ok(Pending { place, facts, plain })
-    }
-
-    fn put(&mut self, pending: &Pending) -> Result<(), Error> {
-        let number = parse_place(&pending.place).map_or(0, |(_, number)| number);
-        self.repository.check_there()?;
-        let writer = self.repository.segment_writer()?;
-        let words = serde_json::to_value(&pending.facts).map_err(|e| StreamError::Content(e.to_string()))?;
-        let record = writer.put(pending.place.clone(), &pending.plain, words, (self.around.clock)())?;
-        let there = writer.look(std::slice::from_ref(&pending.place))?;
-        match there.get(&pending.place).map_or(&[][..], Vec::as_slice) {
-            [] => return Err(StreamError::Vanished { number }.into()),
-            all if all.iter().all(|(digest, _)| *digest == record.digest) => {}
-            _ => return Err(StreamError::Conflict { number }.into()),
-        }
-        Ok(self.repository.note_segments(&[record])?)
-    }
 }
 
-/// What a turn read.
-struct News {
-    lines: Lines,
-    to: DbTime,
-    is_newest: bool,
-    last: Option<Seen>,
-    /// Tables that Data Sync began anew.
-    anew: Vec<(String, String)>,
-}
-
-fn out_of_retention() -> String {
+pub(super) fn out_of_retention() -> String {
     "the server does not keep changes for so long (`DOCUMENT_RETENTION_DELAY`)".to_owned()
 }
 

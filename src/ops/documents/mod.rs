@@ -10,6 +10,7 @@ mod guard;
 mod history;
 mod segment;
 mod sort;
+mod turn;
 
 use std::collections::BTreeMap;
 
