@@ -54,16 +54,26 @@ pub fn keep_configuration(
     Ok(true)
 }
 
-/// The newest configuration of each writer, the newest first. Needs an identity.
-pub fn configurations(repository: &Repository) -> Result<Vec<StoredConfiguration>, Error> {
-    let mut all = Vec::new();
+/// The newest configuration of each writer that can be read, the newest first, and what is wrong with others. Needs an identity.
+pub fn configurations(repository: &Repository) -> Result<(Vec<StoredConfiguration>, Vec<String>), Error> {
+    let (mut all, mut problems) = (Vec::new(), Vec::new());
     for writer in repository.writer_names()?.into_values() {
-        let mut there = repository.list_stream(&writer, STREAM)?.there;
-        there.sort_by(|a, b| a.place.name().cmp(b.place.name()));
-        let Some(newest) = there.pop() else { continue };
-        let text = repository.read_segment(&writer, &newest)?;
-        all.push(StoredConfiguration { writer, stored: newest.put, text });
+        let listing = repository.list_stream(&writer, STREAM)?;
+        if let Some(gone) = listing.missing.iter().map(|record| record.put).max() {
+            problems.push(format!("a configuration of {writer}, stored {gone}, is not in the store any more"));
+        }
+        let mut there = listing.there;
+        there.sort_by(|a, b| b.place.name().cmp(a.place.name()));
+        for record in there {
+            match repository.read_segment(&writer, &record) {
+                Ok(text) => {
+                    all.push(StoredConfiguration { writer: writer.clone(), stored: record.put, text });
+                    break;
+                }
+                Err(e) => problems.push(format!("a configuration of {writer} cannot be read: {}", super::chain(&e))),
+            }
+        }
     }
     all.sort_by(|a, b| (b.stored, &a.writer).cmp(&(a.stored, &b.writer)));
-    Ok(all)
+    Ok((all, problems))
 }

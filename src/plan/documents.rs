@@ -105,13 +105,14 @@ pub fn runs(pieces: &[Piece]) -> Vec<Run> {
     let mut open: Option<Run> = None;
     for piece in pieces {
         let times = piece.facts.as_ref().and_then(|facts| Some((facts.after()?, facts.up_to()?, facts)));
-        if let Some(run) = open.as_mut().filter(|run| run.epoch == piece.epoch && run.last + 1 == piece.number) {
+        if let Some(run) = open.as_mut().filter(|run| run.epoch == piece.epoch) {
             match times {
                 // What it covers is not known; whether the next one joins says whether that matters.
                 None => {
                     run.last = piece.number;
                     continue;
                 }
+                // One that begins where the run ends covers again what a number between them may have held.
                 Some((from, to, facts)) if from <= run.to => {
                     run.last = piece.number;
                     run.to = run.to.max(to);
@@ -230,6 +231,8 @@ mod tests {
         assert_eq!(spans(&whole), [(10, 40, RunEnd::Newest)]);
         let lost = [piece(10, 0, 10, 20), piece(10, 2, 30, 40)];
         assert_eq!(spans(&lost), [(10, 20, RunEnd::Gap { missing: 1 }), (30, 40, RunEnd::Newest)]);
+        let covered = [piece(10, 0, 10, 20), piece(10, 2, 20, 40)];
+        assert_eq!(spans(&covered), [(10, 40, RunEnd::Newest)], "what number 1 held is in number 2 again");
         let apart = [piece(10, 0, 10, 20), piece(10, 1, 21, 30)];
         assert_eq!(spans(&apart)[0].2, RunEnd::Gap { missing: 1 });
         let cut = [piece(10, 0, 10, 20), piece(50, 0, 50, 60)];

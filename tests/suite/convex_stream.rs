@@ -47,19 +47,26 @@ fn word(heard: &Heard) -> String {
     }
 }
 
+fn follow_options(scene: &Scene) -> FollowOptions {
+    FollowOptions {
+        source: "app".to_owned(),
+        tables: Vec::new(),
+        exclude_tables: Vec::new(),
+        folder: scene.path("follow"),
+        interval: Duration::from_millis(1),
+        heartbeat: Duration::from_secs(3600),
+        export_every: Duration::from_millis(50),
+    }
+}
+
 impl Follower {
     fn new(scene: &Scene) -> Self {
+        Self::with(scene, follow_options(scene))
+    }
+
+    fn with(scene: &Scene, options: FollowOptions) -> Self {
         let (stop, stored) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicI64::new(0)));
         let heard: Arc<Mutex<Vec<String>>> = Arc::default();
-        let options = FollowOptions {
-            source: "app".to_owned(),
-            tables: Vec::new(),
-            exclude_tables: Vec::new(),
-            folder: scene.path("follow"),
-            interval: Duration::from_millis(1),
-            heartbeat: Duration::from_secs(3600),
-            export_every: Duration::from_millis(50),
-        };
         let (convex, host) = (scene.options(), scene.host.second());
         let (told, ended, newest) = (Arc::clone(&heard), Arc::clone(&stop), Arc::clone(&stored));
         let thread = std::thread::spawn(move || -> Result<(), String> {
@@ -499,6 +506,25 @@ fn a_time_among_the_changes_goes_into_another_deployment() {
     other.convex.insert("brand_new", json("{}"));
     let found = verify(&repository, &restore, &client, Some(&scene.path("work")), &Silent).unwrap();
     assert_eq!(found.differences.len(), 1);
+}
+
+#[test]
+fn other_tables_are_another_history() {
+    let scene = Scene::new();
+    scene.convex.fill(10, 0);
+    let follow = |exclude: &[&str]| {
+        let mut options = follow_options(&scene);
+        options.exclude_tables = exclude.iter().map(|table| (*table).to_owned()).collect();
+        let follower = Follower::with(&scene, options);
+        follower.wait_said("following", 1);
+        follower.level(&scene.convex);
+        follower.end()
+    };
+    let cuts = |heard: Vec<String>| heard.iter().filter(|word| word.starts_with("cut: other tables")).count();
+    follow(&["users"]);
+    assert_eq!(cuts(follow(&["users"])), 0);
+    assert_eq!(cuts(follow(&[])), 1);
+    assert_restores(&scene, scene.convex.latest());
 }
 
 #[test]

@@ -12,8 +12,9 @@ Examples:
   lifeboat undelete app --into http://127.0.0.1:3210 --id j57000820c20a1g7104gm2rc1m70ynr8
   lifeboat undelete app --into http://127.0.0.1:3210 --changed-between '14:00' '14:10' --table users
 
-The tables of these documents are replaced by today's rows and the old ones, in one step; ids stay. The server's own
-table of changes is shown first, and nothing is changed where anybody wrote to these tables meanwhile.
+The tables of these documents are replaced by today's rows and the old ones, in one step; ids stay. The documents become what
+they were, whatever became of them since. The server's own table of changes is shown first, and nothing is changed where anybody
+wrote to these tables since they were exported. What is written to them WHILE the server imports is lost: stop what writes.
 
 Exit codes: 0 done, 1 not done and nothing changed, 2 usage, 4 the changes do not reach that time. See docs/exit-codes.md";
 

@@ -19,7 +19,10 @@ pub fn run(context: &Context, args: &BootstrapArgs) -> Result<Outcome, Failure> 
     let progress = context.progress(true);
     let (repository, problems) = context.open(&*progress)?;
     progress.clear();
-    let all = configurations(&repository)?;
+    let (all, wrong) = configurations(&repository)?;
+    for problem in &wrong {
+        context.ui.warning(problem);
+    }
     let chosen = choose(&all, args.writer.as_deref())?;
     let file = args.into.clone().unwrap_or_else(|| PathBuf::from("lifeboat.toml"));
     let written = match chosen {
@@ -30,7 +33,7 @@ pub fn run(context: &Context, args: &BootstrapArgs) -> Result<Outcome, Failure> 
     let names: BTreeSet<String> = rows.iter().map(|row| row.full_name()).collect();
     let wanted: Vec<(String, Limits)> = names.into_iter().map(|name| (name, Limits::default())).collect();
     let sources = status(&repository, &wanted, context.now())?;
-    let outcome = if problems.is_empty() { Outcome::Done } else { Outcome::Damage };
+    let outcome = if problems.is_empty() && wrong.is_empty() { Outcome::Done } else { Outcome::Damage };
     let ui = context.ui;
     if ui.json {
         let others: Vec<&str> = all.iter().map(|one| one.writer.as_str()).collect();

@@ -138,7 +138,7 @@ fn tell(context: &Context, source: &str, heard: Heard) {
             duration(every.as_secs_f64())
         )),
         Heard::Away { why } => ui.warning(format!("{why}; tried again until it works")),
-        Heard::Back => ui.story("back      it works again: nothing was lost"),
+        Heard::Back => ui.story("back      it works again"),
     }
 }
 
@@ -308,6 +308,7 @@ pub fn dump(context: &Context, args: &DumpArgs, id: &str) -> Result<Outcome, Fai
     }
     for revision in &all {
         let kind = match (revision.of_snapshot, &revision.line) {
+            (true, None) => "gone",
             (true, _) => "snapshot",
             (_, Some(_)) => "written",
             _ => "deleted",

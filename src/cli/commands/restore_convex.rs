@@ -1,6 +1,7 @@
 //! `restore --into FILE.zip` and `--into http://HOST:3210` of a Convex deployment: an archive that `convex import` reads, or the import
 //! itself, with the server's own words before it is confirmed and a comparison after it.
 
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -108,6 +109,14 @@ fn carry(
     progress.clear();
     let mut restore = restore?;
     show_plan(context, args, &restore.plan, read_as, into)?;
+    let replaces = args.convex.replace || args.convex.replace_all;
+    if replaces && matches!(into, Into::Deployment(_)) && restore.plan.files_missing && restore.plan.files > 0 {
+        let hint = "`lifeboat backup` first: then they come from that snapshot. Or leave the deployment's files as they are: `--no-files`.";
+        return Err(Failure::usage(
+            "files that were made since the last snapshot would be removed from the deployment",
+            hint,
+        ));
+    }
     if !args.dry_run {
         let work_dir = args.server.work_dir.clone().unwrap_or_else(std::env::temp_dir);
         let folded = restore.fold(repository, documents, &work_dir, &**progress);
@@ -169,7 +178,8 @@ fn to_zip(
     }
     let started = Instant::now();
     let part = staged(file);
-    let output = std::fs::File::create(&part).map_err(|e| Failure::io("write", &part, e))?;
+    let output = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part);
+    let output = output.map_err(|e| Failure::io("write", &part, e))?;
     let output = std::io::BufWriter::with_capacity(1 << 20, output);
     let written = write_zip(repository, restore, output, progress).map_err(Failure::from).and_then(|output| {
         let output = output.into_inner().map_err(|e| Failure::io("write", &part, e.into_error()))?;
@@ -210,7 +220,8 @@ fn to_tree(
     let part = staged(dir);
     // What an interrupted run left.
     let _ = std::fs::remove_dir_all(&part);
-    std::fs::create_dir_all(&part).map_err(|e| Failure::io("make", &part, e))?;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&part);
+    made.map_err(|e| Failure::io("make", &part, e))?;
     write_tree(repository, restore, &part, progress).inspect_err(|_| drop(std::fs::remove_dir_all(&part)))?;
     std::fs::rename(&part, dir).map_err(|e| Failure::io("write", dir, e))?;
     let seconds = started.elapsed().as_secs_f64();
@@ -482,7 +493,10 @@ fn show_plan(
     if plan.tables.len() > LISTED {
         say(format!("  and {} more", count((plan.tables.len() - LISTED) as u64)))?;
     }
-    let of = plan.files_of.map(|ended| format!(", as of {}: those that were made later are missing", show(ended)));
+    let of = plan.files_of.map(|ended| match plan.files_missing {
+        true => format!(", as of {}: those that were made since are MISSING", show(ended)),
+        false => format!(", as of {}: those that were deleted meanwhile are missing", show(ended)),
+    });
     say(format!(
         "files     {}, {}{}",
         counted(plan.files, "file", "files"),

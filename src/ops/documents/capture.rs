@@ -8,6 +8,7 @@
 //! relies on it, and without one a new snapshot is taken; what waits for the store is bounded, and the server keeps the rest.
 
 use std::fs;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -29,6 +30,10 @@ use crate::repository::{Lock, Repository};
 /// The longest wait for a server or a store that is away.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
+/// Between two looks at the server's clock.
+const CLOCKS_EVERY: Duration = Duration::from_secs(60);
+/// A commit has its time before everybody sees it.
+const MARGIN: chrono::TimeDelta = chrono::TimeDelta::seconds(1);
 /// The longest wait between two snapshots that lead to nothing.
 const BARREN_PAUSE_MAX: Duration = Duration::from_secs(15 * 60);
 
@@ -98,6 +103,8 @@ pub enum Heard {
 struct Memory {
     version: u32,
     epoch: String,
+    /// Which tables are taken: with others it is another history.
+    selection: String,
     guard: Guard,
     seen: Option<Seen>,
 }
@@ -125,6 +132,8 @@ pub(super) struct Following<'a> {
     pub(super) folder: PathBuf,
     /// What our clock is ahead of the server's.
     pub(super) skew: chrono::TimeDelta,
+    /// When that was measured.
+    pub(super) compared: Option<Instant>,
     pub(super) rebase: Rebase<'a>,
     pub(super) around: Around<'a>,
     pub(super) hear: &'a mut dyn FnMut(Heard),
@@ -154,10 +163,6 @@ pub fn follow(
     // Two would number their segments alike.
     let lock = Lock::try_alone(&folder.join("lock")).map_err(|source| io("lock", &folder, source))?;
     let _lock = lock.ok_or(StreamError::Followed)?;
-    let before = (around.clock)();
-    let server = deployment.check_key()?.1.and_then(chrono::DateTime::from_timestamp_millis);
-    // The server's clock is told to the second: what it may be behind counts.
-    let skew = server.map_or(chrono::TimeDelta::zero(), |server| (before - server).max(chrono::TimeDelta::zero()));
     let mut following = Following {
         repository,
         deployment,
@@ -165,7 +170,8 @@ pub fn follow(
         instance,
         stream,
         folder,
-        skew,
+        skew: chrono::TimeDelta::zero(),
+        compared: None,
         rebase,
         around: *around,
         hear,
@@ -173,6 +179,7 @@ pub fn follow(
         pause: options.interval,
         barren: 0,
     };
+    following.compare_clocks()?;
     match following.no_changes()? {
         Some(why) => following.by_snapshots(why),
         None => following.run(),
@@ -193,7 +200,20 @@ impl Following<'_> {
 
     /// The server's time now, or a little before it.
     pub(super) fn now(&self) -> Moment {
-        (self.around.clock)() - self.skew
+        (self.around.clock)() - self.skew - MARGIN
+    }
+
+    /// Measures once a minute how far our clock is ahead: it may be set meanwhile.
+    pub(super) fn compare_clocks(&mut self) -> Result<(), Error> {
+        if self.compared.is_some_and(|at| at.elapsed() < CLOCKS_EVERY) {
+            return Ok(());
+        }
+        let server = self.deployment.check_key()?.1.and_then(chrono::DateTime::from_timestamp_millis);
+        // Ours is read after the answer came, so that a slow one counts as being ahead.
+        let ours = (self.around.clock)();
+        self.skew = server.map_or(chrono::TimeDelta::zero(), |server| (ours - server).max(chrono::TimeDelta::zero()));
+        self.compared = Some(Instant::now());
+        Ok(())
     }
 
     pub(super) fn look(&self, before: Option<&Guard>) -> Result<Guard, ClientError> {
@@ -238,14 +258,15 @@ impl Following<'_> {
                 Ok(Turn::Importing) => Some(self.options.interval),
                 // What counted before it is stored first.
                 Ok(Turn::Cut(_)) if epoch.as_ref().is_ok_and(Epoch::is_dirty) => {
-                    let stored = epoch.as_mut().map_or(Ok(()), |epoch| self.store(epoch));
-                    stored.or_else(|e| self.away_or(e))?;
+                    match epoch.as_mut().map_or(Ok(()), |epoch| self.store(epoch)) {
+                        Ok(()) | Err(Error::Stream(StreamError::Conflict { .. })) => {}
+                        Err(e) => self.away_or(e)?,
+                    }
                     self.away.then_some(self.pause)
                 }
                 Ok(Turn::Cut(_)) if self.is_stopped() => None,
                 Ok(Turn::Cut(why)) => {
-                    let is_barren = epoch.as_ref().is_ok_and(|epoch| epoch.number == 0);
-                    self.damp(is_barren);
+                    self.damp(epoch.as_ref().ok().map(|epoch| epoch.number == 0));
                     if let Some(begun) = self.begin(why.clone())? {
                         epoch = Ok(begun);
                         None
@@ -276,8 +297,13 @@ impl Following<'_> {
     }
 
     /// Waits before one more snapshot where the last ones led to nothing: a server is not to be kept busy with exports.
-    fn damp(&mut self, is_barren: bool) {
-        self.barren = if is_barren { self.barren + 1 } else { 0 };
+    fn damp(&mut self, is_barren: Option<bool>) {
+        match is_barren {
+            Some(true) => self.barren += 1,
+            Some(false) => self.barren = 0,
+            // A snapshot that failed was counted then.
+            None => {}
+        }
         if self.barren > 1 {
             let pause = self.options.interval * 2u32.saturating_pow(self.barren.min(20));
             self.wait(pause.min(BARREN_PAUSE_MAX));
@@ -304,17 +330,26 @@ impl Following<'_> {
         Ok(())
     }
 
+    fn selection(&self) -> String {
+        format!("{:?} but {:?}", self.options.tables, self.options.exclude_tables)
+    }
+
     fn memory(&self) -> PathBuf {
         self.folder.join("memory.json")
     }
 
     pub(super) fn remember(&self, epoch: &Epoch) -> Result<(), Error> {
-        let memory =
-            Memory { version: 1, epoch: epoch.begun.to_string(), guard: epoch.guard.clone(), seen: epoch.seen.clone() };
+        let memory = Memory {
+            version: 1,
+            epoch: epoch.begun.to_string(),
+            selection: self.selection(),
+            guard: epoch.guard.clone(),
+            seen: epoch.seen.clone(),
+        };
         let (path, part) = (self.memory(), self.folder.join("memory.json.part"));
         let text = serde_json::to_vec(&memory).map_err(|e| StreamError::Content(e.to_string()))?;
         let write = || -> std::io::Result<()> {
-            let mut file = fs::File::create(&part)?;
+            let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
             std::io::Write::write_all(&mut file, &text)?;
             file.sync_all()?;
             fs::rename(&part, &path)
@@ -334,6 +369,9 @@ impl Following<'_> {
         let Some(memory) = memory.filter(|memory| memory.version == 1 && memory.epoch == begun.to_string()) else {
             return Ok(Err("this host does not remember what it followed".to_owned()));
         };
+        if memory.selection != self.selection() {
+            return Ok(Err("other tables are chosen than before".to_owned()));
+        }
         // A segment that a crash left without a row covers what the next one covers again.
         let of_epoch = known.iter().filter(|((epoch, _), _)| *epoch == begun);
         let facts = of_epoch.filter_map(|(_, r)| serde_json::from_value::<DocumentsFacts>(r.facts.clone()).ok());
@@ -380,7 +418,15 @@ impl Following<'_> {
         while after < ts {
             let page = match self.deployment.deltas(after) {
                 Ok(page) => page,
-                Err(e) if e.is_out_of_retention() => return Ok(Some(out_of_retention())),
+                // Nobody has written for longer than the server remembers: what can be asked is whether it goes on from here.
+                Err(e) if e.is_out_of_retention() => {
+                    return match self.deployment.deltas(epoch.read) {
+                        Ok(page) if page.to < epoch.read => Ok(Some(forked)),
+                        Ok(_) => Ok(None),
+                        Err(e) if e.is_out_of_retention() => Ok(Some(out_of_retention())),
+                        Err(e) => Err(e.into()),
+                    };
+                }
                 Err(e) => return Err(e.into()),
             };
             if page.changes.iter().any(|change| Seen::of(change) == *seen) {
@@ -409,7 +455,10 @@ impl Following<'_> {
         let facts = match (self.rebase)(self.repository) {
             Ok(facts) => facts,
             Err(_) if self.is_stopped() => return Ok(None),
-            Err(e) => return self.away_or(e).map(|()| None),
+            Err(e) => {
+                self.barren += 1;
+                return self.away_or(e).map(|()| None);
+            }
         };
         let facts: crate::model::ConvexFacts =
             serde_json::from_value(facts).map_err(|e| StreamError::Content(e.to_string()))?;

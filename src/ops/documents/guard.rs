@@ -100,6 +100,9 @@ impl Guard {
         if self.looked_ms - before.looked_ms > MEMORY_MS {
             return cut("nobody looked for longer than the server keeps its list of events".to_owned());
         }
+        if self.is_blind && !before.is_blind {
+            return cut("the server's list of events could not be read".to_owned());
+        }
         match self.events.iter().find(|(id, _)| !before.events.contains_key(*id)) {
             Some((_, action)) => cut(format!("the server did `{action}`")),
             None => Verdict::Same,
@@ -154,5 +157,6 @@ mod tests {
         assert_eq!(new_table, Verdict::Same);
         assert!(matches!(after(|now| drop(now.events.insert("e".into(), "clear_tables".into()))), Verdict::Cut(_)));
         assert!(matches!(after(|now| now.looked_ms += MEMORY_MS + 1.0), Verdict::Cut(_)));
+        assert!(matches!(after(|now| now.is_blind = true), Verdict::Cut(_)), "it told before");
     }
 }

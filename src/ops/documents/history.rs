@@ -162,10 +162,15 @@ pub fn history(
         let within = documents.bases.iter().filter(|base| run.from <= base.at && base.at <= run.reach());
         if let Some(base) = within.min_by_key(|base| base.at) {
             let way = Way { base: base.clone(), run: run.clone(), to: base.at };
-            if let Some(row) = documents.snapshot(&way)
-                && let Some((table, line)) = find(repository, row, &wanted, progress)?
-            {
-                all.push(Revision { table, at: base.at, of_snapshot: true, line: Some(text(line)?) });
+            let found =
+                documents.snapshot(&way).map(|row| find(repository, row, &wanted, progress)).transpose()?.flatten();
+            match (found, all.last().map(|last| last.table.clone())) {
+                (Some((table, line)), _) => {
+                    all.push(Revision { table, at: base.at, of_snapshot: true, line: Some(text(line)?) });
+                }
+                // It was there before the cut, and is not behind it.
+                (None, Some(table)) => all.push(Revision { table, at: base.at, of_snapshot: true, line: None }),
+                (None, None) => {}
             }
         }
         for piece in documents.pieces.iter().filter(|piece| piece.epoch == run.epoch) {

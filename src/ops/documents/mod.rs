@@ -126,7 +126,8 @@ pub fn gather(repository: &Repository, source: &str) -> Result<Option<Documents>
     };
     rows.retain(|row| {
         let is_same = facts_of(row).is_some_and(|(other, _)| other.instance == facts.instance);
-        row.writer == newest.writer && row.record.complete && is_same
+        // Where a file could not be fetched the documents are whole all the same: a damaged member leaves no snapshot.
+        row.writer == newest.writer && is_same
     });
     let stream = stream_name(&newest.record.source, &facts.instance);
     let listing = repository.list_stream(&newest.writer_name, &stream)?;

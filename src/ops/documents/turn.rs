@@ -107,11 +107,7 @@ impl Following<'_> {
 
     /// Reads what is new, looks, and stores what counts.
     pub(super) fn turn(&mut self, epoch: &mut Epoch) -> Result<Turn, Error> {
-        if self.away
-            && let Some(why) = self.is_same_history(epoch)?
-        {
-            return Ok(Turn::Cut(why));
-        }
+        self.compare_clocks()?;
         let asked = self.now();
         let news = match self.read(epoch) {
             Ok(news) => news,
@@ -137,6 +133,10 @@ impl Following<'_> {
                 return Ok(Turn::Importing);
             }
             Verdict::Cut(why) => return Ok(Turn::Cut(why)),
+        }
+        // Before anything counts: a server that was put back goes on from another history, and soon its clock does not show it.
+        if let Some(why) = self.is_same_history(epoch)? {
+            return Ok(Turn::Cut(why));
         }
         if let Some((component, table)) = news.anew.iter().find(|(c, t)| epoch.guard.has_table(c, t)) {
             let name = if component.is_empty() { table.clone() } else { format!("{component}/{table}") };
@@ -214,6 +214,8 @@ impl Following<'_> {
         };
         match self.put(&pending) {
             Ok(()) => {}
+            // Another one has its name: it is never put again.
+            Err(e @ Error::Stream(StreamError::Conflict { .. })) => return Err(e),
             Err(e) => {
                 epoch.pending = Some(pending);
                 return Err(e);

@@ -75,7 +75,7 @@ fn streams(repository: &mut Repository) -> Result<BTreeMap<String, Known>, Error
         known.kept |= is_kept;
         if snapshot.record.kind == "convex" {
             let bases = known.bases.get_or_insert_default();
-            bases.extend(documents::base_of(&snapshot).filter(|_| is_kept && snapshot.record.complete));
+            bases.extend(documents::base_of(&snapshot).filter(|_| is_kept));
         }
         known.source = snapshot.record.source;
     }

@@ -74,8 +74,10 @@ pub struct DeploymentPlan {
     pub all_tables: bool,
     /// Changes that are laid over the snapshot.
     pub changes: Option<ChangesPlan>,
-    /// When the snapshot ended that files come from, where that is another one: files that were made later may be missing.
+    /// When the snapshot ended that files come from, where changes are laid over documents.
     pub files_of: Option<Moment>,
+    /// Whether that snapshot began before the time that is restored.
+    pub files_missing: bool,
 }
 
 /// Changes that are laid over a snapshot.
@@ -301,7 +303,8 @@ impl<'f> From<'f> {
             return Err(NoPlan::NotExact { source_name: documents.full_name.clone(), asked, nearest }.into());
         }
         let snapshot = documents.snapshot(&way).ok_or_else(|| NoPlan::NoSnapshot(source.to_owned()))?.clone();
-        let choice = Choice { id: snapshot.record.id, asked, shows, complete: true, passed_over: Vec::new() };
+        let complete = snapshot.record.complete;
+        let choice = Choice { id: snapshot.record.id, asked, shows, complete, passed_over: Vec::new() };
         Ok(Self { snapshot, choice, changes: Some((documents, way)) })
     }
 }
@@ -338,7 +341,8 @@ pub fn plan(
             file_bytes: 0,
             all_tables: !facts.partial,
             changes: changes.as_ref().map(|(documents, way)| changes_plan(documents, way, choice.asked)),
-            files_of: is_other.then_some(files_from.record.ended),
+            files_of: changes.is_some().then_some(files_from.record.ended),
+            files_missing: changes.as_ref().is_some_and(|(_, way)| time_of(files_from.record.began) <= way.to),
         },
         facts,
         has_environment: false,
