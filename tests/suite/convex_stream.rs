@@ -15,7 +15,7 @@ use lifeboat::ops::restore::convex::{Wishes, verify};
 use lifeboat::plan::documents::{Aim, RunEnd};
 use lifeboat::plan::restore::Wanted;
 use lifeboat::progress::Silent;
-use lifeboat::source::convex::resolve;
+use lifeboat::source::convex::{ConvexOptions, resolve};
 use object_store::ObjectStoreExt;
 
 use crate::common::chance::{Chance, how_often};
@@ -61,13 +61,13 @@ fn follow_options(scene: &Scene) -> FollowOptions {
 
 impl Follower {
     fn new(scene: &Scene) -> Self {
-        Self::with(scene, follow_options(scene))
+        Self::with(scene, follow_options(scene), scene.options())
     }
 
-    fn with(scene: &Scene, options: FollowOptions) -> Self {
+    fn with(scene: &Scene, options: FollowOptions, convex: ConvexOptions) -> Self {
         let (stop, stored) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicI64::new(0)));
         let heard: Arc<Mutex<Vec<String>>> = Arc::default();
-        let (convex, host) = (scene.options(), scene.host.second());
+        let host = scene.host.second();
         let (told, ended, newest) = (Arc::clone(&heard), Arc::clone(&stop), Arc::clone(&stored));
         let thread = std::thread::spawn(move || -> Result<(), String> {
             let (mut repository, _) = host.open(None).map_err(|e| said(&e))?;
@@ -335,6 +335,33 @@ fn a_deployment_that_went_back_or_forgot_begins_anew() {
     }
 }
 
+/// As after a restore of the server's own volume: nothing but the missing revision tells, as the clock is later.
+#[test]
+fn another_history_under_the_same_name_is_noticed() {
+    let scene = Scene::new();
+    scene.convex.fill(20, 0);
+    let follower = Follower::new(&scene);
+    follower.wait_said("following", 1);
+    follower.level(&scene.convex);
+    let before = scene.convex.latest();
+    follower.end();
+    let other = Deployment::start(Options::default()).unwrap();
+    other.fill(15, 0);
+    other.insert("users", json(ODD));
+    assert!(other.latest() > before);
+    let convex = ConvexOptions { url: Some(other.url()), ..scene.options() };
+    let follower = Follower::with(&scene, follow_options(&scene), convex);
+    follower.wait_said("cut: the deployment went back", 1);
+    follower.wait_said("following", 2);
+    follower.level(&other);
+    let after = other.latest();
+    follower.end();
+    assert_restores(&scene, before);
+    let wishes = Wishes { no_files: true, ..Wishes::default() };
+    let bytes = scene.zip_of(&Wanted::At(moment_of(after)), &wishes);
+    assert_state(&unzip(&bytes), &documents_at(&other, after));
+}
+
 #[test]
 fn what_lies_far_behind_comes_by_data_sync() {
     let scene = Scene::with(Options { deltas_page: 5, data_sync_page: 50, ..Options::default() });
@@ -515,7 +542,7 @@ fn other_tables_are_another_history() {
     let follow = |exclude: &[&str]| {
         let mut options = follow_options(&scene);
         options.exclude_tables = exclude.iter().map(|table| (*table).to_owned()).collect();
-        let follower = Follower::with(&scene, options);
+        let follower = Follower::with(&scene, options, scene.options());
         follower.wait_said("following", 1);
         follower.level(&scene.convex);
         follower.end()

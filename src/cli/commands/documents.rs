@@ -10,6 +10,7 @@ use crate::cli::output::{count, counted, duration};
 use crate::cli::report::Failure;
 use crate::cli::time::{parse_duration, read_time};
 use crate::client::convex::Rights;
+use crate::format::convex::full_name;
 use crate::model::documents::{DbTime, moment_of, time_of};
 use crate::ops;
 use crate::ops::backup::{BackupOptions, backup};
@@ -217,7 +218,7 @@ pub(super) fn no_stream(source: &str) -> Failure {
 }
 
 fn wants(patterns: &[String], component: &str, table: &str) -> bool {
-    let full = if component.is_empty() { table.to_owned() } else { format!("{component}/{table}") };
+    let full = full_name(component, table);
     patterns.is_empty() || patterns.iter().any(|pattern| matches_table(pattern, &full))
 }
 
@@ -242,8 +243,7 @@ pub fn diff(context: &Context, args: &DiffArgs, from: &str, to: &str) -> Result<
     let wanted = |component: &str, table: &str| wants(&args.table, component, table);
     let work_dir = std::env::temp_dir();
     let mut each = |one: Difference| -> Result<(), ops::Error> {
-        let name =
-            if one.component.is_empty() { one.table.clone() } else { format!("{}/{}", one.component, one.table) };
+        let name = full_name(&one.component, &one.table);
         let kinds = tables.entry(name.clone()).or_default();
         let (sign, kind, counter) = match (&one.before, &one.after) {
             (None, _) => ('+', "added", &mut kinds.added),

@@ -10,7 +10,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-use super::DocumentId;
+use super::{DocumentId, full_name};
 
 /// A revision of a document, or its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -187,7 +187,7 @@ impl Change {
 
     /// `users`, or `component/users`.
     pub fn full_table(&self) -> String {
-        if self.component.is_empty() { self.table.clone() } else { format!("{}/{}", self.component, self.table) }
+        full_name(&self.component, &self.table)
     }
 }
 

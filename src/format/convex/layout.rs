@@ -46,6 +46,11 @@ pub fn component_prefix(component: &str) -> String {
     component.split('/').filter(|name| !name.is_empty()).map(|name| format!("_components/{name}/")).collect()
 }
 
+/// A table with its component, as people write it: `users`, `component/users`.
+pub fn full_name(component: &str, table: &str) -> String {
+    if component.is_empty() { table.to_owned() } else { format!("{component}/{table}") }
+}
+
 /// The end of a blob's name by its content type. It is for people: the type itself stands in the list of files.
 pub fn extension_of(content_type: Option<&str>) -> &'static str {
     match content_type.map(|text| text.split(';').next().unwrap_or(text).trim()) {

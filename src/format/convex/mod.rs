@@ -10,4 +10,4 @@ pub mod layout;
 
 pub use change::{BadChange, Change};
 pub use id::{BadId, DocumentId};
-pub use layout::{Part, component_prefix, extension_of, place_of};
+pub use layout::{Part, component_prefix, extension_of, full_name, place_of};

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::fold::{Before, Entry, Folded, fold, next_document};
 use super::{Documents, StreamError, segment};
 use crate::catalog::SnapshotRow;
-use crate::format::convex::{DocumentId, Part, place_of};
+use crate::format::convex::{DocumentId, Part, full_name, place_of};
 use crate::model::documents::DbTime;
 use crate::ops::restore::each_selected;
 use crate::ops::{Error, Selection};
@@ -211,7 +211,7 @@ fn find(
                 break;
             }
             if id == *wanted {
-                let name = if component.is_empty() { table.to_owned() } else { format!("{component}/{table}") };
+                let name = full_name(&component, table);
                 found = Some((name, std::mem::take(&mut line)));
                 break;
             }

@@ -1,5 +1,5 @@
-//! The changes of a Convex deployment after a snapshot: taken as they happen ([`follow`](capture::follow)), found again
-//! ([`gather`]), and laid over a snapshot's documents ([`fold`]) up to any time (docs/convex.md, "The stream").
+//! The changes of a Convex deployment after a snapshot: taken as they happen ([`follow`]), found again
+//! ([`gather`]), and laid over a snapshot's documents ([`fold()`]) up to any time (docs/convex.md, "The stream").
 //!
 //! Invariants: a segment is acknowledged when the store lists it and it alone under its name; only changes that lie between two looks
 //! that say the same are in one; a change is never applied twice, because a revision is known by its document and its time.

@@ -10,7 +10,7 @@ use super::capture::{Following, Heard, out_of_retention};
 use super::guard::{Guard, Verdict};
 use super::segment::{Lines, build};
 use crate::client::convex::Error as ClientError;
-use crate::format::convex::Change;
+use crate::format::convex::{Change, full_name};
 use crate::model::documents::{DbTime, DocumentsFacts, moment_of, parse_place, place, time_of};
 use crate::model::{Moment, SegmentPlace};
 use crate::ops::{Error, chain};
@@ -139,7 +139,7 @@ impl Following<'_> {
             return Ok(Turn::Cut(why));
         }
         if let Some((component, table)) = news.anew.iter().find(|(c, t)| epoch.guard.has_table(c, t)) {
-            let name = if component.is_empty() { table.clone() } else { format!("{component}/{table}") };
+            let name = full_name(component, table);
             return Ok(Turn::Cut(format!("table `{name}` was replaced")));
         }
         (epoch.guard, epoch.read) = (guard, news.to);

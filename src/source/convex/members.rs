@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::entry;
 use super::export::Snatched;
 use super::files::{Files, ListReader};
-use crate::format::convex::{Part, component_prefix, place_of};
+use crate::format::convex::{Part, component_prefix, full_name, place_of};
 use crate::format::zip::{Member, MemberReader, ZipError};
 use crate::model::convex::PARTS_DIR;
 use crate::model::{Digest, EntryKind, FileContent, Moment, RelPath, Stamp, TableCount};
@@ -103,11 +103,6 @@ impl Members {
     pub fn open(&self, path: &str) -> Option<MemberReader> {
         Some(MemberReader::new(Arc::clone(&self.file), self.stored.get(path)?))
     }
-}
-
-/// `users`, or `component/users`.
-fn full_name(component: &str, table: &str) -> String {
-    if component.is_empty() { table.to_owned() } else { format!("{component}/{table}") }
 }
 
 /// The lines of tables that are stored; none where one cannot be read.

@@ -13,9 +13,10 @@ use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{DeploymentRestore, full_name};
+use super::DeploymentRestore;
 use crate::client::convex::Deployment;
-use crate::format::convex::{DocumentId, Part, component_prefix, place_of};
+use crate::format::convex::change::id_of_line;
+use crate::format::convex::{DocumentId, Part, component_prefix, full_name, place_of};
 use crate::format::zip::{Member, MemberReader};
 use crate::model::Entry;
 use crate::ops::restore::each_selected;
@@ -185,16 +186,8 @@ fn next_line(input: &mut dyn BufRead, line: &mut Vec<u8>) -> std::io::Result<boo
     Ok(read > 0)
 }
 
-#[derive(Deserialize)]
-struct WithId<'l> {
-    #[serde(rename = "_id", borrow)]
-    id: std::borrow::Cow<'l, str>,
-}
-
-fn id_of(line: &[u8]) -> std::io::Result<(DocumentId, String)> {
-    let with: WithId<'_> = serde_json::from_slice(line).map_err(std::io::Error::other)?;
-    let id = DocumentId::parse(&with.id);
-    Ok((id.map_err(|e| std::io::Error::other(format!("`{}`: {e}", with.id)))?, with.id.into_owned()))
+fn id_of(line: &[u8]) -> std::io::Result<DocumentId> {
+    id_of_line(line).map_err(std::io::Error::other)
 }
 
 /// The same value, however its numbers and keys are written. Floats keep their sign and stay floats.
@@ -210,7 +203,7 @@ fn compare_lines(ours: &mut dyn BufRead, theirs: &mut dyn BufRead) -> std::io::R
     while more_a || more_b {
         let order = match (more_a, more_b) {
             (true, true) if a == b => None,
-            (true, true) => Some(id_of(&a)?.0.internal.cmp(&id_of(&b)?.0.internal)),
+            (true, true) => Some(id_of(&a)?.internal.cmp(&id_of(&b)?.internal)),
             (true, false) => Some(Ordering::Less),
             _ => Some(Ordering::Greater),
         };
@@ -225,7 +218,7 @@ fn compare_lines(ours: &mut dyn BufRead, theirs: &mut dyn BufRead) -> std::io::R
                 };
                 *count += 1;
                 if found.first.is_none() {
-                    found.first = Some(id_of(if order == Ordering::Greater { &b } else { &a })?.1);
+                    found.first = Some(id_of(if order == Ordering::Greater { &b } else { &a })?.to_string());
                 }
             }
         }

@@ -21,7 +21,7 @@ pub use self::write::{write_tree, write_zip};
 use super::super::{Error, look};
 use super::each_selected;
 use crate::catalog::SnapshotRow;
-use crate::format::convex::{Part, place_of};
+use crate::format::convex::{Part, full_name, place_of};
 use crate::model::convex::{COUNTS, ENVIRONMENT, PARTS_DIR};
 use crate::model::documents::{moment_of, time_of};
 use crate::model::{ConvexFacts, Entry, Moment, RelPath, SnapshotId, TableCount};
@@ -108,7 +108,7 @@ pub struct TablePlan {
 
 impl Wishes {
     fn wants(&self, component: &str, table: &str) -> bool {
-        let full = if component.is_empty() { table.to_owned() } else { format!("{component}/{table}") };
+        let full = full_name(component, table);
         wants_component(&self.components, component)
             && (self.tables.is_empty() || self.tables.iter().any(|pattern| matches_table(pattern, &full)))
     }
@@ -129,7 +129,7 @@ impl Wishes {
 impl TablePlan {
     /// `users`, or `component/users`.
     pub fn full_name(&self) -> String {
-        if self.component.is_empty() { self.table.clone() } else { format!("{}/{}", self.component, self.table) }
+        full_name(&self.component, &self.table)
     }
 }
 
@@ -374,10 +374,6 @@ pub fn plan(
         wishes.refuse_unknown(&names)?;
     }
     Ok(found)
-}
-
-fn full_name(component: &str, table: &str) -> String {
-    if component.is_empty() { table.to_owned() } else { format!("{component}/{table}") }
 }
 
 fn changes_plan(documents: &Documents, way: &Way, asked: Option<Moment>) -> ChangesPlan {

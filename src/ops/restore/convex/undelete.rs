@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::into::{Confirmed, Sent, confirm, give_up, output, send_file};
 use crate::client::convex::{Deployment, ImportMode};
-use crate::format::convex::component_prefix;
+use crate::format::convex::{component_prefix, full_name};
 use crate::format::zip::{self, Member, MemberReader, ZipError};
 use crate::model::documents::DbTime;
 use crate::ops::Error;
@@ -63,10 +63,6 @@ pub struct Returning {
 struct TableLine {
     name: String,
     id: u64,
-}
-
-fn full_name(component: &str, table: &str) -> String {
-    super::full_name(component, table)
 }
 
 /// The documents that are wanted.
