@@ -136,9 +136,16 @@ impl Following<'_> {
         }
         // Before anything counts: a server that was put back goes on from another history, and soon its clock does not show it.
         if let Some(why) = self.is_same_history(epoch)? {
-            return Ok(Turn::Cut(why));
+            // Tables that were swapped since the look hide what they held too: then that is the reason.
+            return Ok(match self.look(Some(&epoch.guard))?.since(&epoch.guard) {
+                Verdict::Same => Turn::Cut(why),
+                Verdict::Importing => Turn::Importing,
+                Verdict::Cut(swapped) => Turn::Cut(swapped),
+            });
         }
-        if let Some((component, table)) = news.anew.iter().find(|(c, t)| epoch.guard.has_table(c, t)) {
+        // Who tells of cleared tables needs no such sign, and one that was made while we were behind would look like a new one.
+        let mut signs = news.anew.iter().filter(|_| guard.is_blind);
+        if let Some((component, table)) = signs.find(|(c, t)| epoch.guard.has_table(c, t)) {
             let name = full_name(component, table);
             return Ok(Turn::Cut(format!("table `{name}` was replaced")));
         }
