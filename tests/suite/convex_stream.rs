@@ -314,6 +314,7 @@ fn while_an_import_writes_nothing_of_it_is_taken() {
     follower.wait_said("following", 2);
     follower.level(&scene.convex);
     let after = scene.convex.latest();
+    assert_eq!(follower.said("importing"), 1, "once, however long it takes");
     follower.end();
     assert_restores(&scene, after);
 }

@@ -141,6 +141,8 @@ pub(super) struct Following<'a> {
     pub(super) pause: Duration,
     /// Epochs that ended before anything of them was stored, one after another.
     pub(super) barren: u32,
+    /// Whether it was said that an import writes.
+    pub(super) importing: bool,
 }
 
 fn io(doing: &'static str, path: &Path, source: std::io::Error) -> Error {
@@ -178,6 +180,7 @@ pub fn follow(
         away: false,
         pause: options.interval,
         barren: 0,
+        importing: false,
     };
     following.compare_clocks()?;
     match following.no_changes()? {
@@ -315,6 +318,14 @@ impl Following<'_> {
             (self.hear)(Heard::Back);
         }
         self.pause = self.options.interval;
+        self.importing = false;
+    }
+
+    /// Says once that an import writes, however long it takes.
+    pub(super) fn tell_import(&mut self) {
+        if !std::mem::replace(&mut self.importing, true) {
+            (self.hear)(Heard::Importing);
+        }
     }
 
     /// Says once that something is away; what time cannot mend is an error.
@@ -448,7 +459,7 @@ impl Following<'_> {
             Err(e) => return self.away_or(e.into()).map(|()| None),
         };
         if guard.is_importing() {
-            (self.hear)(Heard::Importing);
+            self.tell_import();
             return Ok(None);
         }
         (self.hear)(Heard::Cut { why: why.clone() });

@@ -129,7 +129,7 @@ impl Following<'_> {
         match guard.since(&epoch.guard) {
             Verdict::Same => {}
             Verdict::Importing => {
-                (self.hear)(Heard::Importing);
+                self.tell_import();
                 return Ok(Turn::Importing);
             }
             Verdict::Cut(why) => return Ok(Turn::Cut(why)),
