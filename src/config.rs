@@ -1,7 +1,9 @@
 //! The configuration file: TOML to checked types. Unknown keys are refused by name and line; an option that this version
 //! cannot honour is an error, never ignored. Not here: flags, the environment, what the values are used for.
 
+mod bucket;
 mod convex;
+mod copies;
 mod objectives;
 mod pg_dump;
 mod prune;
@@ -12,6 +14,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+pub use self::bucket::StoreSection;
+pub use self::copies::{CopySection, same_place};
 pub use self::objectives::{DrillSection, Length, Objective};
 use self::pg_dump::DatabasesKey;
 pub use self::prune::{PruneSection, parse_percent};
@@ -20,7 +24,7 @@ use crate::repository::is_source_name;
 use crate::source::convex::ConvexOptions;
 use crate::source::postgres::{BaseOptions, Via};
 use crate::source::sqlite::SqliteMode;
-use crate::source::{Globals, PgDumpOptions, Rules};
+use crate::source::{BucketOptions, Globals, PgDumpOptions, Rules};
 use crate::store::Credentials;
 
 /// What is wrong with a configuration.
@@ -83,6 +87,12 @@ pub struct Config {
     /// How a prune is done, where flags say nothing else.
     #[serde(default)]
     pub prune: PruneSection,
+    /// Second repositories, by name.
+    #[serde(default)]
+    pub copies: BTreeMap<String, CopySection>,
+    /// What to keep of every source in the copy that is worked on, in place of all other policies.
+    #[serde(skip)]
+    pub retention_here: Option<Retention>,
 }
 
 /// `[repository]`.
@@ -171,6 +181,8 @@ pub enum SourceKind {
     Convex,
     /// One SQLite database.
     Sqlite,
+    /// Buckets of an object store.
+    Bucket,
 }
 
 /// `[sources.<name>]`. One flat table, so that the parser can name the line of an unknown key; which keys fit the kind is
@@ -182,7 +194,7 @@ pub struct SourceSection {
     pub kind: SourceKind,
     /// Of a volume: its root. Of a tarball: the archive. Of a database: its file.
     pub path: Option<PathBuf>,
-    /// Of a volume: patterns to leave out.
+    /// Of a volume or a bucket: patterns to leave out.
     #[serde(default)]
     pub exclude: Vec<String>,
     /// Of a volume: files with such patterns.
@@ -201,7 +213,7 @@ pub struct SourceSection {
     pub one_file_system: bool,
     /// Of a volume: whether SQLite databases are captured, or read as files.
     pub sqlite: Option<SqliteMode>,
-    /// Of a volume: whether its files are blobs that rows of another source name.
+    /// Of a volume or a bucket: whether its files are blobs that rows of another source name.
     pub blobs: Option<bool>,
     /// Of a command, or of a tarball that comes from one: program and arguments.
     #[serde(default)]
@@ -220,8 +232,13 @@ pub struct SourceSection {
     pub password_file: Option<PathBuf>,
     /// Of a `pg_dump`: names of databases, or `all`.
     pub databases: Option<DatabasesKey>,
-    /// Of a deployment: its URL; else CONVEX_SELF_HOSTED_URL.
+    /// Of a deployment: its URL; else CONVEX_SELF_HOSTED_URL. Of a bucket: `s3://NAME/PREFIX` and the like.
     pub url: Option<String>,
+    /// Of several buckets: the directory that each becomes, and its URL.
+    #[serde(default)]
+    pub urls: BTreeMap<String, String>,
+    /// Of a bucket: how its store is reached.
+    pub store: Option<StoreSection>,
     /// Of a deployment: a file with the admin key; else CONVEX_SELF_HOSTED_ADMIN_KEY.
     pub admin_key_file: Option<PathBuf>,
     /// Of a deployment: the environment variable with the admin key.
@@ -320,6 +337,8 @@ pub enum Plan {
     PgDump(Box<PgDumpOptions>),
     /// A Convex deployment.
     Convex(Box<ConvexOptions>),
+    /// Buckets.
+    Bucket(Box<BucketOptions>),
 }
 
 /// Where an archive comes from.
@@ -335,13 +354,13 @@ pub enum Archive {
 
 impl SourceSection {
     /// The keys that belong to some kinds alone: whether each is given, and to which it belongs.
-    fn particular(&self) -> [(&'static str, bool, &'static [SourceKind]); 36] {
-        use SourceKind::{Command, Convex, PgDump, Postgres, Sqlite, Tarball, Volume};
+    fn particular(&self) -> [(&'static str, bool, &'static [SourceKind]); 38] {
+        use SourceKind::{Bucket, Command, Convex, PgDump, Postgres, Sqlite, Tarball, Volume};
         [
             ("path", self.path.is_some(), &[Volume, Tarball, Sqlite]),
             ("sqlite", self.sqlite.is_some(), &[Volume]),
-            ("blobs", self.blobs.is_some(), &[Volume]),
-            ("exclude", !self.exclude.is_empty(), &[Volume]),
+            ("blobs", self.blobs.is_some(), &[Bucket, Volume]),
+            ("exclude", !self.exclude.is_empty(), &[Bucket, Volume]),
             ("exclude_file", !self.exclude_file.is_empty(), &[Volume]),
             ("exclude_if_present", !self.exclude_if_present.is_empty(), &[Volume]),
             ("exclude_caches", self.exclude_caches, &[Volume]),
@@ -356,7 +375,9 @@ impl SourceSection {
             ("password_file", self.password_file.is_some(), &[PgDump, Postgres]),
             ("databases", self.databases.is_some(), &[PgDump]),
             ("instance_name", self.instance_name.is_some(), &[Convex, PgDump]),
-            ("url", self.url.is_some(), &[Convex]),
+            ("url", self.url.is_some(), &[Bucket, Convex]),
+            ("urls", !self.urls.is_empty(), &[Bucket]),
+            ("store", self.store.is_some(), &[Bucket]),
             ("admin_key_file", self.admin_key_file.is_some(), &[Convex]),
             ("admin_key_env", self.admin_key_env.is_some(), &[Convex]),
             ("instance_secret_file", self.instance_secret_file.is_some(), &[Convex]),
@@ -379,7 +400,7 @@ impl SourceSection {
 
     /// Checks that the keys fit the kind.
     pub fn plan(&self, name: &str) -> Result<Plan, String> {
-        use SourceKind::{Convex, PgDump, Postgres, Sqlite, Tarball, Volume};
+        use SourceKind::{Bucket, Convex, PgDump, Postgres, Sqlite, Tarball, Volume};
         let keys = self.particular();
         if let Some((key, ..)) = keys.iter().find(|(_, given, of)| *given && !of.contains(&self.kind)) {
             return Err(format!("`{key}` does not belong to a source of this kind"));
@@ -389,6 +410,9 @@ impl SourceSection {
         }
         if self.kind == Convex {
             return Ok(Plan::Convex(Box::new(convex::plan(self)?)));
+        }
+        if self.kind == Bucket {
+            return Ok(Plan::Bucket(Box::new(bucket::plan(self)?)));
         }
         if self.kind == Tarball {
             return match (&self.path, self.command.is_empty()) {
@@ -486,6 +510,11 @@ impl Config {
                 let why = "a source's name has letters, digits, `-`, `_` and `.`, at most 64".to_owned();
                 return Err(wrong(section, why));
             }
+            let of_files = name.strip_suffix(".files").and_then(|of| config.sources.get(of));
+            if of_files.is_some_and(|of| of.kind == SourceKind::Convex) {
+                let why = "a follower stores new files of the deployment under this name: choose another".to_owned();
+                return Err(wrong(section, why));
+            }
             source.plan(name).map_err(|why| wrong(section, why))?;
         }
         for (name, group) in &config.groups {
@@ -499,6 +528,7 @@ impl Config {
         }
         config.prune.check().map_err(|why| wrong("[prune]".to_owned(), why))?;
         config.check_retention().map_err(|(section, why)| wrong(section, why))?;
+        config.check_copies().map_err(|(section, why)| wrong(section, why))?;
         config.check_objectives().map_err(|(section, why)| wrong(section, why))?;
         Ok(config)
     }
@@ -582,7 +612,16 @@ mod tests {
             ("[sources.a]\nkind = \"convex\"\nadmin_key_file = \"x\"\nadmin_key_env = \"y\"\n", "comes from one of"),
             ("[sources.a]\nkind = \"convex\"\ntables = [\"_storage\"]\n", "names no table"),
             ("[sources.a]\nkind = \"convex\"\npath = \"/\"\n", "`path` does not belong"),
+            (
+                "[sources.a]\nkind = \"convex\"\n[sources.\"a.files\"]\nkind = \"volume\"\npath = \"/\"\n",
+                "under this name",
+            ),
             ("[sources.a]\nkind = \"pg_dump\"\nfiles = false\n", "`files` does not belong"),
+            ("[sources.a]\nkind = \"bucket\"\n", "`url` is missing"),
+            ("[sources.a]\nkind = \"bucket\"\nurl = \"/srv\"\n", "is no bucket"),
+            ("[sources.a]\nkind = \"bucket\"\nurl = \"s3://a\"\nurls = { b = \"s3://b\" }\n", "leave one out"),
+            ("[sources.a]\nkind = \"bucket\"\nurls = { \"a/b\" = \"s3://b\" }\n", "must be one name"),
+            ("[sources.a]\nkind = \"bucket\"\nurl = \"s3://a\"\nstore = { endpint = \"x\" }\n", "`endpint`"),
             ("[repository]\nlimit_upload = \"fast\"\n", "no size"),
             ("[sources.a]\nkind = \"sqlite\"\n", "`path` is missing"),
             ("[sources.a]\nkind = \"sqlite\"\npath = \"/x\"\nsqlite = \"raw\"\n", "`sqlite` does not belong"),

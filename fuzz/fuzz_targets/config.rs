@@ -40,6 +40,7 @@ fuzz_target!(|text: &str| {
             Plan::Command { command, file_name } => {
                 assert!(!command.is_empty() && file_name.components().count() == 1);
             }
+            Plan::Bucket(options) => assert!(!options.urls.is_empty()),
             Plan::Tarball(_) | Plan::Convex(_) | Plan::Sqlite { .. } => {}
             Plan::Postgres(options) => assert_eq!(&options.source, name),
             Plan::PgDump(options) => {

@@ -102,9 +102,11 @@ impl Catalog {
             return Err(self.inconsistent(format!("the directory of pack {id} has other frames")));
         }
         self.write(|db| {
+            let mut keys = Keys::new();
             for (frame, chunks) in frames.iter().zip(tables) {
-                add_chunk_rows(db, frame.row, chunks)?;
+                add_chunk_rows(db, frame.row, chunks, &mut keys)?;
             }
+            add_keys(db, keys)?;
             db.execute("UPDATE pack SET chunks_known = 1 WHERE id = ?1", [pack.row]).map(drop)
         })
     }
@@ -153,17 +155,20 @@ fn take_over(db: &Connection, at: CommitAt<'_>, chunks: &ChunkTables, seen: i64)
 
 fn take_lines(db: &Connection, at: CommitAt<'_>, row: i64, chunks: &ChunkTables, seen: i64) -> Result<(), Trouble> {
     let mut number = at.commit.header.first_frame;
+    let mut keys = Keys::new();
     for line in &at.commit.lines {
         match line {
             CommitLine::Renumber(renumber) => renumber_frames(db, at.writer, row, renumber)?,
             CommitLine::Pack(pack) => {
-                add_pack(db, at.writer, row, pack, number, chunks.get(&pack.id), seen)?;
+                let tables = chunks.get(&pack.id);
+                add_pack(db, (at.writer, row, seen), pack, number, (tables, &mut keys))?;
                 number += pack.frames.len() as u64;
             }
             CommitLine::Snapshot(record) => add_snapshot(db, at.writer, row, record, &at.digest)?,
             CommitLine::Forget(marked) => super::snapshots::mark(db, at.writer, row, "forget", marked)?,
             CommitLine::Pin(marked) => super::snapshots::mark(db, at.writer, row, "pin", marked)?,
             CommitLine::Unpin(marked) => super::snapshots::mark(db, at.writer, row, "unpin", marked)?,
+            CommitLine::Accept(marked) => super::snapshots::mark(db, at.writer, row, "accept", marked)?,
             CommitLine::Drill(record) => super::drills::insert(db, at.writer, row, record)?,
             CommitLine::Retire(retire) => say(db, at.writer, row, &Said::Retire(retire))?,
             CommitLine::Keep(objects) => say(db, at.writer, row, &Said::Keep(objects))?,
@@ -187,17 +192,16 @@ fn take_lines(db: &Connection, at: CommitAt<'_>, row: i64, chunks: &ChunkTables,
             }
         }
     }
+    add_keys(db, keys)?;
     Ok(())
 }
 
 fn add_pack(
     db: &Connection,
-    writer: WriterRow,
-    log_commit: i64,
+    (writer, log_commit, seen): (WriterRow, i64, i64),
     pack: &PackLine,
     first_number: u64,
-    chunks: Option<&Vec<Vec<(ChunkId, u32)>>>,
-    seen: i64,
+    (chunks, keys): (Option<&PackTables>, &mut Keys),
 ) -> Result<(), Trouble> {
     let kind = match pack.kind {
         crate::model::PackKind::Data => "data",
@@ -238,7 +242,7 @@ fn add_pack(
         let (id, at, stored, plain) = (frame.0, frame.1 as i64, frame.2 as i64, frame.3 as i64);
         insert.execute(params![writer.0, number as i64, id.prefix(), id.as_bytes(), row, at, stored, plain])?;
         if let Some(tables) = chunks.filter(|_| known) {
-            add_chunk_rows(db, db.last_insert_rowid(), &tables[n])?;
+            add_chunk_rows(db, db.last_insert_rowid(), &tables[n], keys)?;
         }
     }
     Ok(())
@@ -255,7 +259,13 @@ pub(super) fn table_sum(table: &[u8]) -> [u8; TABLE_SUM] {
     sum
 }
 
-fn add_chunk_rows(db: &Connection, frame: i64, chunks: &[(ChunkId, u32)]) -> rusqlite::Result<()> {
+/// The chunks of each frame of a pack.
+type PackTables = Vec<Vec<(ChunkId, u32)>>;
+
+/// Keys of chunks with the frame that each lies in: collected, so that they get into the index in its order.
+type Keys = Vec<(i64, i64)>;
+
+fn add_chunk_rows(db: &Connection, frame: i64, chunks: &[(ChunkId, u32)], keys: &mut Keys) -> rusqlite::Result<()> {
     let mut table = Vec::with_capacity(chunks.len() * 36 + TABLE_SUM);
     for (id, length) in chunks {
         table.extend_from_slice(&length.to_le_bytes());
@@ -264,10 +274,14 @@ fn add_chunk_rows(db: &Connection, frame: i64, chunks: &[(ChunkId, u32)]) -> rus
     table.extend_from_slice(&table_sum(&table));
     db.prepare_cached("INSERT OR REPLACE INTO frame_chunks (frame, chunks) VALUES (?1, ?2)")?
         .execute(params![frame, table])?;
-    let mut insert = db.prepare_cached("INSERT OR IGNORE INTO chunk (key, frame) VALUES (?1, ?2)")?;
-    let mut keys: Vec<i64> = chunks.iter().map(|(id, _)| id.prefix()).collect();
+    keys.extend(chunks.iter().map(|(id, _)| (id.prefix(), frame)));
+    Ok(())
+}
+
+fn add_keys(db: &Connection, mut keys: Keys) -> rusqlite::Result<()> {
     keys.sort_unstable();
-    for key in keys {
+    let mut insert = db.prepare_cached("INSERT OR IGNORE INTO chunk (key, frame) VALUES (?1, ?2)")?;
+    for (key, frame) in keys {
         insert.execute(params![key, frame])?;
     }
     Ok(())

@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use chrono::TimeDelta;
 use rusqlite::{Connection, params};
 
 use super::{Catalog, Error, WriterRow};
@@ -19,12 +20,14 @@ pub struct SnapshotRow {
     pub writer_name: String,
     /// Its record.
     pub record: SnapshotRecord,
-    /// When the store received its commit, by the store's clock; unknown until the log was listed.
+    /// When the store received its commit, by the store's clock; unknown until the log was listed. Of a copy: when the first store did.
     pub received: Option<Moment>,
     /// Whether a policy must leave it alone.
     pub pinned: bool,
     /// Whether its writer's log says that it is forgotten.
     pub forgotten: bool,
+    /// Whether a person said that it is as it should be, abnormal or not.
+    pub accepted: bool,
 }
 
 /// What a line says of a snapshot of its own log, whether that is known here or not.
@@ -43,26 +46,39 @@ pub(super) fn mark(
 /// A snapshot as marks name it.
 type Named = (i64, String);
 
-/// Snapshots that are forgotten, and those that are pinned.
-fn marks(db: &Connection) -> rusqlite::Result<(HashSet<Named>, HashSet<Named>)> {
+/// What logs say of snapshots.
+#[derive(Default)]
+struct Marks {
+    forgotten: HashSet<Named>,
+    pinned: HashSet<Named>,
+    accepted: HashSet<Named>,
+}
+
+fn marks(db: &Connection) -> rusqlite::Result<Marks> {
     let mut rows = db.prepare_cached(
         "SELECT m.writer, m.snapshot, m.kind FROM mark m JOIN log_commit c ON c.id = m.log_commit
          ORDER BY c.sequence, m.kind = 'pin'",
     )?;
-    let (mut forgotten, mut pins): (HashSet<Named>, HashMap<Named, bool>) = (HashSet::new(), HashMap::new());
+    let (mut all, mut pins): (Marks, HashMap<Named, bool>) = (Marks::default(), HashMap::new());
     let mut rows = rows.query([])?;
     while let Some(row) = rows.next()? {
         let named: Named = (row.get(0)?, row.get(1)?);
         match row.get::<_, String>(2)?.as_str() {
-            "forget" => drop(forgotten.insert(named)),
+            "forget" => drop(all.forgotten.insert(named)),
+            "accept" => drop(all.accepted.insert(named)),
             kind => drop(pins.insert(named, kind == "pin")),
         }
     }
-    let pinned = pins.into_iter().filter(|(_, pinned)| *pinned).map(|(named, _)| named).collect();
-    Ok((forgotten, pinned))
+    all.pinned = pins.into_iter().filter(|(_, pinned)| *pinned).map(|(named, _)| named).collect();
+    Ok(all)
 }
 
 impl SnapshotRow {
+    /// Whether nobody has said yet that it may be as it is.
+    pub fn is_held(&self) -> bool {
+        !self.record.abnormal.is_empty() && !self.accepted
+    }
+
     /// `writer/source`.
     pub fn full_name(&self) -> String {
         format!("{}/{}", self.writer_name, self.record.source)
@@ -89,7 +105,7 @@ impl Catalog {
     /// Every snapshot that a log ever named, oldest first, forgotten ones too.
     pub fn all_snapshots(&self) -> Result<Vec<SnapshotRow>, Error> {
         type Row = (i64, String, String, Option<i64>);
-        let (rows, (forgotten, pinned)): (Vec<Row>, _) = self.read(|db| {
+        let (rows, marks): (Vec<Row>, Marks) = self.read(|db| {
             let mut rows = db.prepare_cached(
                 "SELECT s.writer, w.name, s.record, r.at FROM snapshot s JOIN writer w ON w.id = s.writer
                  JOIN log_commit c ON c.id = s.log_commit LEFT JOIN received r ON r.digest = c.digest
@@ -101,12 +117,18 @@ impl Catalog {
         let parse = |(writer, writer_name, text, received): Row| -> Result<SnapshotRow, Error> {
             let record: SnapshotRecord = serde_json::from_str(&text).map_err(|e| self.inconsistent(e.to_string()))?;
             let named = (writer, record.id.to_string());
+            // Of a copy the time that its writer signed, when the first store received it.
+            // Later than its arrival here it cannot have been: a first store whose clock had jumped, or a lie.
+            let arrived = received.and_then(Moment::from_timestamp_micros);
+            let first = record.copied.as_ref().and_then(|copied| copied.received);
+            let first = first.filter(|first| arrived.is_none_or(|at| *first <= at + TimeDelta::hours(1)));
             Ok(SnapshotRow {
                 writer: WriterRow(writer),
                 writer_name,
-                received: received.and_then(Moment::from_timestamp_micros),
-                pinned: pinned.contains(&named),
-                forgotten: forgotten.contains(&named),
+                received: first.or(arrived),
+                pinned: marks.pinned.contains(&named),
+                forgotten: marks.forgotten.contains(&named),
+                accepted: marks.accepted.contains(&named),
                 record,
             })
         };

@@ -1,10 +1,12 @@
 //! What was typed: the types of clap, nothing resolved. Their doc comments are the help that people read.
 
 mod convex;
+mod copy;
 mod documents;
 mod drill;
 mod follow;
 mod forget;
+mod keys;
 mod look;
 mod prune;
 mod server;
@@ -15,10 +17,12 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use convex::ConvexArgs;
+pub use copy::CopyArgs;
 pub use documents::{BootstrapArgs, CompareArgs, UndeleteArgs};
 pub use drill::{DrillArgs, DrillCommand, StatusArgs};
 pub use follow::FollowArgs;
 pub use forget::{ForgetArgs, PinArgs};
+pub use keys::KeyCommand;
 pub use look::{DiffArgs, DumpArgs};
 pub use prune::{HowArgs, PruneArgs};
 pub use server::ServerArgs;
@@ -169,6 +173,9 @@ pub enum Command {
     /// Store what a PostgreSQL cluster or a Convex deployment writes, within seconds, until it is told to stop
     #[command(after_help = CODES)]
     Follow(FollowArgs),
+    /// What `backup --pause` starts to be sure that the deployment goes on; it ends by itself
+    #[command(hide = true)]
+    PauseGuard(PauseGuardArgs),
     /// PostgreSQL's log: archive_command and restore_command
     #[command(subcommand)]
     Wal(super::wal_args::WalCommand),
@@ -202,12 +209,18 @@ pub enum Command {
     /// Free the bytes that nothing needs any more
     #[command(after_help = prune::PRUNE_HELP)]
     Prune(PruneArgs),
+    /// Take snapshots and streams over to a second repository
+    #[command(after_help = copy::COPY_HELP)]
+    Copy(CopyArgs),
     /// Keep snapshots, whatever a policy says
     #[command(after_help = CODES)]
     Pin(PinArgs),
     /// Leave snapshots to the policy again
     #[command(after_help = CODES)]
     Unpin(PinArgs),
+    /// Say of an abnormal snapshot that it is as it should be: the policy of its source counts again
+    #[command(after_help = CODES)]
+    Accept(PinArgs),
     /// Restore a source: plan, show, do
     #[command(after_help = RESTORE_HELP)]
     Restore(RestoreArgs),
@@ -320,9 +333,19 @@ pub struct BackupArgs {
     /// Make no PostgreSQL base backup where a page's checksum is wrong, in place of one that is marked
     #[arg(long)]
     pub fail_on_page_errors: bool,
+    /// Pause the Convex deployment of this source while its database is captured; it goes on in any case, also if this run is killed
+    #[arg(long, value_name = "SOURCE", conflicts_with_all = ["stdin", "tar", "pg_dump"])]
+    pub pause: Option<String>,
     /// A command whose output is stored
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,
+}
+
+/// `pause-guard`.
+#[derive(Debug, Args)]
+pub struct PauseGuardArgs {
+    /// The deployment's source
+    pub source: String,
 }
 
 /// Which snapshot.
@@ -409,7 +432,7 @@ pub struct RestoreArgs {
     #[arg(long, requires = "to")]
     pub exact: bool,
     /// The directory that becomes equal to the source's; of dumps also a server: postgresql://USER@HOST[/DATABASE]; of a Convex
-    /// deployment also FILE.zip, or a deployment: http://HOST:3210
+    /// deployment also FILE.zip, or a deployment: http://HOST:3210; of a bucket also a bucket: s3://NAME/PREFIX
     #[arg(long, value_name = "DIR", required_unless_present = "tar")]
     pub into: Option<PathBuf>,
     /// As tar to a file, or to stdout with `-`
@@ -421,6 +444,9 @@ pub struct RestoreArgs {
     /// Not what matches
     #[arg(long, value_name = "PATTERN")]
     pub exclude: Vec<String>,
+    /// Only what lies below this directory of the snapshot, which becomes the root
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["include", "exclude", "group"])]
+    pub below: Option<String>,
     /// What happens to files that are there
     #[arg(long, value_enum, value_name = "WHEN")]
     pub overwrite: Option<OverwriteArg>,
@@ -509,37 +535,6 @@ pub enum CatalogCommand {
     /// Delete the local index and read it anew from the repository
     #[command(after_help = CODES)]
     Rebuild,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum KeyCommand {
-    /// Make a key pair: the secret key into a file, the public key to stdout
-    #[command(after_help = CODES)]
-    Generate {
-        /// The new file
-        #[arg(short, long, value_name = "FILE")]
-        output: PathBuf,
-    },
-    /// Show who can read, and which hosts write
-    #[command(after_help = CODES)]
-    List,
-    /// On a host without identity: make its keys and ask to be admitted
-    #[command(after_help = CODES)]
-    Request {
-        /// Where the request is written
-        #[arg(short, long, value_name = "FILE")]
-        output: PathBuf,
-        /// Name of this host [default: the system's]
-        #[arg(long, value_name = "NAME")]
-        host: Option<String>,
-    },
-    /// Where an identity is: admit a host by its request
-    #[command(after_help = CODES)]
-    Admit {
-        /// The request
-        #[arg(value_name = "FILE")]
-        request: PathBuf,
-    },
 }
 
 #[derive(Debug, Args)]

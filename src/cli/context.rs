@@ -12,7 +12,7 @@ use super::output::Ui;
 use super::progress::Console;
 use super::report::Failure;
 use super::time::read_time;
-use crate::config::{Config, parse_size};
+use crate::config::{Config, parse_size, same_place};
 use crate::model::Moment;
 use crate::ops::Kind;
 use crate::ops::backup::World;
@@ -34,6 +34,8 @@ pub struct Context {
     pub ui: Ui,
     /// Set by Ctrl-C.
     pub stop: Arc<AtomicBool>,
+    /// The copy of the configuration that this works on, in place of its repository.
+    pub at_copy: Option<String>,
 }
 
 /// Folders of the state directory that are looked into, at most.
@@ -58,7 +60,40 @@ impl Context {
         let ui = Ui { json: global.json, quiet: global.quiet };
         let file = global.config.clone().or_else(|| config_places().into_iter().find(|place| place.is_file()));
         let config = file.as_deref().map(Config::read).transpose()?.unwrap_or_default();
-        Ok(Self { global, config, config_file: file, ui, stop })
+        let context = Self { global, config, config_file: file, ui, stop, at_copy: None };
+        // `--repo offsite`: a copy that the configuration names, with all that opens it.
+        match context.global.repo.clone().filter(|repo| context.config.copy_named(repo).is_some()) {
+            Some(repo) => {
+                let mut there = context.elsewhere(&repo);
+                there.global.catalog.clone_from(&context.global.catalog);
+                Ok(there)
+            }
+            None => Ok(context),
+        }
+    }
+
+    /// The same surroundings for a second repository: a copy of the configuration by its name or URL, or another URL.
+    pub fn elsewhere(&self, target: &str) -> Self {
+        let named = self.config.copy_named(target);
+        let config = named.map_or_else(|| self.config.at_url(target), |(_, section)| self.config.at_copy(section));
+        let at_copy = named.map(|(name, _)| name.clone());
+        // A process that this one starts opens the same.
+        let repo = config.repository.url.clone();
+        let global = Global { repo, catalog: None, ..self.global.clone() };
+        Self {
+            global,
+            config,
+            config_file: self.config_file.clone(),
+            ui: self.ui,
+            stop: Arc::clone(&self.stop),
+            at_copy,
+        }
+    }
+
+    /// Whether this works on the repository of the configuration, or there is none to tell it from.
+    pub fn is_own(&self) -> bool {
+        let same = |repo: &String| self.config.repository.url.as_ref().is_none_or(|own| same_place(own, repo));
+        self.at_copy.is_none() && self.global.repo.as_ref().is_none_or(same)
     }
 
     /// The clock. Time enters here and nowhere below.

@@ -133,8 +133,10 @@ fn run(cli: Cli, stop: Arc<AtomicBool>) -> Result<Outcome, Failure> {
         },
         Command::Forget(args) => commands::forget::run(&context, &args),
         Command::Prune(args) => commands::prune::run(&context, &args),
+        Command::Copy(args) => commands::copy::run(&context, &args),
         Command::Pin(args) => commands::forget::pin(&context, &args, true),
         Command::Unpin(args) => commands::forget::pin(&context, &args, false),
+        Command::Accept(args) => commands::forget::accept(&context, &args),
         Command::Restore(mut args) => args.settle().and_then(|()| commands::restore::run(&context, &args)),
         Command::Status(args) => commands::status::run(&context, &args),
         Command::Drill(args) => commands::drill::run(&context, &args),
@@ -145,6 +147,7 @@ fn run(cli: Cli, stop: Arc<AtomicBool>) -> Result<Outcome, Failure> {
         },
         Command::ValidateStore(args) => commands::validate_store::run(&context, &args),
         Command::Timeline(args) => commands::timeline::run(&context, &args),
+        Command::PauseGuard(args) => commands::pause::guard(&context, &args),
         Command::Follow(args) => commands::follow::run(&context, &args),
         Command::Wal(WalCommand::Push(args)) => commands::wal::run_push(&context, &args),
         Command::Wal(WalCommand::Get(args)) => commands::wal::run_get(&context, &args),
@@ -152,6 +155,13 @@ fn run(cli: Cli, stop: Arc<AtomicBool>) -> Result<Outcome, Failure> {
         Command::Catalog(CatalogCommand::Rebuild) => commands::catalog::rebuild(&context),
         Command::Key(KeyCommand::Generate { output }) => commands::key::generate(&context, &output),
         Command::Key(KeyCommand::List) => commands::key::list(&context),
+        Command::Key(KeyCommand::Add { recipients }) => commands::recipients::change(&context, &recipients, true),
+        Command::Key(KeyCommand::Remove { recipients }) => commands::recipients::change(&context, &recipients, false),
+        Command::Key(KeyCommand::Pin { list }) => commands::recipients::pin(&context, list),
+        Command::Key(KeyCommand::Rewrap { dry_run, time_limit }) => {
+            commands::recipients::rewrap(&context, dry_run, time_limit.as_deref())
+        }
+        Command::Key(KeyCommand::Export { paper }) => commands::paper::export(&context, &paper),
         Command::Key(KeyCommand::Request { output, host }) => {
             commands::key::request(&context, &output, host.as_deref())
         }

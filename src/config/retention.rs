@@ -19,21 +19,29 @@ impl Config {
             .values()
             .find(|group| group.sources.iter().any(|name| name == source) && group.retention.is_some());
         let of_group = of_group.and_then(|group| group.retention.clone()).unwrap_or_default();
+        let own_window = own.window.clone();
         let policy = own.over(of_group).over(self.retention.clone().unwrap_or_default());
-        // A window by default is for sources that have a stream.
-        let window = policy.window.clone().filter(|_| self.has_stream(source));
-        let policy = Retention { window, ..policy };
+        // A window by default is for sources that always have a stream: a deployment may be followed or not.
+        let is_cluster = self.sources.get(source).is_some_and(|section| section.kind == SourceKind::Postgres);
+        let window = policy.window.clone().filter(|_| is_cluster).or(own_window);
+        let timezone = policy.timezone.clone();
+        // A copy keeps other snapshots; the window is a promise about the stream, wherever it lies.
+        let rules = self.retention_here.clone().unwrap_or(policy);
+        let policy = Retention { window, timezone: rules.timezone.clone().or(timezone), ..rules };
         (!policy.is_silent()).then_some(policy)
     }
 
     fn has_stream(&self, source: &str) -> bool {
-        self.sources.get(source).is_some_and(|section| section.kind == SourceKind::Postgres)
+        let kind = self.sources.get(source).map(|section| section.kind);
+        matches!(kind, Some(SourceKind::Postgres | SourceKind::Convex))
     }
 
     pub(super) fn check_retention(&self) -> Result<(), Wrong> {
         let of_sources = self.sources.iter().map(|(name, s)| (format!("[sources.{name}.retention]"), &s.retention));
         let of_groups = self.groups.iter().map(|(name, g)| (format!("[groups.{name}.retention]"), &g.retention));
-        let all = std::iter::once(("[retention]".to_owned(), &self.retention)).chain(of_groups).chain(of_sources);
+        let of_copies = self.copies.iter().map(|(name, c)| (format!("[copies.{name}.retention]"), &c.retention));
+        let all = std::iter::once(("[retention]".to_owned(), &self.retention));
+        let all = all.chain(of_groups).chain(of_sources).chain(of_copies);
         for (section, policy) in all {
             let Some(policy) = policy else { continue };
             if let Some(zone) = policy.timezone.as_ref().filter(|zone| zone.parse::<chrono_tz::Tz>().is_err()) {
@@ -43,7 +51,10 @@ impl Config {
         for (name, source) in &self.sources {
             let section = format!("[sources.{name}.retention]");
             if source.retention.as_ref().is_some_and(|policy| policy.window.is_some()) && !self.has_stream(name) {
-                return Err((section, "`window` belongs to sources with a stream, of kind `postgres`".to_owned()));
+                return Err((
+                    section,
+                    "`window` belongs to sources with a stream, of kind `postgres` or `convex`".to_owned(),
+                ));
             }
             let groups: Vec<&str> = self
                 .groups
@@ -93,6 +104,11 @@ mod tests {
         assert_eq!(db.to_string(), "keep_daily 14, keep_weekly 8, window 14d");
         assert_eq!(config.retention_of("elsewhere"), None, "what is not in the configuration keeps everything");
         assert_eq!(parse(SOURCES).unwrap().retention_of("data"), None);
+        let convex = "[sources.app]\nkind = \"convex\"\n[retention]\nkeep_daily = 3\nwindow = \"14d\"\n";
+        let told = parse(convex).unwrap().retention_of("app").unwrap().to_string();
+        assert_eq!(told, "keep_daily 3", "it may not be followed");
+        let convex = format!("{convex}[sources.app.retention]\nwindow = \"7d\"\n");
+        assert_eq!(parse(&convex).unwrap().retention_of("app").unwrap().to_string(), "keep_daily 3, window 7d");
         assert_eq!(parse(&format!("{SOURCES}[retention]\nwindow = \"3d\"\n")).unwrap().retention_of("data"), None);
     }
 

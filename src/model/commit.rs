@@ -175,6 +175,8 @@ pub enum CommitLine {
     Pin(Marked),
     /// Takes a pin away.
     Unpin(Marked),
+    /// Says of an abnormal snapshot that it is as it should be.
+    Accept(Marked),
     /// Says how a drill ended.
     Drill(DrillRecord),
     /// Says that objects are not needed any more.
@@ -252,7 +254,7 @@ impl Commit {
                 CommitLine::Segment(segment) => good &= countable(segment.plain) && countable(segment.stored),
                 CommitLine::Drill(record) => record.validate()?,
                 CommitLine::Retire(retire) => good &= countable(retire.grace),
-                CommitLine::Forget(_) | CommitLine::Pin(_) | CommitLine::Unpin(_) => {}
+                CommitLine::Forget(_) | CommitLine::Pin(_) | CommitLine::Unpin(_) | CommitLine::Accept(_) => {}
                 CommitLine::Keep(_) | CommitLine::Deleted(_) => {}
             }
         }
@@ -295,6 +297,7 @@ mod tests {
             CommitLine::Forget(marked),
             CommitLine::Pin(marked),
             CommitLine::Unpin(marked),
+            CommitLine::Accept(marked),
             CommitLine::Retire(retire),
             CommitLine::Keep(objects.clone()),
             CommitLine::Deleted(objects),
@@ -340,6 +343,9 @@ mod tests {
             added: 0,
             tags: Vec::new(),
             facts: serde_json::Value::Null,
+            change: None,
+            abnormal: Vec::new(),
+            copied: None,
             manifest,
             uses,
         })

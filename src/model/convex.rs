@@ -11,6 +11,29 @@ pub const COUNTS: &str = "tables.json";
 /// The file below it with the environment variables.
 pub const ENVIRONMENT: &str = "environment_variables.json";
 
+/// The kind of the snapshots that hold files alone: those that were made after a deployment's snapshot.
+pub const FILES_KIND: &str = "convex-files";
+
+/// What the record of such a snapshot says. Fields are only ever added.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilesFacts {
+    /// The version of these words: 1.
+    pub version: u32,
+    /// The instance's name.
+    pub instance: String,
+    /// The database's time of the snapshot behind which these files were made: decimal text.
+    pub base: String,
+    /// How many.
+    pub files: u64,
+}
+
+impl FilesFacts {
+    /// The database's time of the snapshot; none where the text is no such number.
+    pub fn base(&self) -> Option<i64> {
+        self.base.parse().ok()
+    }
+}
+
 /// What a snapshot's record says. Fields are only ever added.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConvexFacts {

@@ -26,6 +26,9 @@ pub struct DocumentsFacts {
     pub seen: Moment,
     /// How many changes there are in it.
     pub changes: u64,
+    /// When the deployment's files were last listed and all of them were stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<Moment>,
     /// Why this epoch began, in its first segment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub began: Option<String>,
@@ -49,6 +52,11 @@ pub fn stream_name(source: &str, instance: &str) -> String {
         Some(_) => name,
         None => format!("{source}-convex-{}", &blake3::hash(instance.as_bytes()).to_hex()[..16]),
     }
+}
+
+/// The name under which a follower stores the files that were made after a source's newest snapshot.
+pub fn files_source(source: &str) -> String {
+    format!("{source}.files")
 }
 
 /// Where a segment stands. `begun` is the time of the snapshot that its epoch begins with.

@@ -4,6 +4,7 @@
 //! that exists has its full length. Not here: I/O, a clock, randomness.
 
 pub mod base;
+mod change;
 pub mod commit;
 pub mod convex;
 pub mod database;
@@ -22,11 +23,12 @@ pub mod segment;
 pub mod snapshot;
 pub mod span;
 
+pub use change::{Abnormal, Change};
 pub use commit::{
     Commit, CommitFrame, CommitHeader, CommitLine, DirectoryPlace, Lost, Marked, Objects, PackKind, PackLine, Renumber,
     Retire, Seen,
 };
-pub use convex::{ConvexFacts, TableCount};
+pub use convex::{ConvexFacts, FilesFacts, TableCount};
 pub use database::{ConvexFact, DATABASES_NAMED, DatabaseFact, How, VolumeFacts};
 pub use drill::DrillRecord;
 pub use dump::{DatabaseInfo, DumpFormat, DumpInfo, TableRows};
@@ -37,7 +39,7 @@ pub use path::{RawText, RelPath};
 pub use policy::{Bounds, Chunking, Cutting};
 pub use retention::{Class, Retention};
 pub use segment::{SegmentKey, SegmentPlace, SegmentRecord};
-pub use snapshot::{ManifestPlace, SnapshotRecord, Uses};
+pub use snapshot::{Copied, ManifestPlace, SnapshotRecord, Uses};
 pub use span::Span;
 
 /// The chunks of one frame, in order: id and length in bytes.

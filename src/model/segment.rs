@@ -53,6 +53,10 @@ impl SegmentPlace {
     pub fn is_passing(&self) -> bool {
         self.name.contains(PIECE)
     }
+    /// The name of the segment that it is a part of, or its own.
+    pub fn whole_name(&self) -> &str {
+        self.name.split_once(PIECE).map_or(self.name.as_str(), |(whole, _)| whole)
+    }
     /// The place of a part of this segment that ends at a byte of it.
     pub fn piece(&self, to: u32) -> Option<Self> {
         Self::new(&self.stream, &self.epoch, &format!("{}{PIECE}{to:08X}", self.name))

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::entry::check_extents;
-use super::{Digest, Extent, Moment, SnapshotId, limits};
+use super::{Abnormal, Change, Digest, Extent, Moment, SnapshotId, limits};
 
 /// Where a manifest lies.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +45,16 @@ impl Uses {
     }
 }
 
+/// What a snapshot keeps of the repository that it was first in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Copied {
+    /// Whose it was there.
+    pub writer: String,
+    /// When the first store received it, by that store's clock: retention goes by it, for all copies of a first night arrive at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub received: Option<Moment>,
+}
+
 /// One source at one point in time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotRecord {
@@ -80,6 +90,15 @@ pub struct SnapshotRecord {
     /// What its kind says of it: of a base backup where it begins and ends.
     #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
     pub facts: serde_json::Value,
+    /// What it changed, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<Change>,
+    /// What of it is not as it used to be.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub abnormal: Vec<Abnormal>,
+    /// Where it was copied from, where it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copied: Option<Copied>,
     /// Where the manifest lies.
     pub manifest: ManifestPlace,
     /// The frames that it needs; absent in pack directories.

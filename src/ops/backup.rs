@@ -9,7 +9,8 @@ use crossbeam_channel::{Receiver, bounded};
 use super::Error;
 use super::merge::{Along, Item, Merge, OldManifest, Planner, Step};
 use super::readers::{Budget, Cuts, FileEnd, LARGE_CHARGE, Piece, Reading, SPARE, SmallFiles};
-use crate::model::{Digest, Entry, EntryKind, FileContent, Moment, RelPath, SnapshotId, SnapshotRecord};
+use crate::model::{Change, Digest, Entry, EntryKind, FileContent, Moment, RelPath, SnapshotId, SnapshotRecord};
+use crate::plan::gate::Seen;
 use crate::plan::rewrite::{SparseFrame, choose};
 use crate::progress::{Event, Progress};
 use crate::repository::{self, Counts, Draft, Problem, Repository, Session, SnapshotDraft, read_local_manifest};
@@ -91,6 +92,7 @@ pub fn backup(
     }
     source.prepare(previous.as_ref().filter(|_| old.is_some() && !options.force))?;
     let marked = Arc::new(sparse_frames(repository, previous.as_ref())?);
+    let history = history(repository, name)?;
     progress.event(Event::Stage("backing up"));
     if let Some(record) = &previous {
         progress.event(Event::Expect { items: record.files, bytes: record.bytes });
@@ -100,17 +102,23 @@ pub fn backup(
     let reading = Reading { source, cutter, content, spare: bounded(SPARE) };
     let id = SnapshotId::new(began.timestamp_millis().max(0) as u64, world.random);
     let clock = Arc::clone(&world.clock);
+    let beside = match source.beside(name).filter(|_| !options.force) {
+        Some(other) => along_beside(repository, &other)?,
+        None => None,
+    };
     let mut session = Session::begin(repository, id, name, marked, clock, Arc::clone(progress))?;
     // An archive is read whole; what it had before serves for counting alone, once its members are in order.
+    // Without the manifest before, or by a forced run, all files are new, which says nothing.
+    let knew = (old.is_some() && !options.force) || previous.is_none();
     let (old, before) = if source.is_ordered() { (old, None) } else { (None, old) };
     // Files that come last stand anywhere in the manifest.
     if !source.is_ordered() || source.has_late() {
         session.take_any_order();
     }
     let merge = Merge {
-        along: Along { old: old.filter(|_| !options.force), head: None },
+        along: Along::new(old.filter(|_| !options.force), previous.as_ref().map(|record| record.began)),
+        beside,
         trust: walk_trust,
-        safe_until: previous.as_ref().map(|record| record.began - chrono::TimeDelta::seconds(2)),
     };
     let mut tally = Tally::default();
     let collected = collect(&mut session, &reading, merge, &mut tally, &**progress)
@@ -125,19 +133,8 @@ pub fn backup(
         let _ = session.abandon();
         return Err(error);
     }
-    let draft = SnapshotDraft {
-        id,
-        source: name.to_owned(),
-        kind: source.kind().to_owned(),
-        host: world.host.clone(),
-        root: source.root(),
-        began,
-        ended,
-        skipped: tally.skipped_count,
-        complete: tally.skipped_count == 0,
-        tags: options.tags.clone(),
-        facts: source.facts(),
-    };
+    let change = knew.then(|| tally.change(previous.as_ref().map_or(0, |record| record.files)));
+    let draft = drafted(source, (id, name), (began, ended), (&tally, change, history), (options, world));
     progress.event(Event::Stage("committing"));
     let end = session.finish(draft)?;
     repository.run_ended(name)?;
@@ -153,6 +150,47 @@ pub fn backup(
         skipped: tally.skipped,
         problems: end.problems,
     })
+}
+
+/// The manifest of another source of this host, to be read along.
+fn along_beside(repository: &mut Repository, name: &str) -> Result<Option<Along>, Error> {
+    let Some(record) = newest(repository, name)? else { return Ok(None) };
+    let old = read_local_manifest(&repository.folder().manifest(name), &record.id.to_string());
+    Ok(old.map(|old| Along::new(Some(old), Some(record.began))))
+}
+
+/// What the snapshot will say of itself.
+fn drafted(
+    source: &dyn Source,
+    (id, name): (SnapshotId, &str),
+    (began, ended): (Moment, Moment),
+    (tally, change, history): (&Tally, Option<Change>, Vec<Seen>),
+    (options, world): (&BackupOptions, &World),
+) -> SnapshotDraft {
+    SnapshotDraft {
+        id,
+        source: name.to_owned(),
+        kind: source.kind().to_owned(),
+        host: world.host.clone(),
+        root: source.root(),
+        began,
+        ended,
+        skipped: tally.skipped_count,
+        complete: tally.skipped_count == 0,
+        tags: options.tags.clone(),
+        facts: source.facts(),
+        change,
+        history,
+    }
+}
+
+/// What is known of the snapshots before, but for those that are abnormal and that nobody accepted.
+fn history(repository: &mut Repository, name: &str) -> Result<Vec<Seen>, Error> {
+    let row = repository.host_row()?;
+    let all = repository.catalog().all_snapshots()?;
+    let own =
+        all.into_iter().filter(|s| s.writer == row && s.record.source == name && s.record.complete && !s.is_held());
+    Ok(own.map(|s| Seen { files: s.record.files, bytes: s.record.bytes, change: s.record.change }).collect())
 }
 
 fn newest(repository: &mut Repository, name: &str) -> Result<Option<SnapshotRecord>, Error> {
@@ -197,6 +235,12 @@ struct Tally {
 }
 
 impl Tally {
+    /// What is known of it before bytes are counted.
+    fn change(&self, before: u64) -> Change {
+        let there = self.unmodified + self.reread + self.changed;
+        Change { before, new: self.new, changed: self.changed, gone: before.saturating_sub(there), ..Change::default() }
+    }
+
     fn skip(&mut self, path: &RelPath, why: &str, progress: &dyn Progress) {
         let what = path.to_string();
         progress.event(Event::Skipped { what: &what, why });
@@ -271,7 +315,7 @@ fn settle(
     tally: &mut Tally,
     progress: &dyn Progress,
 ) -> Result<(), Error> {
-    let mut before = Along { old: before, head: None };
+    let mut before = Along::new(before, None);
     (tally.new, tally.changed, tally.reread) = (0, 0, 0);
     let left_out = session.settle(&mut |entry| {
         let Some(content) = entry.content() else { return };

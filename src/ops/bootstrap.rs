@@ -9,7 +9,7 @@ use crate::progress::Progress;
 use crate::repository::Repository;
 
 /// Its stream.
-const STREAM: &str = "configuration";
+pub(super) const STREAM: &str = "configuration";
 /// A configuration at most.
 pub const CONFIGURATION_MAX: u64 = 1 << 20;
 
@@ -41,13 +41,15 @@ pub fn keep_configuration(
     let own = repository.host()?.name.clone();
     let known = repository.catalog().segments(&own, STREAM)?;
     let last = known.iter().max_by(|a, b| a.place.name().cmp(b.place.name()));
-    if last.is_some_and(|last| last.facts.get("content").and_then(serde_json::Value::as_str) == Some(&digest)) {
+    // Sealed to an earlier list, it would not open for those who came later.
+    let list = repository.host()?.recipients_list.to_string();
+    let facts = serde_json::json!({"content": digest, "list": list});
+    if last.is_some_and(|last| last.facts == facts) {
         return Ok(false);
     }
     // Behind the last one, also where the clock was set back.
     let before = last.and_then(|last| u64::from_str_radix(last.place.name(), 16).ok()).unwrap_or(0);
     let number = u64::try_from(now.timestamp_millis()).unwrap_or(0).max(before + 1);
-    let facts = serde_json::json!({"content": digest});
     let record = writer.put(place(&format!("{number:016X}"))?, text, facts, now)?;
     repository.note_segments(&[record])?;
     repository.commit_segments(now, progress)?;

@@ -12,6 +12,7 @@ use super::Error;
 use super::cluster::{Which, gather};
 use crate::catalog::SnapshotRow;
 use crate::model::base::BaseBackup;
+use crate::model::convex::FILES_KIND;
 use crate::model::documents::stream_name;
 use crate::model::{Moment, Retention, SnapshotId, SnapshotRecord};
 use crate::plan::restore::{Candidate, Wanted, choose, show};
@@ -56,6 +57,16 @@ pub enum ForgetError {
     /// It is pinned.
     #[error("snapshot {0} is pinned")]
     Pinned(SnapshotId),
+    /// An abnormal snapshot waits for a person.
+    #[error("snapshot {by} of `{source_name}` is abnormal ({why}): until somebody accepts it nothing is forgotten")]
+    Held {
+        /// The abnormal one.
+        by: SnapshotId,
+        /// Of what.
+        source_name: String,
+        /// Why.
+        why: String,
+    },
     /// It is the last resort.
     #[error("snapshot {id} is the newest complete one of `{source_name}`")]
     Newest {
@@ -150,11 +161,12 @@ impl SourcePlan {
     }
 }
 
-/// The names of all sources of which this host has snapshots.
+/// The names of all sources of which this host has snapshots; those of files that go with a deployment's are its follower's business.
 pub fn own_sources(repository: &mut Repository) -> Result<Vec<String>, Error> {
     let row = repository.host_row()?;
     let all = repository.catalog().snapshots()?;
-    let names: BTreeSet<String> = all.into_iter().filter(|s| s.writer == row).map(|s| s.record.source).collect();
+    let names: BTreeSet<String> =
+        all.into_iter().filter(|s| s.writer == row && s.record.kind != FILES_KIND).map(|s| s.record.source).collect();
     Ok(names.into_iter().collect())
 }
 
@@ -229,7 +241,9 @@ fn known(repository: &mut Repository, source: &str) -> Result<Facts, repository:
     let row = repository.host_row()?;
     let mut facts = Facts { as_of: repository.catalog().last_received(row)?, ..Facts::default() };
     let mut streams: BTreeSet<String> = repository.catalog().streams(&repository.host()?.name)?.into_iter().collect();
-    for SnapshotRow { writer, record, received, pinned, forgotten, .. } in repository.catalog().all_snapshots()? {
+    for SnapshotRow { writer, record, received, pinned, forgotten, accepted, .. } in
+        repository.catalog().all_snapshots()?
+    {
         if writer != row || record.source != source {
             continue;
         }
@@ -240,6 +254,9 @@ fn known(repository: &mut Repository, source: &str) -> Result<Facts, repository:
         // A cluster has a log, whether any of it has arrived or not.
         if record.kind == "postgres" {
             streams.extend(stream_of(&record));
+        }
+        if facts.held.is_none() && !record.abnormal.is_empty() && !accepted {
+            facts.held = Some(record.id);
         }
         let stream = stream_of(&record).filter(|stream| streams.contains(stream));
         facts.snapshots.push(Fact {
@@ -350,6 +367,9 @@ pub fn plan_named(
     let wishes: Vec<Wish> = wanted.keys().map(|source| Wish { source: source.clone(), policy: None }).collect();
     let mut plans = plan(repository, &wishes, problems)?;
     for plan in &mut plans {
+        if let Some(by) = plan.facts.held {
+            return Err(held_error(repository, by, plan.source.clone())?.into());
+        }
         let named = wanted.get(&plan.source).cloned().unwrap_or_default();
         plan.verdicts.retain(|verdict| named.contains(&verdict.fact.id));
         for verdict in &mut plan.verdicts {
@@ -364,6 +384,39 @@ pub fn plan_named(
         }
     }
     Ok(plans)
+}
+
+fn held_error(repository: &Repository, by: SnapshotId, source_name: String) -> Result<ForgetError, Error> {
+    let all = repository.catalog().all_snapshots()?;
+    let row = all.iter().find(|row| row.record.id == by);
+    let why = row.map(|row| abnormal_words(&row.record)).unwrap_or_default();
+    Ok(ForgetError::Held { by, source_name, why })
+}
+
+/// What is abnormal of a snapshot, on one line.
+pub fn abnormal_words(record: &SnapshotRecord) -> String {
+    record.abnormal.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// Says of snapshots that they are as they should be. Returns those that were held.
+pub fn accept(
+    repository: &mut Repository,
+    names: &[String],
+    now: Moment,
+    progress: &dyn Progress,
+) -> Result<Vec<SnapshotRow>, Error> {
+    let mut rows: Vec<SnapshotRow> = Vec::new();
+    for name in names {
+        let row = find_own(repository, name)?;
+        if row.is_held() && !rows.iter().any(|other| other.record.id == row.record.id) {
+            rows.push(row);
+        }
+    }
+    if !rows.is_empty() {
+        repository
+            .mark_snapshots(now, progress, &mut |_| Ok(rows.iter().map(|row| Mark::Accept(row.record.id)).collect()))?;
+    }
+    Ok(rows)
 }
 
 /// One of this host's snapshots by its id, or by the beginning of it.
@@ -446,6 +499,7 @@ pub fn words(reason: &Reason) -> String {
         Reason::Newest => "the newest complete one".to_owned(),
         Reason::NewestOfAll => "the newest, though not complete".to_owned(),
         Reason::Pinned => "pinned".to_owned(),
+        Reason::Held { by } => format!("held: {} is abnormal, see `lifeboat accept`", by.short()),
         Reason::NoPolicy => "no policy: everything is kept".to_owned(),
         Reason::NotListed => "the store has not said when it received it".to_owned(),
         Reason::Clock { received, ended } => {

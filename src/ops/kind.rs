@@ -1,6 +1,7 @@
 //! What kind of failure an error is. Exit codes follow the kind; what to do about it is in `hints`.
 
 use super::Error;
+use super::copy::CopyError;
 use super::documents::StreamError;
 use super::forget::ForgetError;
 use super::recover::RecoverError;
@@ -36,7 +37,7 @@ impl Error {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Repository(e) => repository_kind(e),
-            Self::Source(source::Error::Rules(_)) | Self::Pattern { .. } => Kind::Usage,
+            Self::Source(source::Error::Rules(_) | source::Error::Pattern { .. }) | Self::Pattern { .. } => Kind::Usage,
             Self::Destination(
                 destination::Error::NotEmpty(_)
                 | destination::Error::Interrupted { .. }
@@ -56,6 +57,7 @@ impl Error {
             | Self::NoSuchDump { .. }
             | Self::OneDatabase { .. }
             | Self::SameDatabase(_)
+            | Self::BucketNotEmpty { .. }
             | Self::HasTables { .. } => Kind::Usage,
             Self::Destination(destination::Error::InUse(_)) => Kind::Busy,
             Self::Busy(_) | Self::Wal(WalError::Followed) | Self::Stream(StreamError::Followed) => Kind::Busy,
@@ -63,14 +65,17 @@ impl Error {
             Self::Stream(StreamError::NoId(_)) => Kind::Usage,
             Self::Stream(StreamError::Content(_) | StreamError::Conflict { .. }) => Kind::Damage,
             Self::Onto(_) => Kind::Usage,
-            Self::Prune(_) => Kind::Busy,
+            Self::Prune(_) | Self::Copy(CopyError::Busy(_)) => Kind::Busy,
+            Self::Copy(_) => Kind::Usage,
             Self::Forget(ForgetError::Hole(_)) => Kind::Damage,
             Self::Forget(ForgetError::NoSource(_)) => Kind::NoPlan,
             Self::Forget(_) => Kind::Usage,
             Self::Recover(RecoverError::AsRoot(_) | RecoverError::NoConfiguration { .. }) => Kind::Usage,
             Self::Recover(RecoverError::Short { .. }) => Kind::Damage,
             Self::Recover(RecoverError::GivenUp) => Kind::Cancelled,
-            Self::Hurt { .. } | Self::Source(source::Error::BadPages { .. }) => Kind::Damage,
+            Self::Hurt { .. } | Self::BucketDiffers { .. } | Self::Source(source::Error::BadPages { .. }) => {
+                Kind::Damage
+            }
             Self::Wal(
                 WalError::Conflict { .. } | WalError::Gap { .. } | WalError::Content { .. } | WalError::Damaged { .. },
             ) => Kind::Damage,
@@ -101,7 +106,11 @@ fn repository_kind(error: &repository::Error) -> Kind {
     match error {
         E::NoRepository(_) => Kind::NoRepository,
         E::CatalogInUse => Kind::Busy,
-        E::Store(store::Error::BadUrl { .. }) | E::OtherRecipients => Kind::Usage,
+        E::Store(store::Error::BadUrl { .. })
+        | E::OtherRecipients
+        | E::NoCopy { .. }
+        | E::CopyRecipients(_)
+        | E::Recipients(_) => Kind::Usage,
         E::Store(store::Error::NotFound { key, .. }) if key == "lifeboat.json" => Kind::NoRepository,
         E::Store(store::Error::Gone { .. }) => Kind::NoRepository,
         E::Keys { .. }

@@ -46,19 +46,26 @@ pub(super) type OldManifest = ManifestReader<zstd::stream::read::Decoder<'static
 
 /// The manifest before, read along with entries in path order.
 pub(super) struct Along {
-    pub old: Option<OldManifest>,
-    pub head: Option<(Entry, Vec<u8>)>,
+    old: Option<OldManifest>,
+    head: Option<(Entry, Vec<u8>)>,
+    /// A file whose inode changed after this may have changed again within one tick of its clock.
+    safe_until: Option<Moment>,
 }
 
 /// What the walk is compared with.
 pub(super) struct Merge {
     pub along: Along,
+    /// That of another source with the same things in it, if there is one.
+    pub beside: Option<Along>,
     pub trust: Trust,
-    /// A file whose inode changed after this may have changed again within one tick of its clock.
-    pub safe_until: Option<Moment>,
 }
 
 impl Along {
+    /// Read along with a walk from the beginning. `began` is when the snapshot did.
+    pub fn new(old: Option<OldManifest>, began: Option<Moment>) -> Self {
+        Self { old, head: None, safe_until: began.map(|began| began - chrono::TimeDelta::seconds(2)) }
+    }
+
     /// The old entry of a path with its line, if there is one.
     pub fn advance(&mut self, path: &RelPath) -> Option<(Entry, Vec<u8>)> {
         loop {
@@ -84,7 +91,12 @@ impl Along {
 }
 
 impl Merge {
-    fn is_unchanged(&mut self, old: &Entry, found: &FoundEntry) -> Result<bool, repository::Error> {
+    fn is_unchanged(
+        &mut self,
+        old: &Entry,
+        found: &FoundEntry,
+        safe_until: Option<Moment>,
+    ) -> Result<bool, repository::Error> {
         let new = &found.entry;
         let Some(content) = old.content() else { return Ok(false) };
         let same = content.size == found.size
@@ -92,7 +104,7 @@ impl Merge {
             && old.ctime == new.ctime
             && old.inode == new.inode
             && old.ctime.is_some();
-        let settled = match (self.safe_until, old.ctime) {
+        let settled = match (safe_until, old.ctime) {
             (Some(until), Some(Stamp(seconds, _))) => seconds < until.timestamp(),
             _ => false,
         };
@@ -128,18 +140,23 @@ impl Planner<'_> {
         if found.entry.content().is_none() {
             return self.plain(found.entry, old.map(|(old, _)| old));
         }
-        let old = match old {
-            None => None,
-            Some((old, line)) => match self.merge.is_unchanged(&old, &found) {
+        let beside = self.merge.beside.as_mut().and_then(|beside| {
+            let old = beside.advance(&found.entry.path)?;
+            Some((old, beside.safe_until))
+        });
+        let first = old.map(|old| (old, self.merge.along.safe_until));
+        let mut old = None;
+        for ((entry, line), safe_until) in [first, beside].into_iter().flatten() {
+            match self.merge.is_unchanged(&entry, &found, safe_until) {
                 // Owners' names and the rest are as they were; the old line is the new line.
-                Ok(true) => return self.step(Step::Keep(Box::new(old), line)),
-                Ok(false) => Some(old),
+                Ok(true) => return self.step(Step::Keep(Box::new(entry), line)),
+                Ok(false) => old = old.or(Some(entry)),
                 Err(e) => {
                     let _ = self.items.send(Item::Broken(e.into()));
                     return false;
                 }
-            },
-        };
+            }
+        }
         let known = old.map(|old| old.content().map_or(Digest::new([0; 32]), |content| content.digest));
         self.read(found, known)
     }

@@ -7,6 +7,7 @@ pub mod bootstrap;
 mod branches;
 pub mod check;
 pub mod cluster;
+pub mod copy;
 pub mod documents;
 pub mod drill;
 pub mod environment;
@@ -23,6 +24,7 @@ mod readers;
 pub mod recover;
 pub mod repair;
 pub mod restore;
+pub mod rewrap;
 mod select;
 pub mod status;
 pub mod tablespaces;
@@ -95,6 +97,9 @@ pub enum Error {
     /// Nothing is pruned.
     #[error(transparent)]
     Prune(#[from] prune::PruneError),
+    /// Nothing is copied.
+    #[error(transparent)]
+    Copy(#[from] copy::CopyError),
     /// A server on a restored directory.
     #[error(transparent)]
     Recover(#[from] recover::RecoverError),
@@ -218,6 +223,24 @@ pub enum Error {
         first: String,
         /// What is wrong with it.
         why: String,
+    },
+    /// Objects lie in the bucket that something is restored into.
+    #[error("`{url}` is not empty: {objects} objects lie there")]
+    BucketNotEmpty {
+        /// Its URL.
+        url: String,
+        /// How many.
+        objects: u64,
+    },
+    /// What was written into a bucket is not what was to be.
+    #[error("{objects} objects of `{url}` are not what the snapshot holds; the first: `{first}`")]
+    BucketDiffers {
+        /// Its URL.
+        url: String,
+        /// How many.
+        objects: u64,
+        /// The first.
+        first: String,
     },
     /// Bytes could not be written out.
     #[error("could not write {what}")]

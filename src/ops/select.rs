@@ -66,9 +66,22 @@ impl Selection {
         Some(entry)
     }
 
+    /// Whether an entry of it is a link to a file that lies outside.
+    pub(super) fn links_out(&self, entry: &Entry) -> bool {
+        match &entry.kind {
+            EntryKind::Hardlink { target } => entry.path.is_within(&self.root) && !target.is_within(&self.root),
+            _ => false,
+        }
+    }
+
+    /// Whether the snapshot's own root is the root.
+    pub(super) fn is_whole_tree(&self) -> bool {
+        self.root.is_root()
+    }
+
     /// Whether everything is meant.
     pub fn is_all(&self) -> bool {
-        self.include.is_none() && self.exclude.is_empty() && self.apart.is_empty()
+        self.root.is_root() && self.include.is_none() && self.exclude.is_empty() && self.apart.is_empty()
     }
 
     /// Whether an entry is meant by itself.

@@ -46,7 +46,7 @@ pub enum Weight {
 pub struct Trouble {
     /// How grave it is.
     pub weight: Weight,
-    /// What kind it is, for programs: `no-snapshot`, `rpo`, `rto`, `incomplete`, `pending`, `gap`, `damaged`, `drill`, `drill-failed`.
+    /// What kind it is, for programs: `no-snapshot`, `rpo`, `rto`, `incomplete`, `pending`, `gap`, `damaged`, `abnormal`, `drill`, `drill-failed`.
     pub kind: &'static str,
     /// In words.
     pub words: String,
@@ -150,6 +150,11 @@ fn one(
     };
     let say =
         |found: &mut SourceStatus, weight, kind, words: String| found.troubles.push(Trouble { weight, kind, words });
+    if let Some(held) = rows.iter().find(|row| row.is_held()) {
+        let (id, why) = (held.record.id, super::forget::abnormal_words(&held.record));
+        let words = format!("snapshot {id} is ABNORMAL ({why}): nothing is forgotten until `lifeboat accept {id}`");
+        found.troubles.push(Trouble { weight: Weight::Warning, kind: "abnormal", words });
+    }
     if let (Some("postgres"), Some(name)) = (found.kind.as_deref(), full_name) {
         of_cluster(repository, name, &mut found)?;
     } else if let (Some("convex"), Some(name)) = (found.kind.as_deref(), full_name) {

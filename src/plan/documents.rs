@@ -206,6 +206,7 @@ mod tests {
 
     fn piece(epoch: DbTime, number: u64, from: DbTime, to: DbTime) -> Piece {
         let facts = DocumentsFacts {
+            files: None,
             version: 1,
             instance: "x".into(),
             from: from.to_string(),

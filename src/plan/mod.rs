@@ -7,6 +7,7 @@ pub mod coverage;
 pub mod documents;
 pub mod drill;
 pub mod environment;
+pub mod gate;
 pub mod needed_wal;
 pub mod prune;
 pub mod recovery;

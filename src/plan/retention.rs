@@ -72,6 +72,8 @@ pub struct Facts {
     pub archives: Vec<Archive>,
     /// The store's clock, as late as it is known.
     pub as_of: Option<Moment>,
+    /// The first abnormal snapshot that nobody has accepted: until that nothing goes.
+    pub held: Option<SnapshotId>,
 }
 
 /// Why a snapshot stays.
@@ -85,6 +87,11 @@ pub enum Reason {
     NewestOfAll,
     /// A person pinned it.
     Pinned,
+    /// A snapshot of its source is abnormal, and nobody has accepted it.
+    Held {
+        /// Which.
+        by: SnapshotId,
+    },
     /// The source has no policy.
     NoPolicy,
     /// The store has not been asked when it received it.
@@ -237,6 +244,9 @@ pub fn decide(policy: Option<&Retention>, facts: &Facts, local: Local<'_>) -> Ve
     // What only stays as if a burst had not been.
     let mut spared: Vec<(SnapshotId, Reason)> = Vec::new();
     always(&sorted, policy.is_none(), &mut keep);
+    if let Some(by) = facts.held {
+        sorted.iter().for_each(|fact| keep(fact.id, Reason::Held { by }));
+    }
     if let Some(policy) = policy {
         by_window(policy, facts, &sorted, &mut keep);
         let surplus = surplus(facts);

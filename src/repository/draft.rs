@@ -1,7 +1,8 @@
 //! What a run knows before its frames have names: where a file's bytes lie, what was counted, what the snapshot will say.
 
 use super::Problem;
-use crate::model::{FrameId, Moment, SnapshotId, SnapshotRecord};
+use crate::model::{Change, FrameId, Moment, SnapshotId, SnapshotRecord};
+use crate::plan::gate::Seen;
 
 /// Where a chunk of this run lies: in a frame that has a name, or in one of this run that may still be open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +96,10 @@ pub struct SnapshotDraft {
     pub tags: Vec<String>,
     /// What its kind says of it.
     pub facts: serde_json::Value,
+    /// What it changed, but for the bytes; none where it was read without the one before.
+    pub change: Option<Change>,
+    /// The source's snapshots before, oldest first, but for abnormal ones.
+    pub history: Vec<Seen>,
 }
 
 /// What a finished run leaves.

@@ -175,6 +175,25 @@ impl HostFolder {
         File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(io)
     }
 
+    /// Replaces the key file by another one of the same writer: whole before it is there, the old one until then.
+    pub(super) fn replace_keys(&self, keys: &KeyFile) -> Result<(), Error> {
+        let path = self.key_file();
+        let staged = self.folder.join(format!(".writer.key.{}", std::process::id()));
+        let io = |source| Error::Io { doing: "write", path: path.clone(), source };
+        let text = serde_json::to_vec_pretty(keys).map_err(|e| io(e.into()))?;
+        // Its mode stays: a group may read it.
+        let mode = fs::metadata(&path).map_err(io)?.permissions();
+        let _ = fs::remove_file(&staged);
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&staged).map_err(io)?;
+        let written = file.write_all(&text).and_then(|()| file.set_permissions(mode)).and_then(|()| file.sync_all());
+        let placed = written.and_then(|()| fs::rename(&staged, &path));
+        if placed.is_err() {
+            let _ = fs::remove_file(&staged);
+        }
+        placed.map_err(io)?;
+        File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(io)
+    }
+
     /// Waits for the right to commit: one process of this host at a time.
     pub(super) fn commit_lock(&self) -> Result<Lock, Error> {
         self.lock("commit.lock", Lock::alone)

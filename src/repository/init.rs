@@ -9,8 +9,8 @@ use data_encoding::HEXLOWER;
 use super::Error;
 use super::host::{HostFolder, KeyFile};
 use super::layout::{
-    DESCRIPTION, Description, MasterSecret, RECIPIENTS_CONTEXT, RecipientsList, WRITER_CONTEXT, WriterDescription,
-    WriterSecret,
+    DESCRIPTION, Description, MasterSecret, ORIGIN, RECIPIENTS_CONTEXT, RecipientsList, WRITER_CONTEXT,
+    WriterDescription, WriterSecret,
 };
 use crate::model::{Chunking, Digest, Moment, RepositoryId, limits};
 use crate::seal::{self, Opener, Recipient, Sealer, Secret, SigningKey, generate_identity, sign_text};
@@ -52,11 +52,15 @@ pub(super) fn random<const N: usize>() -> Result<[u8; N], Error> {
     Ok(bytes)
 }
 
-fn digest_of(bytes: &[u8]) -> Digest {
+pub(super) fn hex(bytes: &[u8]) -> String {
+    HEXLOWER.encode(bytes)
+}
+
+pub(super) fn digest_of(bytes: &[u8]) -> Digest {
     Digest::new(*blake3::hash(bytes).as_bytes())
 }
 
-fn json_line(value: &impl serde::Serialize, key: &str) -> Result<Vec<u8>, Error> {
+pub(super) fn json_line(value: &impl serde::Serialize, key: &str) -> Result<Vec<u8>, Error> {
     let mut text =
         serde_json::to_vec(value).map_err(|e| Error::BadObject { key: key.to_owned(), why: e.to_string() })?;
     text.push(b'\n');
@@ -65,12 +69,29 @@ fn json_line(value: &impl serde::Serialize, key: &str) -> Result<Vec<u8>, Error>
 
 /// Makes a repository in an empty store, with this host as its first writer.
 pub fn init(store: &Store, options: &InitOptions<'_>) -> Result<Made, Error> {
+    make(store, Secret::new(random()?), None, options)
+}
+
+/// Makes a repository with a secret: one of its own, or that of the repository whose description `origin` is.
+pub(super) fn make(
+    store: &Store,
+    secret: Secret,
+    origin: Option<Bytes>,
+    options: &InitOptions<'_>,
+) -> Result<Made, Error> {
     if store.size(DESCRIPTION)?.is_some() {
         return Err(Error::Exists(store.label().to_owned()));
     }
     let appender = store.appender();
     let repository = RepositoryId::new(random()?);
-    let secret = Secret::new(random()?);
+    if let Some(origin) = origin {
+        // A crashed one may have left it; it says the same, or it is another repository's and is refused.
+        match store.size(ORIGIN)? {
+            None => drop(appender.create(ORIGIN, &[origin])?),
+            Some(_) if store.get(ORIGIN, limits::SMALL_MAX as u64)? == origin => {}
+            Some(_) => return Err(Error::Exists(store.label().to_owned())),
+        }
+    }
     let admission = SigningKey::from_seed(&random()?);
     for (key, text) in [("RECOVERY.md", RECOVERY_MD), ("recover.py", RECOVER_PY)] {
         if store.size(key)?.is_none() {
@@ -88,8 +109,7 @@ pub fn init(store: &Store, options: &InitOptions<'_>) -> Result<Made, Error> {
     let list_text = sign_text(RECIPIENTS_CONTEXT, &json_line(&list, "recipients")?, &admission);
     let recipients_list = digest_of(&list_text);
     appender.create(&format!("keys/recipients-{recipients_list}.json"), &[Bytes::from(list_text)])?;
-    let master =
-        MasterSecret { repository, secret: HEXLOWER.encode(secret.expose()), admission_secret: admission.expose_hex() };
+    let master = MasterSecret { repository, secret: hex(secret.expose()), admission_secret: admission.expose_hex() };
     let sealer = Sealer::new(options.recipients.to_vec());
     let keys = |source| Error::Keys { what: "the repository secret".to_owned(), source };
     let sealed = sealer.seal(&json_line(&master, "secret")?).map_err(keys)?;
@@ -204,7 +224,7 @@ pub(super) fn recipients_lists(store: &Store, description: &Description) -> Resu
         let Some(digest) = name.and_then(|name| name.parse::<Digest>().ok()) else { continue };
         // What the admission key did not sign is no list, whoever put it there.
         match read_list(store, &object.key, digest, description) {
-            Ok(list) => lists.push((digest, list)),
+            Ok(list) => lists.extend(list.map(|list| (digest, list))),
             Err(Error::BadObject { key, why }) => refused.push((key, why)),
             Err(e) => return Err(e),
         }
@@ -220,7 +240,12 @@ pub(super) fn newest_list(lists: Vec<(Digest, RecipientsList)>) -> Option<(Diges
     current.pop()
 }
 
-fn read_list(store: &Store, key: &str, digest: Digest, description: &Description) -> Result<RecipientsList, Error> {
+fn read_list(
+    store: &Store,
+    key: &str,
+    digest: Digest,
+    description: &Description,
+) -> Result<Option<RecipientsList>, Error> {
     let bad = |why: String| Error::BadObject { key: key.to_owned(), why };
     let text = match store.get(key, limits::SMALL_MAX as u64) {
         Ok(text) => text,
@@ -230,7 +255,13 @@ fn read_list(store: &Store, key: &str, digest: Digest, description: &Description
     if digest_of(&text) != digest {
         return Err(bad("its bytes do not match its name".to_owned()));
     }
-    RecipientsList::parse(&text, key, description)
+    // An `init` that did not end leaves the list of a repository that never came to be. It counts for nothing and harms nobody.
+    let said = seal::split_signed(&text).and_then(|(_, said)| serde_json::from_slice::<RecipientsList>(said).ok());
+    if said.is_some_and(|said| said.repository != description.repository) {
+        tracing::debug!(key, "a list of recipients of another repository is left out");
+        return Ok(None);
+    }
+    RecipientsList::parse(&text, key, description).map(Some)
 }
 
 /// What a new writer pins.
@@ -334,7 +365,7 @@ fn put_writer(store: &Store, admission: &Admission, request: &Request) -> Result
     let name = &request.writer;
     let keys = |source| Error::Keys { what: "the writer's secret".to_owned(), source };
     let appender = store.appender();
-    let secret = WriterSecret { repository: request.repository, secret: HEXLOWER.encode(admission.secret.expose()) };
+    let secret = WriterSecret { repository: request.repository, secret: hex(admission.secret.expose()) };
     let sealer = Sealer::new(vec![request.recipient.parse().map_err(keys)?]);
     let sealed = sealer.seal(&json_line(&secret, "secret")?).map_err(keys)?;
     let secret_object = digest_of(&sealed);

@@ -7,6 +7,8 @@ use crate::model::{Chunking, CommitId, Digest, Moment, RepositoryId};
 use crate::seal::{VerifyingKey, open_signed};
 
 pub(super) const DESCRIPTION: &str = "lifeboat.json";
+/// In a copy: the `lifeboat.json` of the repository whose secret it shares.
+pub(super) const ORIGIN: &str = "origin.json";
 pub(super) const RECIPIENTS_CONTEXT: &str = "lifeboat format 1 recipients";
 pub(super) const WRITER_CONTEXT: &str = "lifeboat format 1 writer";
 pub(super) const COMMIT_CONTEXT: &str = "lifeboat format 1 commit";

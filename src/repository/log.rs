@@ -331,7 +331,10 @@ impl Repository {
         let opened = self.log_openers(writer).into_iter().find_map(|opener| {
             opener.open_compressed(&sealed, limits::COMMIT_MAX).map_err(|e| why = e.to_string()).ok()
         });
-        let text = opened.ok_or_else(|| bad(why))?;
+        let text = match opened {
+            Some(text) => text,
+            None => self.resealed_text(writer, object)?.ok_or_else(|| bad(why))?,
+        };
         let content = open_signed(COMMIT_CONTEXT, &text, &key, writer).map_err(|e| bad(e.to_string()))?;
         let commit = Commit::parse(content).map_err(&bad)?;
         let header = &commit.header;

@@ -17,6 +17,8 @@ pub enum Mark {
     Pin(SnapshotId),
     /// It has no pin any more.
     Unpin(SnapshotId),
+    /// It is as it should be.
+    Accept(SnapshotId),
 }
 
 impl From<Mark> for CommitLine {
@@ -25,6 +27,7 @@ impl From<Mark> for CommitLine {
             Mark::Forget(snapshot) => Self::Forget(Marked { snapshot }),
             Mark::Pin(snapshot) => Self::Pin(Marked { snapshot }),
             Mark::Unpin(snapshot) => Self::Unpin(Marked { snapshot }),
+            Mark::Accept(snapshot) => Self::Accept(Marked { snapshot }),
         }
     }
 }

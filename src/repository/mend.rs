@@ -173,8 +173,15 @@ impl Repository {
     ) -> Result<bool, Error> {
         let (writer, writer_name) = (self.host_row()?, self.host()?.name.clone());
         let own = record.clone();
-        let snapshot =
-            SnapshotRow { writer, writer_name, record: own, received: None, pinned: false, forgotten: false };
+        let snapshot = SnapshotRow {
+            writer,
+            writer_name,
+            record: own,
+            received: None,
+            pinned: false,
+            forgotten: false,
+            accepted: false,
+        };
         let frames = match self.frames_used(&snapshot, progress) {
             Ok(frames) => frames,
             Err(e @ (Error::UnknownFrame(_) | Error::Frame { .. } | Error::Manifest { .. })) => {

@@ -6,6 +6,9 @@
 //! Not here: what is backed up, where it is restored, which snapshot is chosen.
 
 mod audit;
+mod by_digest;
+mod copied_streams;
+mod copies;
 mod draft;
 mod drills;
 mod fetch;
@@ -23,7 +26,9 @@ mod open;
 mod packs;
 mod pipeline;
 mod prune;
+mod recipients;
 mod relocate;
+mod resealed;
 mod session;
 mod sorter;
 mod stream;
@@ -31,6 +36,8 @@ mod sweep;
 mod trust;
 mod unordered;
 
+pub use copied_streams::CopiedStream;
+pub use copies::{Clock, CopiedFrames, CopyRun};
 pub use draft::{Counts, Draft, SessionEnd, SnapshotDraft};
 pub use fetch::{Fetch, FrameReader, FrameWorker, Sink, plan_fetches, split_fetches};
 pub use host::{HostFolder, HostWriter};
@@ -46,6 +53,7 @@ pub use mend::{FramesMended, LogMended};
 pub use open::{Keys, OpenOptions, Repository};
 pub use packs::PackListing;
 pub use prune::{Repacked, RetiredNow};
+pub use recipients::{EarlierPacks, RecipientsError};
 pub use session::Session;
 pub use stream::{SegmentReader, SegmentWorker, SegmentWriter, StreamListing};
 pub use sweep::SweptReport;
@@ -139,6 +147,20 @@ pub enum Error {
     /// The configuration names other recipients than the host pinned.
     #[error("the recipients given are not those that this host pinned at `init`")]
     OtherRecipients,
+    /// What was to be a copy of this repository is none.
+    #[error("{}", if *itself { format!("`{store}` is this repository itself") } else { format!("the repository in `{store}` is no copy of this one: its secret is another") })]
+    NoCopy {
+        /// The store.
+        store: String,
+        /// Whether it is this very repository.
+        itself: bool,
+    },
+    /// A copy's list of recipients is another one.
+    #[error("`{0}` seals to other recipients than this repository")]
+    CopyRecipients(String),
+    /// The list of recipients was not changed.
+    #[error(transparent)]
+    Recipients(#[from] RecipientsError),
     /// A pack's directory does not open.
     #[error("pack {pack} is damaged")]
     Pack {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::host::{HostFolder, HostWriter};
 use super::init::{Admission, parse_secret};
-use super::layout::{DESCRIPTION, Description, WriterDescription, WriterSecret};
+use super::layout::{DESCRIPTION, Description, ORIGIN, WriterDescription, WriterSecret};
 use super::log::SyncReport;
 use super::{Error, init};
 use crate::catalog::{Catalog, WriterRow};
@@ -53,6 +53,8 @@ pub struct Repository {
     pub(super) writers: HashMap<String, WriterDescription>,
     /// Lists of recipients of which a frame has opened.
     pub(super) opened: Arc<std::sync::Mutex<std::collections::HashSet<Digest>>>,
+    /// The newest signed list of recipients, once it was asked for.
+    pub(super) newest_list: Option<Digest>,
     /// The highest row of a commit in the catalog when the present run began.
     pub(super) horizon: Option<i64>,
 }
@@ -75,12 +77,16 @@ impl Repository {
         let (description, fingerprint) = read_description(&store)?;
         let folder = HostFolder::open(options.state, &description.repository)?;
         let host = folder.read_keys()?.map(|keys| keys.open()).transpose()?;
-        check_fingerprint(&store, fingerprint, host.as_ref(), &options.keys.fingerprints, progress)?;
+        let pins = &options.keys.fingerprints;
+        let origin = check_fingerprint(&store, fingerprint, host.as_ref(), pins, progress)?;
         let identities = match options.keys.identities {
             none if none.is_empty() => None,
             some => Some(Arc::new(Opener::new(some))),
         };
         let secret = find_secret(&store, &description, host.as_ref(), identities.as_deref())?;
+        if origin.is_some_and(|origin| origin != secret.commitment()) {
+            return Err(not_pinned(&store, fingerprint, pins));
+        }
         let catalog_lock = folder.catalog_lock()?;
         let catalog = match &options.catalog {
             Some(path) => Catalog::open(path)?,
@@ -100,6 +106,7 @@ impl Repository {
             identities,
             writers: HashMap::new(),
             opened: Arc::default(),
+            newest_list: None,
             horizon: None,
         };
         repository.claim_catalog()?;
@@ -115,7 +122,7 @@ impl Repository {
         options: &init::InitOptions<'_>,
     ) -> Result<init::Made, Error> {
         let (description, fingerprint) = read_description(store)?;
-        check_pins(store, fingerprint, pins)?;
+        check_origin(store, &description, fingerprint, pins)?;
         init::admit(store, &description, fingerprint, &Opener::new(identities), options)
     }
 
@@ -127,14 +134,17 @@ impl Repository {
         options: &init::InitOptions<'_>,
     ) -> Result<(init::Request, Digest), Error> {
         let (description, fingerprint) = read_description(store)?;
-        check_pins(store, fingerprint, pins)?;
+        // Nothing can be opened here that would prove whose copy it is: its own fingerprint must be pinned.
+        if check_pins(store, fingerprint, pins)?.is_some() {
+            return Err(not_pinned(store, fingerprint, pins));
+        }
         Ok((init::request(store, &description, fingerprint, options)?, fingerprint))
     }
 
     /// Admits a host that asked.
     pub fn admit(store: &Store, identities: Identities, pins: &[String], request: &init::Request) -> Result<(), Error> {
         let (description, fingerprint) = read_description(store)?;
-        check_pins(store, fingerprint, pins)?;
+        check_origin(store, &description, fingerprint, pins)?;
         if request.repository != description.repository {
             let why = "it asks for another repository".to_owned();
             return Err(Error::BadObject { key: "the request".to_owned(), why });
@@ -300,13 +310,34 @@ impl Repository {
     }
 }
 
-fn check_pins(store: &Store, found: Digest, pins: &[String]) -> Result<(), Error> {
-    let found = found.to_string();
-    if pins.is_empty() || pins.contains(&found) {
-        return Ok(());
+/// Whether a fingerprint is pinned. A copy passes whose origin is: the answer is then the origin's commitment, which the copy's secret must
+/// match, for nobody else can know it. A thief of one of the repository's hosts does: who pins the copy itself is safe from them too.
+fn check_pins(store: &Store, found: Digest, pins: &[String]) -> Result<Option<Digest>, Error> {
+    if pins.is_empty() || pins.contains(&found.to_string()) {
+        return Ok(None);
     }
+    let origin = match store.get(ORIGIN, limits::SMALL_MAX as u64) {
+        Ok(text) if pins.contains(&Digest::new(*blake3::hash(&text).as_bytes()).to_string()) => text,
+        Ok(_) | Err(store::Error::NotFound { .. } | store::Error::TooLarge { .. } | store::Error::Truncated { .. }) => {
+            return Err(not_pinned(store, found, pins));
+        }
+        Err(e) => return Err(e.into()),
+    };
+    Ok(Some(Description::parse(&origin, store.label())?.secret_commitment))
+}
+
+/// The same where an identity opens the secret next, and refuses another than the description commits to.
+fn check_origin(store: &Store, description: &Description, found: Digest, pins: &[String]) -> Result<(), Error> {
+    match check_pins(store, found, pins)? {
+        Some(origin) if origin != description.secret_commitment => Err(not_pinned(store, found, pins)),
+        _ => Ok(()),
+    }
+}
+
+fn not_pinned(store: &Store, found: Digest, pins: &[String]) -> Error {
     let by = "in the configuration or in the identity file".to_owned();
-    Err(Error::Fingerprint { store: store.label().to_owned(), found, pinned: pins[0].clone(), by })
+    let pinned = pins.first().cloned().unwrap_or_default();
+    Error::Fingerprint { store: store.label().to_owned(), found: found.to_string(), pinned, by }
 }
 
 fn check_fingerprint(
@@ -315,21 +346,22 @@ fn check_fingerprint(
     host: Option<&HostWriter>,
     pins: &[String],
     progress: &dyn Progress,
-) -> Result<(), Error> {
+) -> Result<Option<Digest>, Error> {
     let text = found.to_string();
     // The host's pin cannot differ while the repository id is the same, unless somebody copied the id: that is the attack.
     if let Some(host) = host.filter(|host| host.fingerprint != found) {
         let (pinned, by) = (host.fingerprint.to_string(), "by this host's key file".to_owned());
         return Err(Error::Fingerprint { store: store.label().to_owned(), found: text, pinned, by });
     }
-    check_pins(store, found, pins)?;
-    if host.is_none() && pins.is_empty() {
+    let origin = check_pins(store, found, pins)?;
+    if host.is_none() && (pins.is_empty() || origin.is_some()) {
+        let what = if origin.is_some() { "this copy's" } else { "the repository's" };
         progress.event(Event::Warning(&format!(
-            "the repository's fingerprint {text} is not pinned on this machine; compare it with the one that `init` \
-             printed, then pin it: `fingerprint = \"{text}\"` under [repository]"
+            "{what} fingerprint {text} is not pinned on this machine; compare it with the one that was \
+             printed when it was made, then pin it: `fingerprint = \"{text}\"` under [repository]"
         )));
     }
-    Ok(())
+    Ok(origin)
 }
 
 fn find_secret(

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
-use super::Error;
+use super::{Error, Repository};
 use crate::catalog::pack_key;
 use crate::model::{ChunkId, CommitFrame, Digest, DirectoryPlace, FrameId, PackKind, PackLine, RepositoryId};
 use crate::model::{SnapshotRecord, limits};
@@ -28,6 +28,23 @@ pub(super) struct Plant {
     pub log: Arc<Sealer>,
     pub signing: SigningKey,
     pub progress: Arc<dyn Progress>,
+}
+
+impl Repository {
+    /// What the threads of a run of this host need to know.
+    pub(super) fn plant(&self, progress: &Arc<dyn Progress>) -> Result<Plant, Error> {
+        let host = self.host()?;
+        Ok(Plant {
+            store: self.store.clone(),
+            repository: self.description.repository,
+            writer: host.name.clone(),
+            recipients: host.recipients_list,
+            data: Arc::clone(&host.data),
+            log: Arc::clone(&host.log),
+            signing: host.signing.clone(),
+            progress: Arc::clone(progress),
+        })
+    }
 }
 
 /// A frame whose plain bytes are complete.
@@ -71,10 +88,19 @@ fn note(failure: &Failure, error: Error) {
 impl Pipeline {
     pub fn start(plant: Arc<Plant>) -> Self {
         let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 16);
+        Self::start_with(plant, workers)
+    }
+
+    /// The same for frames that are sealed already: they are gathered and uploaded.
+    pub fn start_sealed(plant: Arc<Plant>) -> Self {
+        Self::start_with(plant, 0)
+    }
+
+    fn start_with(plant: Arc<Plant>, workers: usize) -> Self {
         let failure: Failure = Arc::default();
         let (frames, frames_out) = bounded::<PlainFrame>(2);
         let (spare_in, spare) = bounded(workers + 4);
-        let (sealed, sealed_out) = bounded::<ToPack>(workers);
+        let (sealed, sealed_out) = bounded::<ToPack>(workers.max(1));
         let (packs, packs_out) = bounded::<Built>(0);
         let (stored_in, stored) = unbounded();
         let mut threads = Vec::new();
@@ -93,7 +119,9 @@ impl Pipeline {
                 note(&gather.1, e);
             }
         }));
-        for _ in 0..2 {
+        // What is sealed already comes faster than a disk flushes it.
+        let uploads = if workers == 0 { 4 } else { 2 };
+        for _ in 0..uploads {
             let (plant, packs, stored) = (Arc::clone(&plant), packs_out.clone(), stored_in.clone());
             let failure = Arc::clone(&failure);
             threads.push(std::thread::spawn(move || {
@@ -109,6 +137,12 @@ impl Pipeline {
     pub fn send(&self, frame: PlainFrame) -> Result<(), Error> {
         let frames = self.frames.as_ref().ok_or(Error::Pipeline)?;
         frames.send(frame).map_err(|_| self.error())
+    }
+
+    /// Hands a sealed frame over; waits while packs are uploaded.
+    pub fn send_sealed(&self, order: u64, kind: PackKind, frame: SealedFrame) -> Result<(), Error> {
+        let packer = self.close.as_ref().ok_or(Error::Pipeline)?;
+        packer.send(ToPack::Frame(order, kind, frame)).map_err(|_| self.error())
     }
 
     /// A buffer for the next frame, used before where there is one.

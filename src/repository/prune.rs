@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::recipients::Reseal;
 use super::{Error, Problem, Repository, SyncReport, plan_fetches};
 use crate::catalog::{
     ChunkTables, FrameRow, Head, PackRow, PackState, Retired, RetiredObject, Usage, WriterRow, pack_key,
@@ -18,7 +19,7 @@ use crate::model::{
     ChunkList, CommitFrame, CommitLine, Digest, DirectoryPlace, FrameId, Moment, Objects, PackId, PackKind, PackLine,
     Retire, SegmentKey, SnapshotRecord, limits,
 };
-use crate::pack::{Built, Owner, PackBuilder, SealedFrame};
+use crate::pack::{Built, Directory, FramePlace, Owner, PackBuilder, SealedFrame};
 use crate::plan::prune::{Facts, Pack};
 use crate::progress::{Event, Progress};
 
@@ -190,11 +191,38 @@ impl Repository {
         clock: &dyn Fn() -> Moment,
         progress: &dyn Progress,
     ) -> Result<Repacked, Error> {
-        let (row, mut done) = (self.host_row()?, Repacked::default());
         if packs.is_empty() {
-            return Ok(done);
+            return Ok(Repacked::default());
         }
         progress.event(Event::Stage("copying what is needed into new packs"));
+        self.empty_packs(packs, usage, (grace, until), None, clock, progress)
+    }
+
+    /// Seals what is needed of packs anew, to the list that this host follows, into new packs, and retires them. Needs an identity that
+    /// opens them.
+    pub fn rewrap(
+        &mut self,
+        packs: &[PackId],
+        usage: &Usage,
+        (grace, until): (u64, Option<Instant>),
+        clock: &dyn Fn() -> Moment,
+        progress: &dyn Progress,
+    ) -> Result<Repacked, Error> {
+        let reseal = self.reseal()?;
+        progress.event(Event::Stage("sealing anew"));
+        self.empty_packs(packs, usage, (grace, until), Some(&reseal), clock, progress)
+    }
+
+    fn empty_packs(
+        &mut self,
+        packs: &[PackId],
+        usage: &Usage,
+        (grace, until): (u64, Option<Instant>),
+        reseal: Option<&Reseal>,
+        clock: &dyn Fn() -> Moment,
+        progress: &dyn Progress,
+    ) -> Result<Repacked, Error> {
+        let (row, mut done) = (self.host_row()?, Repacked::default());
         let mut batch = Batch::default();
         for (n, id) in packs.iter().enumerate() {
             if progress.cancelled() {
@@ -206,10 +234,15 @@ impl Repository {
                 break;
             }
             let Some(pack) = self.catalog.find_pack(row, id)? else { continue };
-            match self.take_out(&pack, usage)? {
-                Ok(Taken { frames, record }) => {
+            let taken = match (self.take_out(&pack, usage)?, reseal) {
+                (Ok(taken), Some(reseal)) => self.seal_anew(&pack, taken, reseal, progress)?,
+                (taken, _) => taken,
+            };
+            match taken {
+                Ok(taken) => {
                     progress.event(Event::Done { items: 1, bytes: pack.size });
-                    self.fill(&mut batch, &pack, frames, record)?;
+                    let list = reseal.map_or(pack.recipients, |reseal| reseal.list);
+                    self.fill(&mut batch, &pack, list, taken)?;
                 }
                 Err(why) => done.damaged.push((*id, why)),
             }
@@ -234,9 +267,7 @@ impl Repository {
             }
             Err(e) => return Err(e),
         };
-        let places =
-            directory.frames.iter().zip(directory.chunks).map(|(frame, chunks)| (frame.at, (frame.clone(), chunks)));
-        let mut places: HashMap<u64, (crate::pack::FramePlace, ChunkList)> = places.collect();
+        let (mut places, snapshot) = SealedPlaces::of(directory);
         let mut frames = Vec::with_capacity(wanted.len());
         for fetch in plan_fetches(wanted) {
             let body = match self.store.get_range(&pack_key(&name, &pack.id), fetch.start..fetch.end) {
@@ -246,15 +277,13 @@ impl Repository {
             };
             for row in fetch.frames {
                 let from = (row.at - fetch.start) as usize;
-                let sealed = body.get(from..from + row.stored as usize).ok_or(Error::Pipeline)?;
-                let place =
-                    places.remove(&row.at).filter(|(place, _)| place.id == row.id && place.stored == row.stored);
-                match place {
-                    Some((place, chunks)) if blake3::hash(sealed).as_bytes() == place.sum.as_bytes() => {
-                        let bytes = Bytes::copy_from_slice(sealed);
-                        frames.push(SealedFrame { id: row.id, bytes, plain: row.plain, chunks });
-                    }
-                    _ => {
+                if from + row.stored as usize > body.len() {
+                    return Err(Error::Pipeline);
+                }
+                // A copy, so that a large body is not kept for a small frame.
+                match places.take(&row, Bytes::copy_from_slice(&body[from..from + row.stored as usize])) {
+                    Some(frame) => frames.push(frame),
+                    None => {
                         // Remembered: the next backup stores anew what the source still has of it.
                         self.catalog.set_frames_damaged(&[row.row], true)?;
                         return Ok(Err(format!("the stored bytes of frame {} do not match their sum", row.id.short())));
@@ -263,11 +292,29 @@ impl Repository {
             }
         }
         let row = self.host_row()?;
-        let record = match directory.snapshot {
+        let record = match snapshot {
             Some(record) if !self.catalog.is_forgotten(row, &record.id.to_string())? => Some(record),
             _ => None,
         };
         Ok(Ok(Taken { frames, record }))
+    }
+
+    /// The frames of a pack sealed anew; the inner error says which does not open.
+    fn seal_anew(
+        &mut self,
+        pack: &PackRow,
+        Taken { frames, record }: Taken,
+        reseal: &Reseal,
+        progress: &dyn Progress,
+    ) -> Result<Result<Taken, String>, Error> {
+        match reseal.frames(frames, progress)? {
+            Ok(frames) => Ok(Ok(Taken { frames, record })),
+            Err((id, why)) => {
+                let row = self.catalog.frames_of(pack.row)?.into_iter().find(|frame| frame.id == id);
+                self.catalog.set_frames_damaged(&row.map(|frame| frame.row).into_iter().collect::<Vec<_>>(), true)?;
+                Ok(Err(format!("frame {}: {why}", id.short())))
+            }
+        }
     }
 
     /// Puts frames into the open packs of their kind. What ends a manifest keeps a pack of its own, which carries the snapshot's record
@@ -276,8 +323,8 @@ impl Repository {
         &mut self,
         batch: &mut Batch,
         pack: &PackRow,
-        frames: Vec<SealedFrame>,
-        record: Option<SnapshotRecord>,
+        list: Digest,
+        Taken { frames, record }: Taken,
     ) -> Result<(), Error> {
         let kind = self.catalog.pack_kind(pack.row)?;
         batch.sources.push(Emptied {
@@ -288,16 +335,16 @@ impl Repository {
         batch.copied += frames.iter().map(|frame| frame.bytes.len() as u64).sum::<u64>();
         batch.frames += frames.len() as u64;
         if record.is_some() {
-            let mut builder = PackBuilder::new(kind, pack.recipients);
+            let mut builder = PackBuilder::new(kind, list);
             frames.into_iter().for_each(|frame| builder.push(frame));
             return self.put_built(batch, builder, record);
         }
         for frame in frames {
-            let place = (kind, pack.recipients);
-            let builder = batch.open.entry(place).or_insert_with(|| PackBuilder::new(kind, pack.recipients));
+            let place = (kind, list);
+            let builder = batch.open.entry(place).or_insert_with(|| PackBuilder::new(kind, list));
             builder.push(frame);
             if builder.is_full() {
-                let full = std::mem::replace(builder, PackBuilder::new(kind, pack.recipients));
+                let full = std::mem::replace(builder, PackBuilder::new(kind, list));
                 self.put_built(batch, full, None)?;
             }
         }
@@ -393,8 +440,27 @@ fn retire_lines(packs: &[PackId], segments: &[SegmentKey], grace: u64) -> Vec<Co
     packs.chain(segments).map(CommitLine::Retire).collect()
 }
 
+/// The frames of a pack as its signed directory describes them: what is moved is compared with it first.
+pub(super) struct SealedPlaces(HashMap<u64, (FramePlace, ChunkList)>);
+
+impl SealedPlaces {
+    /// From a directory; beside it the snapshot whose manifest ends in the pack.
+    pub fn of(directory: Directory) -> (Self, Option<SnapshotRecord>) {
+        let places = directory.frames.into_iter().zip(directory.chunks);
+        (Self(places.map(|(frame, chunks)| (frame.at, (frame, chunks))).collect()), directory.snapshot)
+    }
+
+    /// A frame with its stored bytes, if they are what the directory says.
+    pub fn take(&mut self, row: &FrameRow, sealed: Bytes) -> Option<SealedFrame> {
+        let (place, chunks) = self.0.remove(&row.at)?;
+        let fits = place.id == row.id && place.stored == row.stored && place.stored == sealed.len() as u64;
+        let matches = fits && blake3::hash(&sealed).as_bytes() == place.sum.as_bytes();
+        matches.then(|| SealedFrame { id: row.id, bytes: sealed, plain: row.plain, chunks })
+    }
+}
+
 /// Whether it is this object that is wrong, and not the store.
-fn is_of_the_object(error: &crate::store::Error) -> bool {
+pub(super) fn is_of_the_object(error: &crate::store::Error) -> bool {
     matches!(error, crate::store::Error::NotFound { .. } | crate::store::Error::Truncated { .. })
 }
 

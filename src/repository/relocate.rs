@@ -90,6 +90,7 @@ impl Relocator {
             identities: self.identities.clone(),
             writers: HashMap::new(),
             opened: Arc::default(),
+            newest_list: None,
             horizon: None,
         };
         repository.sync(&Silent)?;

@@ -9,10 +9,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use super::by_digest::ByDigest;
 use super::draft::{Counts, Draft, DraftExtent, Place, SessionEnd, SnapshotDraft};
 use super::keeps::{Referred, StoredNow};
 use super::local_copy::LocalCopy;
-use super::pipeline::{Pipeline, PlainFrame, Plant, StoredPack};
+use super::pipeline::{Pipeline, PlainFrame, StoredPack};
 use super::trust::Trust;
 use super::unordered::Unordered;
 use super::{Error, Lock, Repository};
@@ -23,6 +24,7 @@ use crate::model::{
     ChunkId, CommitLine, Cutting, Digest, Entry, EntryKind, Extent, FrameId, ManifestPlace, Moment, PackKind, RelPath,
     SnapshotId, SnapshotRecord, Uses, limits,
 };
+use crate::plan::gate::{Scope, Seen, judge};
 use crate::progress::{Event, Progress};
 
 /// Fresh chunks that a run remembers at most before it commits what is stored: some 50 bytes each.
@@ -32,7 +34,7 @@ const COMMIT_EVERY: i64 = 300;
 /// References to stored frames after which a run that stores nothing looks at the clock, whether it is time to read the log.
 const LOOK_EVERY: u32 = 20_000;
 /// Seconds after which packs that no commit names yet are looked for before one names them: a prune may have taken them for litter.
-const UNNAMED_FOR: i64 = 1_800;
+pub(super) const UNNAMED_FOR: i64 = 1_800;
 /// Entries that wait for the open frame at most before it is closed for their sake.
 const WAITING_MAX: usize = 4096;
 /// A frame is sparse when the newest snapshots use less than this share of it, in percent.
@@ -65,7 +67,7 @@ pub struct Session<'r> {
     manifest: OpenFrame,
     /// Chunks of this run by what they belong to: a file that lay in the open frame of the manifest would wait for it, and that
     /// frame for the file's line.
-    fresh: HashMap<(PackKind, [u8; 16]), (u32, u32)>,
+    fresh: HashMap<(PackKind, [u8; 16]), (u32, u32), ByDigest>,
     names: Vec<Option<FrameId>>,
     used_fresh: Vec<u32>,
     used_old: HashMap<i64, (u32, u32)>,
@@ -101,17 +103,7 @@ impl<'r> Session<'r> {
     ) -> Result<Self, Error> {
         let running = repository.folder.run_lock()?;
         let (trust, horizon) = (repository.trust(marked)?, repository.run_horizon()?);
-        let host = repository.host()?;
-        let plant = Plant {
-            store: repository.store.clone(),
-            repository: repository.description.repository,
-            writer: host.name.clone(),
-            recipients: host.recipients_list,
-            data: Arc::clone(&host.data),
-            log: Arc::clone(&host.log),
-            signing: host.signing.clone(),
-            progress: Arc::clone(&progress),
-        };
+        let plant = repository.plant(&progress)?;
         let pipeline = Pipeline::start(Arc::new(plant));
         let local = LocalCopy::create(repository.folder.manifest(source), draft_id)?;
         let open = |ordinal| OpenFrame { ordinal, plain: pipeline.buffer(), chunks: Vec::new() };
@@ -127,7 +119,7 @@ impl<'r> Session<'r> {
             pipeline,
             data,
             manifest,
-            fresh: HashMap::new(),
+            fresh: HashMap::default(),
             names: vec![None, None],
             used_fresh: vec![0, 0],
             used_old: HashMap::new(),
@@ -430,6 +422,7 @@ impl<'r> Session<'r> {
             digest: Digest::new(*self.manifest_hasher.finalize().as_bytes()),
             extents: self.resolve(&draft)?,
         };
+        let history = snapshot.history.clone();
         let mut record = self.record(snapshot, manifest);
         self.trust.pause()?;
         match self.pipeline.finish(Some(record.clone())) {
@@ -442,6 +435,11 @@ impl<'r> Session<'r> {
         }
         let (lines, chunks) = split(std::mem::take(&mut self.stored), &mut self.counts);
         record.added = self.counts.stored;
+        if let Some(change) = &mut record.change {
+            (change.new_bytes, change.new_stored) = (self.counts.bytes_new, self.counts.stored);
+        }
+        let seen = Seen { files: record.files, bytes: record.bytes, change: record.change };
+        record.abnormal = judge(Scope::of(&record.kind), &seen, &history);
         let (used_fresh, used_old) = (self.used_by_name(), std::mem::take(&mut self.used_old));
         let (progress, clock) = (Arc::clone(&self.progress), Arc::clone(&self.clock));
         let late = !(0..UNNAMED_FOR).contains(&(clock() - self.last_commit).num_seconds());
@@ -497,6 +495,9 @@ impl<'r> Session<'r> {
             added: 0,
             tags: draft.tags,
             facts: draft.facts,
+            change: draft.change,
+            abnormal: Vec::new(),
+            copied: None,
             manifest,
             uses: Uses::default(),
         }

@@ -9,6 +9,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::by_digest::ByDigest;
 use super::{Error, Repository};
 use crate::catalog::{Catalog, FrameState, WriterRow};
 use crate::model::{ChunkId, Digest, Extent, FrameId};
@@ -38,7 +39,7 @@ pub struct Trust {
     marked: Arc<HashSet<i64>>,
     frames: HashMap<FrameId, Option<Trusted>>,
     /// Row and id of the frame that a chunk lies in, and its place there.
-    chunks: HashMap<ChunkId, (i64, FrameId, u32)>,
+    chunks: HashMap<ChunkId, (i64, FrameId, u32), ByDigest>,
     loaded: HashSet<i64>,
     indexed: bool,
     /// What was retired by commits up to this row of the catalog is not referred to.
@@ -61,7 +62,7 @@ impl Repository {
             list: self.host()?.recipients_list,
             marked,
             frames: HashMap::new(),
-            chunks: HashMap::new(),
+            chunks: HashMap::default(),
             loaded: HashSet::new(),
             indexed,
             asked: 0,

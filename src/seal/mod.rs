@@ -199,6 +199,11 @@ impl<'o> FrameOpener<'o> {
         Ok(Self { opener, zstd, packed: Vec::new(), plain: Vec::new() })
     }
 
+    /// What the last file held that was opened: a zstd frame.
+    pub fn packed(&self) -> &[u8] {
+        &self.packed
+    }
+
     /// The plain bytes of a frame, of exactly `length` bytes; they stay until the next one.
     pub fn open_frame(&mut self, sealed: &[u8], length: usize) -> Result<&[u8], Error> {
         let bad = || Error::Compressed { limit: length };

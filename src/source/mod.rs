@@ -2,6 +2,7 @@
 //!
 //! Not here: chunking, stores, and whether a file is read at all; the deed decides that by the manifest before.
 
+mod bucket;
 pub mod convex;
 mod cutting;
 mod pg_dump;
@@ -20,6 +21,7 @@ use std::sync::Mutex;
 use crate::client;
 use crate::model::{Cutting, Entry, RelPath, SnapshotRecord, limits};
 
+pub use bucket::{BucketOptions, BucketSource, told_of};
 pub use pg_dump::{Databases, Globals, PgDumpOptions, PgDumpSource};
 pub use stream::{CommandSource, FileSource, StdinSource};
 pub use tarball::TarballSource;
@@ -44,6 +46,17 @@ pub enum Error {
     /// A pattern is none.
     #[error(transparent)]
     Rules(#[from] RulesError),
+    /// A pattern is none.
+    #[error("could not read the exclude pattern `{pattern}`: {why}")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A bucket refused, or is away.
+    #[error(transparent)]
+    Bucket(#[from] crate::store::Error),
     /// The directory for copies of databases cannot be used.
     #[error("could not use `{}` for copies of databases", path.display())]
     Staging {
@@ -252,6 +265,11 @@ pub trait Source: Sync {
     /// be had before anything else is read.
     fn prepare(&self, _previous: Option<&SnapshotRecord>) -> Result<(), Error> {
         Ok(())
+    }
+    /// Another source of this host, named after this one, in which the same things lie under the same paths: what its newest snapshot has
+    /// is taken over as well.
+    fn beside(&self, _name: &str) -> Option<String> {
+        None
     }
     /// Calls `each` for everything that is there, in path order unless [`Source::is_ordered`] says otherwise; stops when it
     /// answers false.

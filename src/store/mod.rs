@@ -7,6 +7,7 @@
 //! that lost its answer finds its own object when it retries: names hold digests, so what lies there under the same
 //! name and length is the same object. Not here: what the bytes mean.
 
+mod bucket;
 mod error;
 mod open;
 mod rate;
@@ -28,6 +29,7 @@ use object_store::{
 use tokio::runtime::Runtime;
 
 use crate::model::Moment;
+pub use bucket::{Bucket, Object, ObjectReader, Told, WriteError};
 pub use error::Error;
 use error::{Failure, is_unsupported, worth_a_retry};
 pub use open::{Credentials, Location, open_url, parse_url};
@@ -123,6 +125,8 @@ pub struct Limits {
     pub look_first: bool,
     /// Retries and deadlines.
     pub patience: Patience,
+    /// Tries of the client itself, within one of ours.
+    pub client_retries: usize,
 }
 
 impl std::fmt::Debug for Store {

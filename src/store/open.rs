@@ -133,9 +133,11 @@ pub fn open_url(text: &str, credentials: &Credentials, limits: Limits, create: b
             local = Some(Root::of(&path));
             (objects, String::new())
         }
-        Location::S3 { bucket, prefix } => (Arc::new(open_s3(&bucket, text, credentials)?), prefix),
-        Location::Azure { container, prefix } => (Arc::new(open_azure(&container, text, credentials)?), prefix),
-        Location::Gcs { bucket, prefix } => (Arc::new(open_gcs(&bucket, text, credentials)?), prefix),
+        Location::S3 { bucket, prefix } => (Arc::new(open_s3(&bucket, text, credentials, &limits)?), prefix),
+        Location::Azure { container, prefix } => {
+            (Arc::new(open_azure(&container, text, credentials, &limits)?), prefix)
+        }
+        Location::Gcs { bucket, prefix } => (Arc::new(open_gcs(&bucket, text, credentials, &limits)?), prefix),
     };
     let root = object_store::path::Path::parse(&root);
     let root = root.map_err(|e| Error::BadUrl { url: text.to_owned(), why: e.to_string() })?;
@@ -174,9 +176,10 @@ fn open_local(path: &Path, url: &str, create: bool) -> Result<LocalFileSystem, E
     Ok(objects.with_automatic_cleanup(true))
 }
 
-/// Our own loop retries, so that every store is treated alike and the tries are counted.
-fn no_retries() -> RetryConfig {
-    RetryConfig { max_retries: 0, ..RetryConfig::default() }
+/// Our own loop retries, so that every store is treated alike and the tries are counted; but for uploads in parts, which only the client can.
+fn retries(limits: &Limits) -> RetryConfig {
+    let retry_timeout = limits.patience.deadline / 2;
+    RetryConfig { max_retries: limits.client_retries, retry_timeout, ..RetryConfig::default() }
 }
 
 fn client(credentials: &Credentials) -> ClientOptions {
@@ -213,9 +216,9 @@ fn opened<T>(result: object_store::Result<T>, url: &str) -> Result<T, Error> {
     result.map_err(|e| Error::Open { url: url.to_owned(), source: Box::new(e) })
 }
 
-fn open_s3(bucket: &str, url: &str, credentials: &Credentials) -> Result<impl ObjectStore, Error> {
+fn open_s3(bucket: &str, url: &str, credentials: &Credentials, limits: &Limits) -> Result<impl ObjectStore, Error> {
     check_http(url, credentials)?;
-    let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(no_retries());
+    let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retries(limits));
     builder = builder.with_client_options(client(credentials)).with_allow_http(allows_http(credentials));
     if let Some(endpoint) = &credentials.endpoint {
         builder = builder.with_endpoint(endpoint.trim_end_matches('/'));
@@ -235,9 +238,14 @@ fn open_s3(bucket: &str, url: &str, credentials: &Credentials) -> Result<impl Ob
     opened(builder.with_skip_signature(credentials.skip_signature).build(), url)
 }
 
-fn open_azure(container: &str, url: &str, credentials: &Credentials) -> Result<impl ObjectStore, Error> {
+fn open_azure(
+    container: &str,
+    url: &str,
+    credentials: &Credentials,
+    limits: &Limits,
+) -> Result<impl ObjectStore, Error> {
     check_http(url, credentials)?;
-    let mut builder = MicrosoftAzureBuilder::from_env().with_container_name(container).with_retry(no_retries());
+    let mut builder = MicrosoftAzureBuilder::from_env().with_container_name(container).with_retry(retries(limits));
     builder = builder.with_client_options(client(credentials)).with_allow_http(allows_http(credentials));
     if let Some(endpoint) = &credentials.endpoint {
         builder = builder.with_endpoint(endpoint.clone());
@@ -251,9 +259,9 @@ fn open_azure(container: &str, url: &str, credentials: &Credentials) -> Result<i
     opened(builder.with_skip_signature(credentials.skip_signature).build(), url)
 }
 
-fn open_gcs(bucket: &str, url: &str, credentials: &Credentials) -> Result<impl ObjectStore, Error> {
+fn open_gcs(bucket: &str, url: &str, credentials: &Credentials, limits: &Limits) -> Result<impl ObjectStore, Error> {
     check_http(url, credentials)?;
-    let mut builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket).with_retry(no_retries());
+    let mut builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket).with_retry(retries(limits));
     builder = builder.with_client_options(client(credentials));
     if let Some(endpoint) = &credentials.endpoint {
         builder = builder.with_base_url(endpoint.trim_end_matches('/'));

@@ -10,23 +10,23 @@ use crate::common::proxy::{Proxy, Rule};
 use crate::common::servers::Server;
 use crate::common::tree;
 
-struct Sealed {
+pub struct Sealed {
     root: tempfile::TempDir,
 }
 
 impl Sealed {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let sealed = Self { root: tempfile::tempdir().unwrap() };
         tree::make(&sealed.path("data"), 5);
         tree::age(&sealed.path("data"));
         sealed
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.root.path().join(name)
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lifeboat"));
         command.env_clear().env("HOME", self.root.path()).env("PATH", std::env::var_os("PATH").unwrap());
         command.env("XDG_STATE_HOME", self.path("state")).env("TZ", "UTC").env("COLUMNS", "100");
@@ -34,12 +34,12 @@ impl Sealed {
         command
     }
 
-    fn run(&self, args: &[&str]) -> Output {
+    pub fn run(&self, args: &[&str]) -> Output {
         self.command(args).output().unwrap()
     }
 
     /// Runs and asserts the exit code; returns stdout and stderr, with what varies taken out.
-    fn expect(&self, code: i32, args: &[&str]) -> (String, String) {
+    pub fn expect(&self, code: i32, args: &[&str]) -> (String, String) {
         let output = self.run(args);
         let (out, err) = (self.normal(&output.stdout), self.normal(&output.stderr));
         assert_eq!(output.status.code(), Some(code), "lifeboat {args:?}\n{out}\n{err}");
@@ -51,11 +51,11 @@ impl Sealed {
         normalize(&text)
     }
 
-    fn init(&self) {
+    pub fn init(&self) {
         self.expect(0, &["--repo", "repo", "init", "--generate-identity", "identity.txt"]);
     }
 
-    fn backup(&self) {
+    pub fn backup(&self) {
         self.expect(0, &["--repo", "repo", "backup", "--path", "data", "--name", "data"]);
     }
 }

@@ -62,6 +62,7 @@ impl Place {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lifeboat"));
         command.env_clear().env("HOME", self.folder.path()).env("PATH", std::env::var_os("PATH").unwrap());
+        command.env("XDG_STATE_HOME", self.path("state"));
         command.env("TMPDIR", self.path("work")).env("TZ", "UTC").current_dir(self.folder.path());
         if self.path("id").exists() {
             command.env("LIFEBOAT_IDENTITY_FILE", "id");
@@ -406,4 +407,60 @@ fn a_killed_run_leaves_nothing_that_the_next_does_not_put_right() {
     place.restore_into(0, &target, &[]);
     assert_same(&target.state(), &place.convex.state());
     assert_eq!(fs::read_dir(place.path("work")).unwrap().count(), 0);
+}
+
+/// What the module does is told by the official package: names of functions, and arguments with whole numbers and bytes in them.
+#[test]
+fn scheduled_functions_become_a_module_that_schedules_them() {
+    let place = Place::new();
+    let bytes = |text: &str| format!("{{\"$bytes\":\"{}\"}}", data_encoding::BASE64.encode(text.as_bytes()));
+    let row = |path: &str, args: &str| {
+        let at = data_encoding::BASE64.encode(&4_000_000_000_000_000_000_i64.to_le_bytes());
+        json(&format!(
+            "{{\"udfPath\":\"{path}\",\"nextTs\":{{\"$integer\":\"{at}\"}},\"udfArgs\":{},\"state\":{{\"type\":\"pending\"}},\"argsId\":null}}",
+            bytes(args)
+        ))
+    };
+    let rows = vec![
+        row("mail.js:send", r#"[{"n":{"$integer":"BwAAAAAAAAA="},"text":"zoë"}]"#),
+        row("folder/job.js:default", "[{}]"),
+    ];
+    place.convex.set_rows("_system/frontend/paginatedScheduledJobs", "", rows);
+    place.expect(0, &["backup", "app"]);
+    let told = place.restore_into(0, &Deployment::start(Options::default()).unwrap(), &[]);
+    assert!(told.contains("2 scheduled functions were pending") && told.contains("--scheduled-function"), "{told}");
+    fs::create_dir_all(place.path("app/convex/_generated")).unwrap();
+    place.expect(0, &["dump", "app", "--scheduled-function", "-o", "app/convex/lifeboatScheduled.js"]);
+    let (_, err) = place.expect(2, &["dump", "app", "--scheduled-function", "-o", "app/convex/lifeboatScheduled.js"]);
+    assert!(err.contains("is there already"), "{err}");
+    let tools = std::env::var_os("LIFEBOAT_TEST_TOOLS")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/tools"), PathBuf::from);
+    let modules = tools.join("convex/node_modules");
+    if !modules.is_dir() {
+        assert!(
+            std::env::var_os("LIFEBOAT_TEST_REQUIRE").is_none(),
+            "the official package is not installed: run `./test`"
+        );
+        eprintln!("SKIPPED: the official package is not installed; `./test` installs it");
+        return;
+    }
+    std::os::unix::fs::symlink(modules, place.path("app/node_modules")).unwrap();
+    fs::write(place.path("app/package.json"), "{\"type\":\"module\"}").unwrap();
+    fs::write(place.path("app/convex/_generated/server.js"), "export const internalMutation = (one) => one;\n")
+        .unwrap();
+    let script = "import { getFunctionName } from 'convex/server';\nimport { restore1 } from './convex/lifeboatScheduled.js';\n\
+                  const runAt = (at, what, args) => console.log(at, getFunctionName(what), typeof args.n, String(args.n), args.text);\n\
+                  console.log(await restore1.handler({ scheduler: { runAt } }));\n";
+    fs::write(place.path("app/run.mjs"), script).unwrap();
+    // As the official command line does before it sends modules.
+    let bundle = ["run.mjs", "--bundle", "--platform=node", "--format=esm", "--outfile=all.mjs", "--log-level=error"];
+    let mut bundled = Command::new(place.path("app/node_modules/.bin/esbuild"));
+    assert!(bundled.args(bundle).current_dir(place.path("app")).status().unwrap().success());
+    let output = Command::new("node").arg("all.mjs").current_dir(place.path("app")).output().unwrap();
+    let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(
+        lines,
+        ["4000000000000 mail:send bigint 7 zoë", "4000000000000 folder/job:default undefined undefined undefined", "2"]
+    );
 }

@@ -10,13 +10,14 @@ use lifeboat::client::convex::{ImportMode, Rights, Uploading};
 use lifeboat::format::convex::component_prefix;
 use lifeboat::model::documents::{moment_of, time_of};
 use lifeboat::ops;
-use lifeboat::ops::backup::World;
+use lifeboat::ops::backup::{BackupOptions, BackupReport, World, backup};
 use lifeboat::ops::documents::{self, Around, FollowOptions, Heard, difference, gather, history};
 use lifeboat::ops::restore::convex::{Wishes, verify, write_zip};
 use lifeboat::plan::documents::{Aim, RunEnd};
 use lifeboat::plan::restore::Wanted;
-use lifeboat::progress::Silent;
-use lifeboat::source::convex::{ConvexOptions, resolve};
+use lifeboat::progress::{Progress, Silent};
+use lifeboat::repository::Repository;
+use lifeboat::source::convex::{ConvexOptions, LaterFiles, resolve};
 use object_store::ObjectStoreExt;
 
 use crate::common::chance::{Chance, how_often};
@@ -28,11 +29,31 @@ use crate::common::world;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A process that follows, and what it said.
-struct Follower {
+pub struct Follower {
     stop: Arc<AtomicBool>,
     stored: Arc<AtomicI64>,
-    heard: Arc<Mutex<Vec<String>>>,
+    pub heard: Arc<Mutex<Vec<String>>>,
     thread: Option<std::thread::JoinHandle<Result<(), String>>>,
+}
+
+/// Takes snapshots for a follower.
+struct Taking(ConvexOptions);
+
+impl documents::Snapshots for Taking {
+    fn whole(&mut self, repository: &mut Repository) -> Result<serde_json::Value, ops::Error> {
+        Ok(Scene::backup_into(self.0.clone(), repository, &today(), Arc::new(Silent))?.record.facts)
+    }
+
+    fn files(
+        &mut self,
+        repository: &mut Repository,
+        source: &LaterFiles,
+        name: &str,
+    ) -> Result<Vec<String>, ops::Error> {
+        let (options, silent): (_, Arc<dyn Progress>) = (BackupOptions::default(), Arc::new(Silent));
+        let report = backup(source, name, repository, &options, &today(), &silent)?;
+        Ok(report.skipped.into_iter().map(|(path, _)| path).collect())
+    }
 }
 
 fn word(heard: &Heard) -> String {
@@ -40,6 +61,8 @@ fn word(heard: &Heard) -> String {
         Heard::Following { .. } => "following".to_owned(),
         Heard::Stored { .. } => "stored".to_owned(),
         Heard::Cut { why } => format!("cut: {why}"),
+        Heard::Files { new, lost } => format!("files: {new} new, {lost} lost"),
+        Heard::FilesAway { why } => format!("files away: {why}"),
         Heard::Importing => "importing".to_owned(),
         Heard::Blind => "blind".to_owned(),
         Heard::NoChanges { why, .. } => format!("no changes: {why}"),
@@ -48,7 +71,7 @@ fn word(heard: &Heard) -> String {
     }
 }
 
-fn follow_options(scene: &Scene) -> FollowOptions {
+pub fn follow_options(scene: &Scene) -> FollowOptions {
     FollowOptions {
         source: "app".to_owned(),
         tables: Vec::new(),
@@ -57,15 +80,16 @@ fn follow_options(scene: &Scene) -> FollowOptions {
         interval: Duration::from_millis(1),
         heartbeat: Duration::from_secs(3600),
         export_every: Duration::from_millis(50),
+        files_every: Some(Duration::ZERO),
     }
 }
 
 impl Follower {
-    fn new(scene: &Scene) -> Self {
+    pub fn new(scene: &Scene) -> Self {
         Self::with(scene, follow_options(scene), scene.options())
     }
 
-    fn with(scene: &Scene, options: FollowOptions, convex: ConvexOptions) -> Self {
+    pub fn with(scene: &Scene, options: FollowOptions, convex: ConvexOptions) -> Self {
         let (stop, stored) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicI64::new(0)));
         let heard: Arc<Mutex<Vec<String>>> = Arc::default();
         let host = scene.host.second();
@@ -74,9 +98,7 @@ impl Follower {
             let (mut repository, _) = host.open(None).map_err(|e| said(&e))?;
             let deployment = resolve(&convex, chrono::Utc::now(), Rights::Full, Arc::clone(&ended));
             let deployment = deployment.map_err(|e| said(&e))?;
-            let mut rebase = |repository: &mut lifeboat::repository::Repository| -> Result<_, ops::Error> {
-                Ok(Scene::backup_into(convex.clone(), repository, &today(), Arc::new(Silent))?.record.facts)
-            };
+            let mut taking = Taking(convex.clone());
             let mut hear = |heard: Heard| {
                 if let Heard::Stored { to, .. } = heard {
                     newest.store(to, Ordering::SeqCst);
@@ -84,13 +106,13 @@ impl Follower {
                 told.lock().unwrap().push(word(&heard));
             };
             let around = Around { clock: &chrono::Utc::now, stop: &ended, progress: &Silent };
-            let done = documents::follow(&mut repository, &deployment, &options, &around, &mut rebase, &mut hear);
+            let done = documents::follow(&mut repository, &deployment, &options, &around, &mut taking, &mut hear);
             done.map_err(|e| said(&e))
         });
         Self { stop, stored, heard, thread: Some(thread) }
     }
 
-    fn wait(&self, what: &str, is: impl Fn(&Self) -> bool) {
+    pub fn wait(&self, what: &str, is: impl Fn(&Self) -> bool) {
         let began = Instant::now();
         while !is(self) {
             let over = self.thread.as_ref().is_none_or(std::thread::JoinHandle::is_finished);
@@ -102,7 +124,7 @@ impl Follower {
     }
 
     /// Waits until everything that was committed is stored.
-    fn level(&self, convex: &Deployment) {
+    pub fn level(&self, convex: &Deployment) {
         // Without a change there is nothing to store: one more makes that everything before it is.
         convex.insert("ticks", json("{}"));
         let latest = convex.latest();
@@ -113,11 +135,11 @@ impl Follower {
         self.heard.lock().unwrap().iter().filter(|word| word.starts_with(begins)).count()
     }
 
-    fn wait_said(&self, begins: &str, times: usize) {
+    pub fn wait_said(&self, begins: &str, times: usize) {
         self.wait(begins, |all| all.said(begins) >= times);
     }
 
-    fn end(mut self) -> Vec<String> {
+    pub fn end(mut self) -> Vec<String> {
         self.stop.store(true, Ordering::SeqCst);
         self.thread.take().unwrap().join().unwrap().unwrap_or_else(|e| panic!("{e}"));
         self.heard.lock().unwrap().clone()
@@ -130,9 +152,9 @@ fn today() -> World {
 }
 
 /// A snapshot beside the changes.
-fn back_up(scene: &Scene) {
+pub fn back_up(scene: &Scene) -> BackupReport {
     let (mut repository, _) = scene.host.open(None).unwrap();
-    Scene::backup_into(scene.options(), &mut repository, &today(), Arc::new(Silent)).unwrap();
+    Scene::backup_into(scene.options(), &mut repository, &today(), Arc::new(Silent)).unwrap()
 }
 
 /// The state without its files: those come from snapshots alone.
@@ -142,7 +164,7 @@ fn documents_at(convex: &Deployment, ts: i64) -> StateAt {
     state
 }
 
-fn assert_restores(scene: &Scene, ts: i64) {
+pub fn assert_restores(scene: &Scene, ts: i64) {
     let wishes = Wishes { no_files: true, ..Wishes::default() };
     let (repository, restore) = scene.planned(&Wanted::At(moment_of(ts)), &wishes).unwrap();
     let archive = unzip(&write_zip(&repository, &restore, Vec::new(), &Silent).unwrap());
@@ -535,7 +557,7 @@ fn a_time_among_the_changes_goes_into_another_deployment() {
     let (repository, restore) = scene.planned(&Wanted::At(moment_of(wanted)), &Wishes::default()).unwrap();
     let archive = lifeboat::ops::restore::convex::write_zip(&repository, &restore, Vec::new(), &Silent).unwrap();
     let files = restore.plan.files;
-    assert!(files > 0 && restore.plan.files_of.is_some(), "files come from a later snapshot");
+    assert!(files > 0 && restore.plan.files_until.is_some(), "files come from a later snapshot");
     let id = import(&other, &archive, ImportMode::RequireEmpty);
     let client = resolve(&other.options(), chrono::Utc::now(), Rights::Full, Arc::default()).unwrap();
     while !matches!(client.import_state(&id).unwrap().phase, lifeboat::client::convex::ImportPhase::Completed { .. }) {}

@@ -85,6 +85,14 @@ fn a_bad_mutation_is_found_and_undone() {
 
     let (told, _) = place.expect(0, &["restore", "app", "--to", &after(good), "--into", "good.zip", "--dry-run"]);
     assert!(told.contains("changes   ") && !place.path("good.zip").exists(), "{told}");
+    // From a copy the same.
+    place.expect(0, &["copy", "--to", "second", "--create"]);
+    fs::rename(place.path("repo"), place.path("first")).unwrap();
+    fs::rename(place.path("second"), place.path("repo")).unwrap();
+    place.expect(0, &["restore", "app", "--to", &after(good), "--into", "copied.zip"]);
+    fs::rename(place.path("repo"), place.path("second")).unwrap();
+    fs::rename(place.path("first"), place.path("repo")).unwrap();
+    assert_state(&unzip(&fs::read(place.path("copied.zip")).unwrap()), &place.convex.state_at(good));
     place.expect(0, &["restore", "app", "--to", &after(good), "--into", "good.zip"]);
     let mut state = place.convex.state_at(good);
     assert_state(&unzip(&fs::read(place.path("good.zip")).unwrap()), &state);
@@ -169,6 +177,13 @@ fn documents_come_back_with_their_ids() {
     assert!(told.contains("back      users: 3 documents"), "{told}");
     let now = lines();
     assert!(ids.iter().all(|id| now.get(id) == before.get(id)) && now.contains_key(&made), "{now:?}");
+    // As a new one beside it, under another id and with its own time.
+    let (rows, fields) = (now.len(), |line: &str| line.split_once("\"n\":").map(|(_, n)| n.to_owned()));
+    let told = undelete(0, &["--id", &ids[1], "--as-new"]);
+    assert!(told.contains("1 document as new ones"), "{told}");
+    let (old, now) = (now[&ids[1]].clone(), lines());
+    let twins = now.values().filter(|line| fields(line) == fields(&old)).count();
+    assert_eq!((now.len(), twins), (rows + 1, 2), "{now:?}");
     let told = undelete(2, &["--id", "nonsense"]);
     assert!(told.contains("is no document id"), "{told}");
     let told = undelete(4, &["--changed-between", "2020-01-01T00:00:00Z", "2020-01-02T00:00:00Z"]);

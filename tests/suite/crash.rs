@@ -195,6 +195,10 @@ fn an_init_may_stop_at_every_operation_of_the_store() {
             let folder = tempfile::tempdir().unwrap();
             tree::make(folder.path(), 1);
             fresh.backup(folder.path()).unwrap();
+            // What the one before left is no damage.
+            let (mut repository, problems) = fresh.open(Some(&person)).unwrap();
+            let report = check(&mut repository, ReadData::All, &problems, clock()(), 1, &Silent).unwrap();
+            assert!(report.is_clean(), "{fails:?} {n}: {report:?}");
         }
     }
 }

@@ -14,7 +14,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("plan", &["model"]),
     ("store", &["model"]),
     ("client", &["model", "format"]),
-    ("source", &["model", "progress", "format", "client"]),
+    ("source", &["model", "progress", "format", "client", "store"]),
     ("destination", &["model", "progress"]),
     ("catalog", &["model"]),
     ("repository", &["model", "progress", "chunk", "format", "seal", "pack", "plan", "store", "catalog"]),

@@ -155,3 +155,25 @@ fn a_tar_holds_what_tar_would_have_put_into_it() {
     assert_eq!(tree::describe(&back), tree::describe(source.path()));
     assert!(run("getfattr", &["-n", "user.color", "docs/a.jsonl"], &back).contains("blue"));
 }
+
+#[test]
+fn one_directory_comes_back_with_files_whose_first_names_lie_elsewhere() {
+    let source = tempfile::tempdir().unwrap();
+    for directory in ["import", "photos"] {
+        fs::create_dir(source.path().join(directory)).unwrap();
+    }
+    fs::write(source.path().join("import/a"), "one file").unwrap();
+    fs::hard_link(source.path().join("import/a"), source.path().join("photos/b")).unwrap();
+    fs::hard_link(source.path().join("import/a"), source.path().join("photos/c")).unwrap();
+    crate::common::tree::age(source.path());
+    let (person, host) = (Person::new(), Host::new(Arc::new(InMemory::new())));
+    host.init(&person);
+    host.backup(source.path()).unwrap();
+    let back = tempfile::tempdir().unwrap();
+    let selection = lifeboat::ops::Selection::below(lifeboat::model::RelPath::new("photos").unwrap());
+    let options = lifeboat::ops::restore::RestoreOptions { selection, ..crate::common::plain() };
+    host.restore_with(&person, &Wanted::Latest, back.path(), options).unwrap();
+    assert_eq!(fs::read_to_string(back.path().join("b")).unwrap(), "one file");
+    let inode = |name: &str| std::os::unix::fs::MetadataExt::ino(&fs::metadata(back.path().join(name)).unwrap());
+    assert_eq!(inode("b"), inode("c"));
+}

@@ -1,12 +1,15 @@
-//! Random histories against a small model: backups, forgetting, prunes, crashes, clocks that jump, a clone and a second host. After each
-//! step whatever the model says that must restore does, byte for byte, and nothing else is listed.
+//! Random histories against a small model: backups, forgetting, prunes, copies to a second store, forgetting and prunes there, crashes,
+//! clocks that jump, time that passes, a second host. After each step whatever the model says that must restore does, byte for byte, in the
+//! first store and in the copies, and nothing else is listed.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use lifeboat::model::SnapshotId;
+use lifeboat::ops;
 use lifeboat::ops::backup::{BackupOptions, World};
+use lifeboat::ops::forget::ForgetError;
 use lifeboat::plan::restore::Wanted;
 use object_store::ObjectStore;
 use tempfile::TempDir;
@@ -14,8 +17,9 @@ use tempfile::TempDir;
 use crate::common::chance::{Chance, each_seed};
 use crate::common::clocked::Clocked;
 use crate::common::faulty::{Fails, Faulty};
-use crate::common::pruned::{DAY, Tree, forget_on, options, prune_with};
+use crate::common::pruned::{DAY, Tree, options, prune_with, try_forget};
 use crate::common::{Host, Person, tree, world};
+use crate::copies;
 
 /// A backup that was tried.
 struct Attempt {
@@ -32,6 +36,17 @@ struct Place {
     name: &'static str,
     attempts: Vec<Attempt>,
     writer: String,
+    second: Second,
+}
+
+/// A host's copy.
+struct Second {
+    store: Clocked,
+    host: Host,
+    writer: String,
+    /// Ids that a copy which ended well has taken there.
+    copied: Vec<String>,
+    forgotten: Vec<String>,
 }
 
 impl Place {
@@ -59,6 +74,15 @@ fn change(source: &Path, chance: &mut Chance) {
     tree::age(source);
 }
 
+/// Forgets a snapshot, unless it is the newest by the store's clock, whatever the host's own said.
+fn forgets(host: &Host, id: &str) -> bool {
+    match try_forget(host, &[id.to_owned()]) {
+        Ok(()) => true,
+        Err(ops::Error::Forget(ForgetError::Newest { .. })) => false,
+        Err(e) => panic!("{e}"),
+    }
+}
+
 impl Model {
     fn new(seed: u64) -> Self {
         let (store, person) = (Clocked::new(), Person::new());
@@ -70,15 +94,26 @@ impl Model {
             } else {
                 host.join(&person).unwrap();
             }
-            let writer = host.open(None).unwrap().0.host().unwrap().name.clone();
-            places.push(Place { host, source, name, attempts: Vec::new(), writer });
+            let name_of = |host: &Host| host.open(None).unwrap().0.host().unwrap().name.clone();
+            let (writer, there) = (name_of(&host), Clocked::new());
+            let copy = Host { objects: Arc::new(there.clone()), ..host.second() };
+            let recipients = [person.recipient.parse().unwrap()];
+            host.open(None).unwrap().0.make_copy(&copy.store(), &copy.options(&recipients)).unwrap();
+            let second =
+                Second { store: there, writer: name_of(&copy), host: copy, copied: Vec::new(), forgotten: Vec::new() };
+            places.push(Place { host, source, name, attempts: Vec::new(), writer, second });
         }
         Self { store, person, places, chance: Chance::new(seed), story: Vec::new() }
     }
 
     /// The store as it is reached this time: it may stop at some operation.
     fn reached(&mut self) -> Arc<dyn ObjectStore> {
-        let store: Arc<dyn ObjectStore> = Arc::new(self.store.clone());
+        let store = self.store.clone();
+        self.reach(store)
+    }
+
+    fn reach(&mut self, store: Clocked) -> Arc<dyn ObjectStore> {
+        let store: Arc<dyn ObjectStore> = Arc::new(store);
         match self.chance.below(3) {
             0 => {
                 let fails = *self.chance.pick(&[Fails::Before, Fails::After]);
@@ -92,14 +127,18 @@ impl Model {
 
     fn step(&mut self) {
         let n = self.chance.below(self.places.len() as u64) as usize;
-        match self.chance.below(10) {
+        match self.chance.below(14) {
             0..=3 => self.backup(n),
             4 | 5 => self.forget(n),
             6..=8 => self.prune(n),
+            9 | 10 => self.copy(n),
+            11 => self.forget_there(n),
+            12 => self.prune_there(n),
             _ => {
                 let hours = 1 + self.chance.below(40) as i64;
                 self.story.push(format!("{hours} hours pass"));
                 self.store.advance(hours);
+                self.places.iter().for_each(|place| place.second.store.advance(hours));
             }
         }
     }
@@ -113,7 +152,10 @@ impl Model {
         let tail = SnapshotId::new(0, random).to_string()[10..].to_owned();
         place.attempts.push(Attempt { tail, tree: tree::describe(place.source.path()), done: false, forgotten: false });
         let host = Host { objects, ..place.host.second() };
-        let world = World { random, ..world() };
+        // The host's clock is a month off now and then.
+        let off = chrono::TimeDelta::days(*self.chance.pick(&[0, 0, 0, 0, -30, 30]));
+        let usual = world().clock;
+        let world = World { random, clock: Arc::new(move || usual() + off), ..world() };
         let outcome = host.backup_in(place.source.path(), place.name, &BackupOptions::default(), &world);
         if outcome.is_ok() {
             place.attempts.last_mut().unwrap().done = true;
@@ -133,7 +175,9 @@ impl Model {
         if id == newest {
             return;
         }
-        forget_on(&place.host, std::slice::from_ref(&id));
+        if !forgets(&place.host, &id) {
+            return;
+        }
         place
             .attempts
             .iter_mut()
@@ -148,6 +192,48 @@ impl Model {
         self.story.push(format!("{} prunes, {unused} %, {grace} s", self.places[n].name));
         let host = Host { objects, ..self.places[n].host.second() };
         let outcome = prune_with(&host, &options(unused, grace));
+        self.story.push(format!("  {}", outcome.map_or_else(|e| e.to_string(), |done| format!("{done:?}"))));
+    }
+
+    /// Both stores may stop.
+    fn copy(&mut self, n: usize) {
+        self.story.push(format!("{} copies", self.places[n].name));
+        let (here, there) = (self.reached(), self.reach(self.places[n].second.store.clone()));
+        let place = &mut self.places[n];
+        let from = Host { objects: here, ..place.host.second() };
+        let to = Host { objects: there, ..place.second.host.second() };
+        let outcome = copies::copy(&from, &to);
+        if let Ok(report) = &outcome {
+            assert!(report.is_whole(), "{report:?}");
+            let listed = place.listed();
+            let second = &mut place.second;
+            second.copied.extend(listed.into_iter().filter(|id| !second.forgotten.contains(id)));
+            second.copied.sort();
+            second.copied.dedup();
+        }
+        self.story.push(format!("  {}", outcome.map_or_else(|e| e.to_string(), |done| format!("{done:?}"))));
+    }
+
+    fn forget_there(&mut self, n: usize) {
+        let second = &mut self.places[n].second;
+        let listed = second.host.snapshots();
+        if listed.len() < 2 {
+            return;
+        }
+        let id = listed[self.chance.below(listed.len() as u64 - 1) as usize].clone();
+        self.story.push(format!("{id} is forgotten in the copy"));
+        if !forgets(&second.host, &id) {
+            return;
+        }
+        second.copied.retain(|copied| *copied != id);
+        second.forgotten.push(id);
+    }
+
+    fn prune_there(&mut self, n: usize) {
+        self.story.push(format!("the copy of {} is pruned", self.places[n].name));
+        let objects = self.reach(self.places[n].second.store.clone());
+        let host = Host { objects, ..self.places[n].second.host.second() };
+        let outcome = prune_with(&host, &options(0.0, DAY));
         self.story.push(format!("  {}", outcome.map_or_else(|e| e.to_string(), |done| format!("{done:?}"))));
     }
 
@@ -171,24 +257,38 @@ impl Model {
                 })
                 .collect();
             for (id, expected) in trees {
-                let (back, full) = (tempfile::tempdir().unwrap(), format!("{}/{}", place.writer, place.name));
-                let (mut repository, _) = place.host.open(Some(&self.person)).unwrap();
-                let wanted = Wanted::Named(id.clone());
-                let (snapshot, choice) =
-                    lifeboat::ops::restore::find_snapshot(&repository, &full, &wanted, false).unwrap();
-                let plan = lifeboat::ops::restore::prepare(
-                    &repository,
-                    snapshot,
-                    &choice,
-                    Some(back.path()),
-                    crate::common::plain(),
-                    &lifeboat::progress::Silent,
-                )
-                .unwrap();
-                lifeboat::ops::restore::restore(&mut repository, &plan, &lifeboat::progress::Silent).unwrap();
-                assert_eq!(&tree::describe(back.path()), expected, "snapshot {id}");
+                self.restores(&place.host, &format!("{}/{}", place.writer, place.name), id, expected);
+            }
+            let second = &place.second;
+            let (repository, problems) = second.host.open(None).unwrap();
+            assert!(problems.is_empty(), "{problems:?}");
+            drop(repository);
+            let there = second.host.snapshots();
+            assert!(second.copied.iter().all(|id| there.contains(id)), "what was copied is gone");
+            for id in there {
+                assert!(!second.forgotten.contains(&id), "what is forgotten came back");
+                let made = place.attempts.iter().find(|attempt| id.ends_with(&attempt.tail)).expect("nobody made it");
+                self.restores(&second.host, &format!("{}/{}", second.writer, place.name), &id, &made.tree);
             }
         }
+    }
+
+    fn restores(&self, host: &Host, full: &str, id: &str, expected: &Tree) {
+        let back = tempfile::tempdir().unwrap();
+        let (mut repository, _) = host.open(Some(&self.person)).unwrap();
+        let wanted = Wanted::Named(id.to_owned());
+        let (snapshot, choice) = lifeboat::ops::restore::find_snapshot(&repository, full, &wanted, false).unwrap();
+        let plan = lifeboat::ops::restore::prepare(
+            &repository,
+            snapshot,
+            &choice,
+            Some(back.path()),
+            crate::common::plain(),
+            &lifeboat::progress::Silent,
+        )
+        .unwrap();
+        lifeboat::ops::restore::restore(&mut repository, &plan, &lifeboat::progress::Silent).unwrap();
+        assert_eq!(&tree::describe(back.path()), expected, "snapshot {id}");
     }
 }
 

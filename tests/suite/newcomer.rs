@@ -90,6 +90,14 @@ fn an_init_that_is_refused_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_configuration_may_name_the_identity_that_init_makes() {
+    let here = Newcomer::new();
+    fs::write(here.path("lifeboat.toml"), "[repository]\nurl = \"repo\"\nidentity_file = \"id.txt\"\n").unwrap();
+    here.expect(0, &["init", "--generate-identity", "id.txt"]);
+    here.expect(0, &["check", "--read-data"]);
+}
+
+#[test]
 fn a_file_that_is_there_is_replaced_only_where_that_is_said() {
     let here = Newcomer::with_a_snapshot();
     fs::write(here.path("app.tar"), "mine").unwrap();

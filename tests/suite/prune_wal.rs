@@ -88,3 +88,32 @@ fn a_log_that_was_deleted_is_no_gap_and_does_not_come_back() {
     std::fs::write(&config, format!("{text}[sources.db.retention]\nwindow = \"0h\"\nkeep_last = 9\n")).unwrap();
     scene.expect(0, &["prune", "--dry-run"]);
 }
+
+#[test]
+fn a_copy_has_the_log_too_and_brings_back_any_moment() {
+    let Some(scene) = Scene::new(15, &[]) else { return };
+    scene.cluster.psql(ORACLE);
+    scene.insert(10);
+    scene.expect(0, &["backup", "db"]);
+    scene.insert(10);
+    scene.archive_all();
+    let made = scene.expect(0, &["copy", "--to", "second", "--create"]);
+    assert!(made.contains("segments of streams"), "{made}");
+    let point = scene.point();
+    scene.insert(10);
+    scene.archive_all();
+    // What was archived since goes there alone.
+    let next = scene.expect(0, &["--json", "copy", "--to", "second"]);
+    let next: serde_json::Value = serde_json::from_str(next.lines().next().unwrap()).unwrap();
+    let report = &next["report"];
+    assert_eq!((report["snapshots"].as_array().unwrap().len(), report["segments"].as_u64()), (0, Some(1)), "{next}");
+    // The first store is gone, the copy takes its place, and prunes by the same rules.
+    std::fs::rename(scene.path("repo"), scene.path("away")).unwrap();
+    std::fs::rename(scene.path("second"), scene.path("repo")).unwrap();
+    scene.expect(0, &["prune", "--grace", "0h"]);
+    scene.expect(0, &["check", "--read-data"]);
+    let said = scene.expect(0, &["timeline", "db"]);
+    assert!(!said.contains("GAP") && !said.contains("lost "), "{said}");
+    assert_eq!(scene.restored_rows("point", &["--to", &point.0]), point.1);
+    assert_eq!(scene.restored_rows("end", &[]), "30");
+}

@@ -89,6 +89,9 @@ pub struct UndeleteArgs {
     /// With --changed-between: these tables alone
     #[arg(long, value_name = "TABLE", requires = "changed_between")]
     pub table: Vec<String>,
+    /// As new documents, with new ids: nothing that is there is replaced, and what refers to the old ids does not find them
+    #[arg(long)]
+    pub as_new: bool,
     /// Show what would come back, and the server's table of changes; confirm nothing
     #[arg(long)]
     pub dry_run: bool,

@@ -16,6 +16,9 @@ pub struct FollowArgs {
     /// Convex: how often a snapshot is taken where the server tells no changes
     #[arg(long, value_name = "DURATION", default_value = "1h")]
     pub export_every: String,
+    /// Convex: how often new files are stored at most
+    #[arg(long, value_name = "DURATION", default_value = "10s")]
+    pub files_every: String,
     /// The replication slot; made where there is none [default: lifeboat_SOURCE]
     #[arg(long, value_name = "NAME")]
     pub slot: Option<String>,

@@ -49,6 +49,9 @@ pub struct DumpArgs {
     /// `always` replaces FILE where it is there already
     #[arg(long, value_enum, value_name = "WHEN", hide_possible_values = true, requires = "output")]
     pub overwrite: Option<OverwriteArg>,
+    /// A module that schedules again what a Convex deployment had scheduled
+    #[arg(long, conflicts_with_all = ["path", "id"])]
+    pub scheduled_function: bool,
     /// A document of a Convex deployment, by its id: as it was at the time of `--to`, else as it is now
     #[arg(long, value_name = "ID", conflicts_with_all = ["path", "snapshot", "output"])]
     pub id: Option<String>,

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::pause::Pausing;
 use crate::cli::Outcome;
 use crate::cli::args::BackupArgs;
 use crate::cli::context::Context;
@@ -19,13 +20,15 @@ use crate::model::SegmentName;
 use crate::ops::Kind;
 use crate::ops::backup::{BackupOptions, BackupReport, backup};
 use crate::ops::bootstrap::{self, CONFIGURATION_MAX};
+use crate::ops::forget::abnormal_words;
 use crate::plan::restore::show;
 use crate::progress::Progress;
 use crate::repository::{Repository, is_source_name};
 use crate::source::convex::ConvexSource;
 use crate::source::sqlite::SqliteMode;
 use crate::source::{
-    CommandSource, FileSource, PgDumpOptions, PgDumpSource, Rules, Source, StdinSource, TarballSource, postgres,
+    BucketSource, CommandSource, FileSource, PgDumpOptions, PgDumpSource, Rules, Source, StdinSource, TarballSource,
+    postgres,
 };
 
 /// A source to back up now.
@@ -44,6 +47,7 @@ enum What {
 /// Runs it.
 pub fn run(context: &Context, args: &BackupArgs) -> Result<Outcome, Failure> {
     context.refuse_others_state()?;
+    super::pause::resume_left(context)?;
     let tasks = tasks(context, args)?;
     let progress = context.progress(true);
     let (mut repository, problems) = context.open(&*progress)?;
@@ -63,6 +67,10 @@ pub fn run(context: &Context, args: &BackupArgs) -> Result<Outcome, Failure> {
         }
     }
     keep_configuration(context, &mut repository, &*progress);
+    match super::copy::after_backup(context, &mut repository, &progress)? {
+        Outcome::Done => {}
+        other => outcome = other,
+    }
     let Some((_, last)) = failures.pop() else { return Ok(outcome) };
     for (name, failure) in failures {
         context.ui.warning(format!("source `{name}` was not backed up"));
@@ -97,7 +105,9 @@ fn back_up(
 ) -> Result<Outcome, Failure> {
     let options = BackupOptions { force: args.force, tags: [task.tags, args.tag.clone()].concat(), wait: args.wait };
     // What waits for the store of a cluster's log goes before its next base backup.
-    if let Some(spool) = super::wal::spool(context, &task.name)? {
+    // It waits for the repository that it was pushed to, and for no other.
+    let spool = if context.is_own() { super::wal::spool(context, &task.name)? } else { None };
+    if let Some(spool) = spool {
         let sent = spool.drain(repository, &task.name, context.now(), &**progress)?;
         if sent > 0 {
             context.ui.story(format!("spool     {} are stored", counted(sent as u64, "file", "files")));
@@ -107,11 +117,26 @@ fn back_up(
     if let What::Configured(Plan::Postgres(options)) = &mut what {
         options.fail_on_page_errors = args.fail_on_page_errors;
     }
-    let source = build(context, &task.name, what, progress)?;
+    let captures = match &what {
+        What::Configured(Plan::Volume { sqlite, .. }) => *sqlite == SqliteMode::Capture,
+        What::Configured(Plan::Sqlite { .. }) => true,
+        _ => false,
+    };
+    if args.pause.is_some() && !captures && !args.all && args.group.is_none() {
+        return Err(Failure::usage(
+            format!("`--pause` is for SQLite databases that are captured, and `{}` has none", task.name),
+            "Name a source of kind `volume` or `sqlite`.",
+        ));
+    }
+    let pausing = args.pause.as_deref().map(|name| Pausing::new(context, name)).transpose()?;
+    let source = build(context, &task.name, what, pausing.as_ref(), progress)?;
     let started = Instant::now();
     let shared: Arc<dyn Progress> = Arc::clone(progress) as _;
     let report = backup(&*source, &task.name, repository, &options, &context.world()?, &shared);
     progress.clear();
+    if let Some(pausing) = &pausing {
+        pausing.check()?;
+    }
     let report = report?;
     for problem in &report.problems {
         context.ui.warning(problem);
@@ -121,6 +146,15 @@ fn back_up(
     let missing = if is_cluster { wait_for_log(context, args, repository, &report)? } else { None };
     tell(context, &report, seconds, missing)?;
     super::backup_volume::tell(context, &report.record)?;
+    if !report.record.abnormal.is_empty() {
+        context.ui.warning(format!(
+            "this snapshot is ABNORMAL: {}. It is kept, and nothing of `{}` is forgotten until somebody has looked: `lifeboat accept {}`, if it is as \
+             it should be",
+            abnormal_words(&report.record),
+            task.name,
+            report.record.id
+        ));
+    }
     if report.record.files == 0 && report.files_before.is_some_and(|before| before > 0) {
         let before = counted(report.files_before.unwrap_or(0), "file", "files");
         context.ui.warning(format!("`{}` is empty, and its snapshot before had {before}: is it mounted?", task.name));
@@ -245,7 +279,11 @@ fn tasks(context: &Context, args: &BackupArgs) -> Result<Vec<Task>, Failure> {
     // Databases before blobs: whoever keeps files beside one writes a file before the row that names it.
     names.sort_by_key(|name| {
         let kind = config.sources.get(name).map(|section| section.kind);
-        matches!(kind, Some(SourceKind::Volume | SourceKind::Tarball))
+        match kind {
+            Some(SourceKind::Bucket) => 2,
+            Some(SourceKind::Volume | SourceKind::Tarball) => 1,
+            _ => 0,
+        }
     });
     names
         .into_iter()
@@ -263,14 +301,20 @@ fn tasks(context: &Context, args: &BackupArgs) -> Result<Vec<Task>, Failure> {
         .collect()
 }
 
-fn build(context: &Context, name: &str, what: What, progress: &Arc<Console>) -> Result<Box<dyn Source>, Failure> {
+fn build(
+    context: &Context,
+    name: &str,
+    what: What,
+    pausing: Option<&Arc<Pausing>>,
+    progress: &Arc<Console>,
+) -> Result<Box<dyn Source>, Failure> {
     Ok(match what {
         What::Configured(Plan::Volume { path, rules, sqlite, work_dir, blobs }) => {
             let how = (sqlite, work_dir.as_deref(), blobs);
-            super::backup_volume::volume(context, name, (&path, rules), how, progress)?
+            super::backup_volume::volume(context, name, (&path, rules), how, pausing, progress)?
         }
         What::Configured(Plan::Sqlite { path, work_dir }) => {
-            super::backup_volume::database(context, name, &path, work_dir.as_deref(), progress)?
+            super::backup_volume::database(context, name, &path, work_dir.as_deref(), pausing, progress)?
         }
         What::Configured(Plan::Command { command, file_name }) => {
             Box::new(CommandSource::new(file_name, context.now(), command))
@@ -283,6 +327,7 @@ fn build(context: &Context, name: &str, what: What, progress: &Arc<Console>) -> 
         What::Configured(Plan::Convex(options)) => {
             Box::new(ConvexSource::new(*options, context.now(), Arc::clone(progress) as _)?)
         }
+        What::Configured(Plan::Bucket(options)) => Box::new(BucketSource::new(&options, context.now())?),
         What::Stdin(file_name) => Box::new(StdinSource::of_process(file_name, context.now())),
     })
 }
@@ -362,6 +407,7 @@ fn tell(context: &Context, report: &BackupReport, seconds: f64, missing: Option<
             "total_files_processed": record.files,
             "total_bytes_processed": record.bytes,
             "bytes_read": report.bytes_read,
+            "abnormal": record.abnormal,
             "total_duration": seconds,
             "ended": record.ended,
             "facts": record.facts,

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::pause::Pausing;
 use crate::cli::context::Context;
 use crate::cli::output::{count, counted, size};
 use crate::cli::progress::Console;
@@ -18,17 +19,24 @@ fn captures(
     context: &Context,
     name: &str,
     work_dir: Option<&Path>,
+    pausing: Option<&Arc<Pausing>>,
     progress: &Arc<Console>,
 ) -> Result<Captures, Failure> {
     let directory: PathBuf = match work_dir {
         Some(parent) => parent.join(format!("lifeboat-captures-{name}")),
         // Two repositories may have a source of one name, and be written to at the same time.
         None => {
-            let url = blake3::hash(context.url()?.as_bytes()).to_hex();
+            // `./repo` of two directories are two.
+            let local = context.local_repository()?.map(|path| path.display().to_string());
+            let url = blake3::hash(local.unwrap_or(context.url()?).as_bytes()).to_hex();
             context.state_dir()?.join("captures").join(format!("{name}-{}", &url[..8]))
         }
     };
-    Ok(Captures::new(directory, Limits::default(), Arc::clone(progress) as _))
+    let around = pausing.map(|pausing| {
+        let pausing = Arc::clone(pausing);
+        Box::new(move || pausing.begin()) as _
+    });
+    Ok(Captures::new(directory, Limits::default(), Arc::clone(progress) as _).around(around))
 }
 
 /// Patterns of what this host keeps below a volume and no snapshot needs: catalogs, which are caches, and copies of databases.
@@ -61,6 +69,7 @@ pub(super) fn volume(
     name: &str,
     (path, mut rules): (&Path, Rules),
     (sqlite, work_dir, blobs): (SqliteMode, Option<&Path>, Option<bool>),
+    pausing: Option<&Arc<Pausing>>,
     progress: &Arc<Console>,
 ) -> Result<Box<dyn Source>, Failure> {
     let layout = Layout::of(path);
@@ -86,7 +95,7 @@ pub(super) fn volume(
     Ok(match sqlite {
         SqliteMode::Raw => Box::new(source),
         SqliteMode::Capture => {
-            let captures = captures(context, name, work_dir, progress)?;
+            let captures = captures(context, name, work_dir, pausing, progress)?;
             Box::new(DatabaseVolume::new(source, captures, layout).of_blobs(blobs))
         }
     })
@@ -98,9 +107,10 @@ pub(super) fn database(
     name: &str,
     path: &Path,
     work_dir: Option<&Path>,
+    pausing: Option<&Arc<Pausing>>,
     progress: &Arc<Console>,
 ) -> Result<Box<dyn Source>, Failure> {
-    Ok(Box::new(SqliteSource::new(path, captures(context, name, work_dir, progress)?)?))
+    Ok(Box::new(SqliteSource::new(path, captures(context, name, work_dir, pausing, progress)?)?))
 }
 
 /// Says how databases were had, and what is strange about them.

@@ -10,6 +10,7 @@ use crate::cli::args::BootstrapArgs;
 use crate::cli::context::Context;
 use crate::cli::output::{counted, duration, size};
 use crate::cli::report::Failure;
+use crate::model::convex::FILES_KIND;
 use crate::ops::bootstrap::{StoredConfiguration, configurations};
 use crate::ops::status::{Limits, SourceStatus, status};
 use crate::plan::restore::show;
@@ -30,7 +31,8 @@ pub fn run(context: &Context, args: &BootstrapArgs) -> Result<Outcome, Failure> 
         None => None,
     };
     let rows = repository.catalog().snapshots()?;
-    let names: BTreeSet<String> = rows.iter().map(|row| row.full_name()).collect();
+    let names: BTreeSet<String> =
+        rows.iter().filter(|row| row.record.kind != FILES_KIND).map(|row| row.full_name()).collect();
     let wanted: Vec<(String, Limits)> = names.into_iter().map(|name| (name, Limits::default())).collect();
     let sources = status(&repository, &wanted, context.now())?;
     let outcome = if problems.is_empty() && wrong.is_empty() { Outcome::Done } else { Outcome::Damage };

@@ -60,7 +60,7 @@ pub fn undelete(context: &Context, args: &UndeleteArgs) -> Result<Outcome, Failu
     let work_dir = work_dir(args.work_dir.as_ref());
     let started = Instant::now();
     heard(&stop, &*progress, || {
-        let prepared = prepare_back(&repository, &documents, &wanting, &deployment, &work_dir, &*progress);
+        let prepared = prepare_back(&repository, &documents, &wanting, args.as_new, &deployment, &work_dir, &*progress);
         progress.clear();
         let Some(returning) = prepared? else {
             context.ui.answer("nothing to bring back: no document differs")?;
@@ -80,10 +80,9 @@ pub fn undelete(context: &Context, args: &UndeleteArgs) -> Result<Outcome, Failu
             return Ok(Outcome::Done);
         }
         let documents = counted(returning.tables.values().sum(), "document", "documents");
-        context.ui.answer(format!(
-            "restored  {documents} with their ids, visible in one step, in {}",
-            duration(started.elapsed().as_secs_f64())
-        ))?;
+        let how = if args.as_new { "as new ones, with new ids" } else { "with their ids, visible in one step" };
+        let time = duration(started.elapsed().as_secs_f64());
+        context.ui.answer(format!("restored  {documents} {how}, in {time}"))?;
         Ok(Outcome::Done)
     })
 }

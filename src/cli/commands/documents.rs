@@ -1,7 +1,7 @@
 //! The changes of a Convex deployment: `follow`, `timeline`, `diff --from --to`, `dump --id`.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cli::Outcome;
 use crate::cli::args::{DiffArgs, DumpArgs, FollowArgs};
@@ -13,14 +13,15 @@ use crate::client::convex::Rights;
 use crate::format::convex::full_name;
 use crate::model::documents::{DbTime, moment_of, time_of};
 use crate::ops;
-use crate::ops::backup::{BackupOptions, backup};
+use crate::ops::backup::{BackupOptions, BackupReport, World, backup};
 use crate::ops::documents::{
-    self, Around, Difference, Documents, FollowOptions, Heard, Kinds, Revision, difference, gather, history,
+    self, Around, Difference, Documents, FollowOptions, Heard, Kinds, Revision, Snapshots, difference, gather, history,
 };
 use crate::plan::documents::{Run, RunEnd, show};
 use crate::progress::{Progress, Silent};
 use crate::repository::Repository;
-use crate::source::convex::{ConvexOptions, ConvexSource, matches_table, resolve};
+use crate::source::Source;
+use crate::source::convex::{ConvexOptions, ConvexSource, LaterFiles, matches_table, resolve};
 
 /// Between two segments that say that nothing was new.
 const HEARTBEAT: std::time::Duration = std::time::Duration::from_secs(60);
@@ -43,43 +44,79 @@ pub fn follow(context: &Context, args: &FollowArgs, convex: ConvexOptions) -> Re
         interval: time(&args.interval, "--interval")?.max(std::time::Duration::from_millis(100)),
         heartbeat: HEARTBEAT,
         export_every: time(&args.export_every, "--export-every")?,
+        files_every: convex.files.then_some(time(&args.files_every, "--files-every")?),
     };
     let deployment = resolve(&convex, context.now(), Rights::ReadOnly, Arc::clone(&context.stop))?;
-    let world = context.world()?;
-    let shared: Arc<dyn Progress> = Arc::new(Silent);
-    let mut rebase = |repository: &mut Repository| -> Result<serde_json::Value, ops::Error> {
-        let source = ConvexSource::new(convex.clone(), context.now(), Arc::clone(&shared))?;
-        let mut world = world.clone();
+    let mut taking = Taking { context, source: &args.source, convex: &convex, world: context.world()? };
+    let clock = || context.now();
+    let around = Around { clock: &clock, stop: &context.stop, progress: &Silent };
+    let mut hear = |heard: Heard| tell(context, &args.source, heard);
+    documents::follow(&mut repository, &deployment, &options, &around, &mut taking, &mut hear)?;
+    context.ui.story("stopped   everything that counts is stored");
+    Ok(Outcome::Done)
+}
+
+/// Takes snapshots as `backup` does.
+struct Taking<'c> {
+    context: &'c Context,
+    source: &'c str,
+    convex: &'c ConvexOptions,
+    world: World,
+}
+
+impl Taking<'_> {
+    fn back_up(
+        &self,
+        source: &dyn Source,
+        name: &str,
+        repository: &mut Repository,
+    ) -> Result<BackupReport, ops::Error> {
+        let mut world = self.world.clone();
         getrandom::fill(&mut world.random).map_err(|e| ops::Error::Io {
             doing: "read random bytes for",
             path: "a snapshot".into(),
             source: std::io::Error::other(e.to_string()),
         })?;
-        let over = std::sync::atomic::AtomicBool::new(false);
-        let report = std::thread::scope(|scope| {
+        let silent: Arc<dyn Progress> = Arc::new(Silent);
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
             // An export takes minutes; a person who asks to stop is heard meanwhile.
             scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
-                    if context.stop.load(Ordering::Relaxed) {
-                        crate::source::Source::cancel(&source);
+                    if self.context.stop.load(Ordering::Relaxed) {
+                        source.cancel();
                         break;
                     }
                     std::thread::sleep(std::time::Duration::from_millis(50));
                 }
             });
-            let report = backup(&source, &args.source, repository, &BackupOptions::default(), &world, &shared);
+            let report = backup(source, name, repository, &BackupOptions::default(), &world, &silent);
             over.store(true, Ordering::Relaxed);
             report
-        })?;
-        tell_snapshot(context, &args.source, &report.record);
+        })
+    }
+}
+
+impl Snapshots for Taking<'_> {
+    fn whole(&mut self, repository: &mut Repository) -> Result<serde_json::Value, ops::Error> {
+        let source = ConvexSource::new(self.convex.clone(), self.context.now(), Arc::new(Silent))?;
+        let report = self.back_up(&source, self.source, repository)?;
+        tell_snapshot(self.context, self.source, &report.record);
         Ok(report.record.facts)
-    };
-    let clock = || context.now();
-    let around = Around { clock: &clock, stop: &context.stop, progress: &Silent };
-    let mut hear = |heard: Heard| tell(context, &args.source, heard);
-    documents::follow(&mut repository, &deployment, &options, &around, &mut rebase, &mut hear)?;
-    context.ui.story("stopped   everything that counts is stored");
-    Ok(Outcome::Done)
+    }
+
+    fn files(
+        &mut self,
+        repository: &mut Repository,
+        source: &LaterFiles,
+        name: &str,
+    ) -> Result<Vec<String>, ops::Error> {
+        let report = self.back_up(source, name, repository)?;
+        for (path, why) in &report.skipped {
+            self.context.ui.warning(format!("`{path}` was not stored: {why}"));
+        }
+        Ok(report.skipped.into_iter().map(|(path, _)| path).collect())
+    }
 }
 
 fn tell_snapshot(context: &Context, source: &str, record: &crate::model::SnapshotRecord) {
@@ -104,6 +141,8 @@ fn tell(context: &Context, source: &str, heard: Heard) {
             }
             Heard::Stored { changes, to } => ("stored", serde_json::json!({"changes": changes, "newest": show(*to)})),
             Heard::Cut { why } => ("cut", serde_json::json!({"why": why})),
+            Heard::Files { new, lost } => ("files", serde_json::json!({"new": new, "lost": lost})),
+            Heard::FilesAway { why } => ("files_away", serde_json::json!({"why": why})),
             Heard::Importing => ("importing", serde_json::json!({})),
             Heard::Blind => ("blind", serde_json::json!({})),
             Heard::NoChanges { why, every } => {
@@ -126,6 +165,14 @@ fn tell(context: &Context, source: &str, heard: Heard) {
         // Every few seconds: a log is not filled with it.
         Heard::Stored { changes, to } => tracing::info!("stored {changes} changes, up to {}", show(to)),
         Heard::Cut { why } => ui.story(format!("snapshot  is taken: {why}")),
+        Heard::Files { new, lost: 0 } => tracing::info!("stored {}", counted(new, "new file", "new files")),
+        Heard::Files { lost, .. } => ui.warning(format!(
+            "{} could not be had, and are left to the next snapshot",
+            counted(lost, "new file", "new files")
+        )),
+        Heard::FilesAway { why } => {
+            ui.warning(format!("new files are not stored: {why}; tried again until it works, the changes go on"))
+        }
         Heard::Importing => ui.warning(
             "an import writes to the deployment: its changes come with the snapshot that is taken after it".to_owned(),
         ),

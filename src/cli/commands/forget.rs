@@ -201,3 +201,25 @@ pub fn pin(context: &Context, args: &PinArgs, pinned: bool) -> Result<Outcome, F
     }
     Ok(Outcome::Done)
 }
+
+/// Runs `accept`.
+pub fn accept(context: &Context, args: &PinArgs) -> Result<Outcome, Failure> {
+    let progress = context.progress(false);
+    let (mut repository, _) = context.open(&*progress)?;
+    let held = forget::accept(&mut repository, &args.snapshots, context.now(), &*progress)?;
+    if context.ui.json {
+        let ids = held.iter().map(|row| row.record.id).collect::<Vec<_>>();
+        return context
+            .ui
+            .json(&serde_json::json!({"message_type": "accepted", "snapshots": ids}))
+            .map(|()| Outcome::Done);
+    }
+    for row in &held {
+        let (id, name, ended) = (row.record.id, row.full_name(), show(row.record.ended));
+        context.ui.answer(format!("accepted  {id}  {ended}  {name}: {}", forget::abnormal_words(&row.record)))?;
+    }
+    if held.is_empty() {
+        context.ui.answer("none of them was held")?;
+    }
+    Ok(Outcome::Done)
+}

@@ -9,14 +9,15 @@ use crate::cli::args::InitArgs;
 use crate::cli::context::{Context, host_name};
 use crate::cli::report::Failure;
 use crate::ops::Kind;
-use crate::repository::{InitOptions, Made, Repository, init};
+use crate::repository::{InitOptions, Keys, Made, Repository, init};
 use crate::seal::{Recipient, generate_identity};
 use crate::store::{Location, parse_url};
 
 /// Runs it.
 pub fn run(context: &Context, args: &InitArgs) -> Result<Outcome, Failure> {
     let mut recipients = context.recipients()?;
-    let keys = context.keys()?;
+    // The configuration may name the identity that is about to be made.
+    let keys = if args.generate_identity.is_some() { Keys::default() } else { context.keys()? };
     context.refuse_others_state()?;
     let exists = match context.store(false) {
         Ok(store) => store.size("lifeboat.json")?.is_some(),

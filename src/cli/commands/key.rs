@@ -5,8 +5,9 @@ use std::path::Path;
 use super::init::write_identity;
 use crate::cli::Outcome;
 use crate::cli::context::{Context, host_name};
+use crate::cli::output::size;
 use crate::cli::report::Failure;
-use crate::repository::{InitOptions, Problem, Repository, Request};
+use crate::repository::{EarlierPacks, InitOptions, Problem, Repository, Request};
 
 /// `key generate`.
 pub fn generate(context: &Context, output: &Path) -> Result<Outcome, Failure> {
@@ -34,19 +35,34 @@ pub fn list(context: &Context) -> Result<Outcome, Failure> {
     for (_, name) in repository.catalog().writers()? {
         writers.push(repository.writer_description(&name)?);
     }
+    let earlier = match repository.host() {
+        Ok(_) => crate::ops::rewrap::look(&mut repository)?,
+        Err(_) => EarlierPacks::default(),
+    };
     let own = pinned.map(|(name, _)| name);
     if context.ui.json {
         context.ui.json(&serde_json::json!({
             "fingerprint": repository.fingerprint(),
+            "list": digest,
             "recipients": list.recipients,
+            "earlier_packs": earlier.packs.len(),
+            "packs": earlier.all,
             "keepers": list.keepers,
             "writers": writers,
             "this_writer": own,
         }))?;
     } else {
         context.ui.answer(format!("fingerprint  {}", repository.fingerprint()))?;
+        context.ui.answer(format!("list         {digest}"))?;
         for recipient in &list.recipients {
             context.ui.answer(format!("recipient    {recipient}"))?;
+        }
+        if !earlier.packs.is_empty() {
+            let (some, all) = (earlier.packs.len(), earlier.all);
+            context.ui.answer(format!(
+                "sealed       {some} of {all} packs of this host to an earlier list, {}: `lifeboat key rewrap`",
+                size(earlier.bytes)
+            ))?;
         }
         for writer in &writers {
             let here = if own.as_deref() == Some(&writer.writer) { "  (this host)" } else { "" };

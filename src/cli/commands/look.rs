@@ -10,7 +10,7 @@ use crate::cli::report::Failure;
 use crate::model::{Entry, EntryKind, RawText, RelPath};
 use crate::ops::cluster::waits_for;
 use crate::ops::look::{self, Change};
-use crate::ops::restore::convex::{counts, facts_of};
+use crate::ops::restore::convex::{counts, facts_of, scheduled};
 use crate::ops::restore::find_snapshot;
 use crate::plan::restore::{Wanted, show};
 
@@ -43,6 +43,7 @@ pub fn snapshots(context: &Context, args: &SnapshotsArgs) -> Result<Outcome, Fai
                     "complete": r.complete && !waiting.contains_key(&r.id), "pending": waiting.get(&r.id), "skipped": r.skipped,
                     "entries": r.entries, "files": r.files, "bytes": r.bytes, "added": r.added, "tags": r.tags,
                     "received": row.received, "pinned": row.pinned, "forgotten": row.forgotten,
+                    "change": r.change, "abnormal": r.abnormal, "accepted": row.accepted,
                 })
             })
             .collect();
@@ -63,6 +64,9 @@ pub fn snapshots(context: &Context, args: &SnapshotsArgs) -> Result<Outcome, Fai
             };
             if row.pinned {
                 state.push_str(", pinned");
+            }
+            if !r.abnormal.is_empty() {
+                state.push_str(if row.accepted { ", accepted" } else { ", ABNORMAL" });
             }
             if row.forgotten {
                 state.push_str(", forgotten");
@@ -206,6 +210,9 @@ pub fn dump(context: &Context, args: &DumpArgs) -> Result<Outcome, Failure> {
     let (snapshot, choice) = find_snapshot(&repository, &args.source, &wanted, false)?;
     super::restore::warn_passed_over(context, &choice);
     super::restore::warn_forgotten(context, &snapshot);
+    if args.scheduled_function {
+        return scheduled_function(context, args, &repository, &snapshot, &*progress);
+    }
     let path = match &args.path {
         Some(path) => path_of(Some(path))?,
         None => look::only_file(&repository, &snapshot, &*progress).map_err(|_| {
@@ -226,6 +233,37 @@ pub fn dump(context: &Context, args: &DumpArgs) -> Result<Outcome, Failure> {
             look::dump(&repository, &snapshot, &path, &mut output, &*progress)?;
             output.flush().map_err(|e| Failure::io("write to", std::path::Path::new("standard output"), e))?;
         }
+    }
+    Ok(Outcome::Done)
+}
+
+/// `dump --scheduled-function`.
+fn scheduled_function(
+    context: &Context,
+    args: &DumpArgs,
+    repository: &crate::repository::Repository,
+    snapshot: &crate::catalog::SnapshotRow,
+    progress: &dyn crate::progress::Progress,
+) -> Result<Outcome, Failure> {
+    let Some(made) = scheduled(repository, snapshot, progress)? else {
+        return Err(Failure::usage(
+            format!("nothing was scheduled in snapshot {}, or the deployment did not tell", snapshot.record.id),
+            "`lifeboat dump SOURCE .lifeboat/convex/parts.json` says which parts answered.",
+        ));
+    };
+    match &args.output {
+        Some(file) => {
+            super::restore::refuse_existing(file, args.overwrite == Some(OverwriteArg::Always))?;
+            super::restore::write_staged(file, |mut output| {
+                output.write_all(made.text.as_bytes()).map_err(|e| Failure::io("write", file, e))
+            })?;
+        }
+        None => context.ui.answer(made.text.trim_end())?,
+    }
+    context.ui.story(counted(made.functions as u64, "scheduled function", "scheduled functions"));
+    if made.left_out > 0 {
+        let left = counted(made.left_out as u64, "one is", "are");
+        context.ui.warning(format!("{left} left out: the first lines of the module say which"));
     }
     Ok(Outcome::Done)
 }

@@ -19,7 +19,7 @@ use crate::repository::{Problem, Repository};
 /// Unused bytes that may stay, in percent of those that are needed.
 const MAX_UNUSED: f64 = 5.0;
 /// Seconds that what is retired waits: longer than most backups take, and a night later it is gone.
-const GRACE: i64 = 24 * 3_600;
+pub const GRACE: i64 = 24 * 3_600;
 
 /// Runs it.
 pub fn run(context: &Context, args: &PruneArgs) -> Result<Outcome, Failure> {

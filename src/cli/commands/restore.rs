@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use super::{restore_cluster, restore_convex, restore_databases};
+use super::{restore_bucket, restore_cluster, restore_convex, restore_databases};
 use crate::catalog::SnapshotRow;
 use crate::cli::Outcome;
 use crate::cli::args::{OverwriteArg, RestoreArgs};
@@ -12,7 +12,7 @@ use crate::cli::output::{count, counted, duration, size};
 use crate::cli::report::Failure;
 use crate::client::Connection;
 use crate::destination::Directory;
-use crate::model::SnapshotId;
+use crate::model::{RelPath, SnapshotId};
 use crate::ops::Selection;
 use crate::ops::cluster::{Which, gather};
 use crate::ops::restore::{
@@ -41,6 +41,9 @@ pub fn run(context: &Context, args: &RestoreArgs) -> Result<Outcome, Failure> {
 pub(super) fn one(context: &Context, args: &RestoreArgs, chosen: &mut Option<SnapshotId>) -> Result<Outcome, Failure> {
     if let Some(url) = args.into.as_deref().and_then(Path::to_str).filter(|into| Connection::is_url(into)) {
         return super::restore_server::run(context, args, url);
+    }
+    if let Some(url) = restore_bucket::target(args.into.as_deref()) {
+        return restore_bucket::run(context, args, url, chosen);
     }
     if let Some(into) = restore_convex::target(args.into.as_deref())
         && let Some(outcome) = restore_convex::run(context, args, into)?
@@ -106,7 +109,7 @@ pub(super) fn one(context: &Context, args: &RestoreArgs, chosen: &mut Option<Sna
         progress.clear();
         tell(context, &report?, started.elapsed().as_secs_f64())?;
         if let Some(into) = &args.into {
-            let whole = args.include.is_empty() && args.exclude.is_empty();
+            let whole = args.include.is_empty() && args.exclude.is_empty() && args.below.is_none();
             restore_databases::check(context, &record, into, (args.verify, whole), &*progress)?;
         }
     }
@@ -117,11 +120,11 @@ pub(super) fn one(context: &Context, args: &RestoreArgs, chosen: &mut Option<Sna
 /// Whether nothing is said of single files, of which a time between two snapshots has none.
 fn is_plain(args: &RestoreArgs) -> bool {
     let flags = args.delta || args.delete || args.verify || args.overwrite.is_some();
-    args.include.is_empty() && args.exclude.is_empty() && !flags
+    args.include.is_empty() && args.exclude.is_empty() && args.below.is_none() && !flags
 }
 
 /// The snapshot that is restored. In a group blobs follow their database.
-fn find(
+pub(super) fn find(
     context: &Context,
     args: &RestoreArgs,
     repository: &Repository,
@@ -156,9 +159,15 @@ fn which<'a>(args: &'a RestoreArgs, wanted: &'a Wanted) -> Which<'a> {
     }
 }
 
-fn options(args: &RestoreArgs) -> Result<RestoreOptions, Failure> {
+pub(super) fn options(args: &RestoreArgs) -> Result<RestoreOptions, Failure> {
     Ok(RestoreOptions {
-        selection: Selection::new(&args.include, &args.exclude)?,
+        selection: match &args.below {
+            Some(below) => Selection::below(
+                RelPath::new(below.trim_matches('/'))
+                    .map_err(|e| Failure::usage(e.to_string(), "As in `--below files`."))?,
+            ),
+            None => Selection::new(&args.include, &args.exclude)?,
+        },
         overwrite: match (args.overwrite, args.delta, args.delete) {
             (Some(OverwriteArg::Always), ..) => Overwrite::Always,
             (Some(OverwriteArg::IfChanged), ..) => Overwrite::IfChanged,

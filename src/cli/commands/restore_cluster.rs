@@ -194,10 +194,10 @@ fn show_plan(
 
 /// A data directory holds one cluster: what another left in it would be replayed, or read, as this one's.
 fn whole_cluster(args: &RestoreArgs, options: RestoreOptions) -> Result<RestoreOptions, Failure> {
-    if !args.include.is_empty() || !args.exclude.is_empty() {
+    if !args.include.is_empty() || !args.exclude.is_empty() || args.below.is_some() {
         return Err(Failure::usage(
             "a cluster is restored as a whole: a server does not start on a part of it",
-            "Leave `--include` and `--exclude` out. Single files of a base backup: `--snapshot ID --tar FILE --include PATTERN`.",
+            "Leave `--include`, `--exclude` and `--below` out. Single files of a base backup: `--snapshot ID --tar FILE --include PATTERN`.",
         ));
     }
     match options.overwrite {

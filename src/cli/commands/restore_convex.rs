@@ -137,6 +137,7 @@ fn refuse_flags(args: &RestoreArgs, into: Into<'_>) -> Result<(), Failure> {
     let of_files = [
         ("--include", !args.include.is_empty()),
         ("--exclude", !args.exclude.is_empty()),
+        ("--below", args.below.is_some()),
         ("--overwrite", args.overwrite.is_some()),
         ("--delta", args.delta),
         ("--delete", args.delete),
@@ -359,6 +360,7 @@ impl Importing<'_> {
             ImportMode::RequireEmpty => "tables of the snapshot must be empty there",
             ImportMode::Replace => "tables of the snapshot are REPLACED there, others stay",
             ImportMode::ReplaceAll => "tables of the snapshot are REPLACED there, all others are DROPPED",
+            ImportMode::Append => "documents are added to what is there",
         };
         ui.story(format!("into      {} ({}): {mode}", into.url, plainly(&into.instance)));
         if !into.variables_set.is_empty() {
@@ -493,9 +495,9 @@ fn show_plan(
     if plan.tables.len() > LISTED {
         say(format!("  and {} more", count((plan.tables.len() - LISTED) as u64)))?;
     }
-    let of = plan.files_of.map(|ended| match plan.files_missing {
-        true => format!(", as of {}: those that were made since are MISSING", show(ended)),
-        false => format!(", as of {}: those that were deleted meanwhile are missing", show(ended)),
+    let of = plan.files_until.map(|until| match plan.files_missing {
+        true => format!(", as of {}: those that were made since are MISSING", show(until)),
+        false => ", all that were there and are not deleted meanwhile".to_owned(),
     });
     say(format!(
         "files     {}, {}{}",

@@ -79,6 +79,7 @@ pub(super) fn run(context: &Context, args: &RestoreArgs, group: &str, into: &Pat
 /// The same without the story: of several sources at a time it would be told twice.
 fn quiet(context: &Context) -> Context {
     Context {
+        at_copy: context.at_copy.clone(),
         global: context.global.clone(),
         config: context.config.clone(),
         config_file: context.config_file.clone(),

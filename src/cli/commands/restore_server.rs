@@ -78,6 +78,7 @@ fn refuse_flags(args: &RestoreArgs) -> Result<(), Failure> {
     let of_files = [
         ("--include", !args.include.is_empty()),
         ("--exclude", !args.exclude.is_empty()),
+        ("--below", args.below.is_some()),
         ("--overwrite", args.overwrite.is_some()),
         ("--delta", args.delta),
         ("--delete", args.delete),

@@ -3,12 +3,14 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use super::copy::{Standing, standings};
 use super::restore::staged;
 use crate::cli::Outcome;
 use crate::cli::args::StatusArgs;
 use crate::cli::context::Context;
-use crate::cli::output::{count, duration, size};
+use crate::cli::output::{count, counted, duration, size};
 use crate::cli::report::Failure;
+use crate::model::convex::FILES_KIND;
 use crate::ops::status::{Limits, SourceStatus, Weight, status};
 use crate::plan::restore::show;
 
@@ -16,18 +18,18 @@ use crate::plan::restore::show;
 pub fn run(context: &Context, args: &StatusArgs) -> Result<Outcome, Failure> {
     let found = look(context, args);
     if !args.nagios {
-        let found = found?;
+        let (found, copies) = found?;
         if let Some(file) = &args.prometheus {
-            write_metrics(file, &found, context.now())?;
+            write_metrics(file, &found, &copies, context.now())?;
         }
-        show_all(context, &found)?;
-        return Ok(outcome(&found));
+        show_all(context, &found, &copies)?;
+        return Ok(outcome(worst(&found, &copies)));
     }
     // Nagios reads 0, 1, 2 and 3, and one line.
     match found {
-        Ok(found) => {
-            context.ui.answer(nagios_line(&found))?;
-            Ok(match found.iter().map(SourceStatus::weight).max().unwrap_or(Weight::Warning) {
+        Ok((found, copies)) => {
+            context.ui.answer(nagios_line(&found, &copies))?;
+            Ok(match worst(&found, &copies).unwrap_or(Weight::Warning) {
                 Weight::Fine => Outcome::Done,
                 Weight::Warning => Outcome::Unfit,
                 Weight::Missed | Weight::Damaged => Outcome::Critical,
@@ -40,7 +42,13 @@ pub fn run(context: &Context, args: &StatusArgs) -> Result<Outcome, Failure> {
     }
 }
 
-fn look(context: &Context, args: &StatusArgs) -> Result<Vec<SourceStatus>, Failure> {
+/// The gravest of all.
+fn worst(found: &[SourceStatus], copies: &[Standing]) -> Option<Weight> {
+    found.iter().map(SourceStatus::weight).chain(copies.iter().map(|copy| copy.state)).max()
+}
+
+/// Sources, and copies of the whole; of sources that were named those alone.
+fn look(context: &Context, args: &StatusArgs) -> Result<(Vec<SourceStatus>, Vec<Standing>), Failure> {
     let progress = context.progress(false);
     let (repository, _) = context.open(&*progress)?;
     let mut names: Vec<String> = match args.sources.is_empty() {
@@ -49,7 +57,11 @@ fn look(context: &Context, args: &StatusArgs) -> Result<Vec<SourceStatus>, Failu
     };
     if names.is_empty() {
         let rows = repository.catalog().snapshots().map_err(crate::ops::Error::from)?;
-        names = rows.iter().map(crate::catalog::SnapshotRow::full_name).collect();
+        names = rows
+            .iter()
+            .filter(|row| row.record.kind != FILES_KIND)
+            .map(crate::catalog::SnapshotRow::full_name)
+            .collect();
         names.sort();
         names.dedup();
     }
@@ -63,11 +75,12 @@ fn look(context: &Context, args: &StatusArgs) -> Result<Vec<SourceStatus>, Failu
             (name, limits)
         })
         .collect();
-    Ok(status(&repository, &wanted, context.now())?)
+    let copies = if args.sources.is_empty() { standings(context, &repository)? } else { Vec::new() };
+    Ok((status(&repository, &wanted, context.now())?, copies))
 }
 
-fn outcome(found: &[SourceStatus]) -> Outcome {
-    match found.iter().map(SourceStatus::weight).max() {
+fn outcome(worst: Option<Weight>) -> Outcome {
+    match worst {
         None | Some(Weight::Fine) => Outcome::Done,
         Some(Weight::Warning) => Outcome::Incomplete,
         Some(Weight::Missed) => Outcome::RpoMissed,
@@ -88,7 +101,7 @@ fn sign(weight: Weight) -> &'static str {
     }
 }
 
-fn show_all(context: &Context, found: &[SourceStatus]) -> Result<(), Failure> {
+fn show_all(context: &Context, found: &[SourceStatus], copies: &[Standing]) -> Result<(), Failure> {
     let ui = context.ui;
     if ui.json {
         let sources: Vec<_> = found
@@ -99,7 +112,7 @@ fn show_all(context: &Context, found: &[SourceStatus]) -> Result<(), Failure> {
                 value
             })
             .collect();
-        return ui.json(&serde_json::json!({"message_type": "status", "sources": sources}));
+        return ui.json(&serde_json::json!({"message_type": "status", "sources": sources, "copies": copies}));
     }
     for one in found {
         let newest = one.newest.map_or_else(|| "nothing".to_owned(), show);
@@ -121,20 +134,31 @@ fn show_all(context: &Context, found: &[SourceStatus]) -> Result<(), Failure> {
             ui.answer(format!("          {}: {}", sign(trouble.weight), trouble.words))?;
         }
     }
+    for copy in copies {
+        let (name, snapshots) = (&copy.name, counted(copy.snapshots, "snapshot", "snapshots"));
+        let at = copy.at.map_or_else(|| "never".to_owned(), show);
+        ui.answer(format!("{:8}  copy {name:15}  {at}  {snapshots}", sign(copy.state)))?;
+        if let Some(words) = &copy.words {
+            ui.answer(format!("          {}: {words}", sign(copy.state)))?;
+        }
+    }
     if found.is_empty() {
         ui.story("there is no source yet");
     }
     Ok(())
 }
 
-fn nagios_line(found: &[SourceStatus]) -> String {
-    let worst = found.iter().max_by_key(|one| one.weight());
-    let word = match worst.map(SourceStatus::weight) {
+fn nagios_line(found: &[SourceStatus], copies: &[Standing]) -> String {
+    let gravest = worst(found, copies);
+    let word = match gravest {
         Some(Weight::Fine) => "OK",
         None | Some(Weight::Warning) => "WARNING",
         Some(Weight::Missed | Weight::Damaged) => "CRITICAL",
     };
-    let words = worst.and_then(|one| Some(format!("{}: {}", one.source, one.troubles.first()?.words)));
+    let source = found.iter().find(|one| Some(one.weight()) == gravest);
+    let words = source.and_then(|one| Some(format!("{}: {}", one.source, one.troubles.first()?.words)));
+    let copy = || copies.iter().find_map(|copy| Some(format!("copy {}: {}", copy.name, copy.words.as_ref()?)));
+    let words = words.or_else(copy);
     let words = words.unwrap_or_else(|| format!("{} sources", found.len()));
     let mut ages = String::new();
     for one in found {
@@ -148,14 +172,19 @@ fn nagios_line(found: &[SourceStatus]) -> String {
 }
 
 /// The file is renamed into its place, so that a collector never reads half of one.
-fn write_metrics(file: &Path, found: &[SourceStatus], now: crate::model::Moment) -> Result<(), Failure> {
+fn write_metrics(
+    file: &Path,
+    found: &[SourceStatus],
+    copies: &[Standing],
+    now: crate::model::Moment,
+) -> Result<(), Failure> {
     let part = staged(file);
-    let written = std::fs::write(&part, metrics(found, now)).and_then(|()| std::fs::rename(&part, file));
+    let written = std::fs::write(&part, metrics(found, copies, now)).and_then(|()| std::fs::rename(&part, file));
     written.map_err(|e| Failure::io("write", file, e))
 }
 
 /// Prometheus' text format, version 0.0.4.
-fn metrics(found: &[SourceStatus], now: crate::model::Moment) -> String {
+fn metrics(found: &[SourceStatus], copies: &[Standing], now: crate::model::Moment) -> String {
     type Value = fn(&SourceStatus) -> Option<f64>;
     let rows: [(&str, &str, Value); 9] = [
         ("recovery_point_timestamp_seconds", "the newest moment that can be restored", |one| {
@@ -185,6 +214,17 @@ fn metrics(found: &[SourceStatus], now: crate::model::Moment) -> String {
                 let _ = writeln!(text, "lifeboat_{name}{{source=\"{source}\"}} {value}");
             }
         }
+    }
+    if !copies.is_empty() {
+        let help = "when a copy was last brought up to date; 0 for never";
+        let _ = writeln!(
+            text,
+            "# HELP lifeboat_copied_timestamp_seconds {help}\n# TYPE lifeboat_copied_timestamp_seconds gauge"
+        );
+    }
+    for copy in copies {
+        let at = copy.at.map_or(0.0, |at| at.timestamp_millis() as f64 / 1000.0);
+        let _ = writeln!(text, "lifeboat_copied_timestamp_seconds{{copy=\"{}\"}} {at}", copy.name);
     }
     let _ = writeln!(
         text,

@@ -3,6 +3,7 @@
 use data_encoding::BASE64;
 use reqwest::Method;
 use reqwest::blocking::Response;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{BODY_DEADLINE, DEADLINE, Deployment, Error, SHORT_DEADLINE};
@@ -49,7 +50,7 @@ pub struct ExportState {
 }
 
 /// A file, as the deployment lists it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FileRow {
     /// Its document id.
     pub id: String,
@@ -75,7 +76,7 @@ pub struct FilePage {
 }
 
 /// A component.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Component {
     /// Its id; none for the root. A fresh deployment gives others.
     pub id: Option<String>,
@@ -273,6 +274,25 @@ impl Deployment {
         Self { stop: std::sync::Arc::default(), ..self.clone() }
     }
 
+    /// What the deployment says that it is: `running`, `paused`; none where it does not know the question.
+    pub fn state(&self) -> Result<Option<String>, Error> {
+        match self.query("_system/frontend/deploymentState:deploymentState", json!({})) {
+            Ok(found) => Ok(text(&found, "state")),
+            Err(Error::Refused { .. }) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Functions of users return errors, scheduled ones wait, crons are left out.
+    pub fn pause(&self) -> Result<(), Error> {
+        self.post("pause the deployment", "api/v1/pause_deployment", &json!({})).map(drop)
+    }
+
+    /// It goes on.
+    pub fn unpause(&self) -> Result<(), Error> {
+        self.unstopped().post("resume the deployment", "api/v1/unpause_deployment", &json!({})).map(drop)
+    }
+
     /// Begins the download of an export: its length, where the server says it, and its bytes. It cannot be resumed.
     pub fn download_export(&self, id: &str) -> Result<(Option<u64>, Response), Error> {
         let path = format!("api/export/zip/{id}");
@@ -305,15 +325,19 @@ impl Deployment {
         Ok(all)
     }
 
-    /// A page of a component's files, oldest first.
-    pub fn files(&self, component: &Component, cursor: Option<&str>) -> Result<FilePage, Error> {
+    /// A page of a component's files, oldest first; of those alone that were made at `since` (milliseconds since 1970) or later.
+    pub fn files(&self, component: &Component, since: Option<f64>, cursor: Option<&str>) -> Result<FilePage, Error> {
         let path = "_system/frontend/fileStorageV2:fileMetadata";
+        let mut filters = json!({"order": "asc"});
+        if let Some(since) = since {
+            filters["minCreationTime"] = since.into();
+        }
         let found = self.query(
             path,
             json!({
                 "componentId": component.id,
                 "paginationOpts": {"numItems": PAGE, "cursor": cursor},
-                "filters": {"order": "asc"},
+                "filters": filters,
             }),
         )?;
         let odd = |why: &str| self.odd("list the files", why);

@@ -32,6 +32,8 @@ pub enum ImportMode {
     Replace,
     /// Tables of the archive are replaced, others dropped.
     ReplaceAll,
+    /// Rows are added to what is there; not in one step.
+    Append,
 }
 
 /// How far an import is.

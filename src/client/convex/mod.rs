@@ -418,6 +418,11 @@ impl Error {
         matches!(self, Self::Refused { status: 404, .. })
     }
 
+    /// Whether the server says of a file that it is not there. A proxy says 404 too, while a server starts.
+    pub fn is_file_gone(&self) -> bool {
+        matches!(self, Self::Refused { status: 404, code, .. } if code == "FileNotFound")
+    }
+
     /// The server's code, where it gave one.
     pub fn code(&self) -> &str {
         match self {

@@ -96,6 +96,13 @@ impl Fields<'_> {
     }
 }
 
+/// A document's line without its id, so that a server gives it another one.
+pub fn line_without_id(line: &str) -> Result<String, BadChange> {
+    let mut fields: Fields<'_> = serde_json::from_str(line)?;
+    fields.0.retain(|(name, _)| name != "_id");
+    Ok(fields.line()?)
+}
+
 /// A value of Data Sync, and a line of a segment.
 #[derive(Deserialize)]
 struct Synced<'t> {

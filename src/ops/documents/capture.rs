@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::StreamError;
+use super::files::FileWatch;
 use super::guard::Guard;
 use super::segment::Lines;
 use super::turn::{Epoch, Seen, Turn};
@@ -26,6 +27,7 @@ use crate::ops::wal::commit_if_due;
 use crate::ops::{Error, chain};
 use crate::progress::Progress;
 use crate::repository::{Lock, Repository};
+use crate::source::convex::LaterFiles;
 
 /// The longest wait for a server or a store that is away.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
@@ -54,6 +56,8 @@ pub struct FollowOptions {
     pub heartbeat: Duration,
     /// Between two snapshots, where the server tells no changes.
     pub export_every: Duration,
+    /// Between two snapshots of files that are new, at least; none where files are not stored.
+    pub files_every: Option<Duration>,
 }
 
 /// What a person hears of.
@@ -75,6 +79,18 @@ pub enum Heard {
     },
     /// The history is cut: a new snapshot is taken.
     Cut {
+        /// Why.
+        why: String,
+    },
+    /// New files are stored.
+    Files {
+        /// How many.
+        new: u64,
+        /// Files that could not be had: the next snapshot of all tries them again.
+        lost: u64,
+    },
+    /// Files cannot be listed or stored; the changes go on, and it is tried again.
+    FilesAway {
         /// Why.
         why: String,
     },
@@ -120,8 +136,13 @@ pub struct Around<'a> {
     pub progress: &'a dyn Progress,
 }
 
-/// Takes a new snapshot: its facts.
-pub type Rebase<'r> = &'r mut dyn FnMut(&mut Repository) -> Result<serde_json::Value, Error>;
+/// Takes snapshots for a follower.
+pub trait Snapshots {
+    /// The whole deployment: what the snapshot says of itself.
+    fn whole(&mut self, repository: &mut Repository) -> Result<serde_json::Value, Error>;
+    /// New files, under this name: the paths of those that could not be had.
+    fn files(&mut self, repository: &mut Repository, source: &LaterFiles, name: &str) -> Result<Vec<String>, Error>;
+}
 
 pub(super) struct Following<'a> {
     pub(super) repository: &'a mut Repository,
@@ -134,7 +155,7 @@ pub(super) struct Following<'a> {
     pub(super) skew: chrono::TimeDelta,
     /// When that was measured.
     pub(super) compared: Option<Instant>,
-    pub(super) rebase: Rebase<'a>,
+    pub(super) snapshots: &'a mut dyn Snapshots,
     pub(super) around: Around<'a>,
     pub(super) hear: &'a mut dyn FnMut(Heard),
     pub(super) away: bool,
@@ -143,10 +164,25 @@ pub(super) struct Following<'a> {
     pub(super) barren: u32,
     /// Whether it was said that an import writes.
     pub(super) importing: bool,
+    pub(super) files: FileWatch,
+    /// Whether it was said that files cannot be had.
+    pub(super) files_away: bool,
 }
 
 fn io(doing: &'static str, path: &Path, source: std::io::Error) -> Error {
     StreamError::Io { doing, path: path.to_owned(), source }.into()
+}
+
+/// Writes a file of this host's own: the old one or the new one is there, whatever happens.
+pub(super) fn write_whole(path: &Path, text: &[u8]) -> Result<(), Error> {
+    let part = path.with_extension("json.part");
+    let write = || -> std::io::Result<()> {
+        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
+        std::io::Write::write_all(&mut file, text)?;
+        file.sync_all()?;
+        fs::rename(&part, path)
+    };
+    write().map_err(|source| io("write", path, source))
 }
 
 /// Follows until it is told to stop; then stores what was read. An error is what time cannot mend.
@@ -155,7 +191,7 @@ pub fn follow(
     deployment: &Deployment,
     options: &FollowOptions,
     around: &Around<'_>,
-    rebase: Rebase<'_>,
+    snapshots: &mut dyn Snapshots,
     hear: &mut dyn FnMut(Heard),
 ) -> Result<(), Error> {
     let instance = deployment.check_instance()?;
@@ -174,14 +210,17 @@ pub fn follow(
         folder,
         skew: chrono::TimeDelta::zero(),
         compared: None,
-        rebase,
+        snapshots,
         around: *around,
         hear,
         away: false,
         pause: options.interval,
         barren: 0,
         importing: false,
+        files: FileWatch::default(),
+        files_away: false,
     };
+    following.files = FileWatch::new(options.files_every, &following.folder);
     following.compare_clocks()?;
     match following.no_changes()? {
         Some(why) => following.by_snapshots(why),
@@ -238,7 +277,7 @@ impl Following<'_> {
     fn by_snapshots(&mut self, why: String) -> Result<(), Error> {
         (self.hear)(Heard::NoChanges { why, every: self.options.export_every });
         while !self.is_stopped() {
-            match (self.rebase)(self.repository) {
+            match self.snapshots.whole(self.repository) {
                 Ok(_) => self.back(),
                 Err(_) if self.is_stopped() => break,
                 Err(e) => self.away_or(e)?,
@@ -357,15 +396,8 @@ impl Following<'_> {
             guard: epoch.guard.clone(),
             seen: epoch.seen.clone(),
         };
-        let (path, part) = (self.memory(), self.folder.join("memory.json.part"));
         let text = serde_json::to_vec(&memory).map_err(|e| StreamError::Content(e.to_string()))?;
-        let write = || -> std::io::Result<()> {
-            let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
-            std::io::Write::write_all(&mut file, &text)?;
-            file.sync_all()?;
-            fs::rename(&part, &path)
-        };
-        write().map_err(|source| io("write", &path, source))
+        write_whole(&self.memory(), &text)
     }
 
     /// The epoch that an earlier process wrote, if it can go on; else why not.
@@ -463,7 +495,7 @@ impl Following<'_> {
             return Ok(None);
         }
         (self.hear)(Heard::Cut { why: why.clone() });
-        let facts = match (self.rebase)(self.repository) {
+        let facts = match self.snapshots.whole(self.repository) {
             Ok(facts) => facts,
             Err(_) if self.is_stopped() => return Ok(None),
             Err(e) => {
@@ -505,7 +537,8 @@ pub(super) fn out_of_retention() -> String {
 fn can_pass(error: &Error) -> bool {
     match error {
         Error::Stream(_) => false,
-        Error::Convex(e) => e.may_pass(),
+        // What was there when it began comes back: a proxy answers so while a server starts.
+        Error::Convex(e) => e.may_pass() || e.is_absent(),
         Error::Source(crate::source::Error::Convex(e)) => e.may_pass(),
         Error::Repository(e) => !matches!(e, crate::repository::Error::NotAWriter(_)),
         Error::Busy(_) => true,

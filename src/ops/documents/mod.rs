@@ -5,6 +5,7 @@
 //! that say the same are in one; a change is never applied twice, because a revision is known by its document and its time.
 
 mod capture;
+mod files;
 mod fold;
 mod guard;
 mod history;
@@ -14,13 +15,13 @@ mod turn;
 
 use std::collections::BTreeMap;
 
-pub use self::capture::{Around, FollowOptions, Heard, follow};
+pub use self::capture::{Around, FollowOptions, Heard, Snapshots, follow};
 pub use self::fold::{Chosen, Folded, FoldedTable, fold};
 pub use self::history::{Difference, Kinds, Revision, difference, history};
 use super::Error;
 use crate::catalog::{SnapshotRow, WriterRow};
 use crate::model::documents::{DbTime, parse_place, stream_name, time_of};
-use crate::model::{ConvexFacts, SegmentRecord};
+use crate::model::{ConvexFacts, Moment, SegmentRecord};
 use crate::plan::documents::{Aim, Base, Piece, Run, Way, choose, needed, runs};
 use crate::repository::{self, Repository};
 
@@ -93,6 +94,8 @@ pub struct Documents {
     /// Segments that are there and cannot be read, with the reason.
     pub damaged: Vec<(String, String)>,
     records: BTreeMap<(DbTime, u64), SegmentRecord>,
+    /// Snapshots of files, by the time of the snapshot that each goes with, oldest first.
+    later: Vec<(DbTime, SnapshotRow)>,
     rows: Vec<SnapshotRow>,
 }
 
@@ -119,8 +122,9 @@ pub(super) fn piece_of(record: &SegmentRecord) -> Option<Piece> {
 pub fn gather(repository: &Repository, source: &str) -> Result<Option<Documents>, Error> {
     let is_meant =
         |row: &SnapshotRow| row.record.kind == "convex" && (row.record.source == source || row.full_name() == source);
-    let mut rows: Vec<SnapshotRow> = repository.catalog().snapshots()?.into_iter().filter(is_meant).collect();
-    rows.sort_by_key(|row| (row.record.ended, row.record.id));
+    let mut all: Vec<SnapshotRow> = repository.catalog().snapshots()?;
+    all.sort_by_key(|row| (row.record.ended, row.record.id));
+    let (mut rows, others): (Vec<SnapshotRow>, Vec<SnapshotRow>) = all.into_iter().partition(is_meant);
     let Some((newest, (facts, _))) = rows.iter().rev().find_map(|row| Some((row.clone(), facts_of(row)?))) else {
         return Ok(None);
     };
@@ -129,6 +133,9 @@ pub fn gather(repository: &Repository, source: &str) -> Result<Option<Documents>
         // Where a file could not be fetched the documents are whole all the same: a damaged member leaves no snapshot.
         row.writer == newest.writer && is_same
     });
+    let later = others.into_iter().filter(|row| row.writer == newest.writer);
+    let of = |row: SnapshotRow| Some((files::files_base(&row, &newest.record.source, &facts.instance)?, row));
+    let later: Vec<(DbTime, SnapshotRow)> = later.filter_map(of).collect();
     let stream = stream_name(&newest.record.source, &facts.instance);
     let listing = repository.list_stream(&newest.writer_name, &stream)?;
     let (mut records, mut pieces, mut damaged) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
@@ -182,6 +189,7 @@ pub fn gather(repository: &Repository, source: &str) -> Result<Option<Documents>
         missing: listing.missing,
         damaged,
         records,
+        later,
         rows,
     }))
 }
@@ -207,6 +215,20 @@ impl Documents {
     pub fn files_for(&self, way: &Way) -> Option<&SnapshotRow> {
         let behind = self.rows.iter().find(|row| time_of(row.record.began) > way.to);
         behind.or_else(|| self.rows.last())
+    }
+
+    /// The snapshots with further files for a way, the newest first: those that were made after the snapshot before its time.
+    pub fn later_files_for(&self, way: &Way) -> Vec<SnapshotRow> {
+        files::for_time(&self.later, way.to)
+    }
+
+    /// Up to when the files are known to be stored that a way's documents can name.
+    pub fn files_until(&self, way: &Way) -> Option<Moment> {
+        let snapshot = self.files_for(way).map(|row| row.record.began);
+        let of_run =
+            |piece: &&Piece| piece.epoch == way.run.epoch && (way.run.first..=way.run.last).contains(&piece.number);
+        let told = self.pieces.iter().filter(of_run).filter_map(|piece| piece.facts.as_ref()?.files);
+        told.chain(snapshot).max()
     }
 
     /// The segments that a way needs, in their order.

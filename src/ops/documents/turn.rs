@@ -121,7 +121,10 @@ impl Following<'_> {
         let age = (fresh - moment_of(epoch.stored).max(epoch.told)).to_std().unwrap_or_default();
         let is_old = age >= self.options.heartbeat;
         if news.lines.count == 0 && !epoch.is_dirty() && !is_old && news.anew.is_empty() && news.is_newest {
-            // Nothing new: nothing to look at, nothing to store.
+            // Nothing new: nothing to look at, nothing to store, but for files that no document names yet.
+            if self.files.is_due() {
+                self.watch_files(epoch.read);
+            }
             self.back();
             return Ok(Turn::Level);
         }
@@ -154,6 +157,8 @@ impl Following<'_> {
         epoch.seen = news.last.or(epoch.seen.take());
         epoch.fresh = fresh;
         if epoch.is_dirty() || is_old {
+            // After the changes were read: what they name is in the list.
+            self.watch_files(epoch.read);
             match self.store(epoch) {
                 // A PUT of an earlier process that landed late.
                 Err(Error::Stream(e @ StreamError::Conflict { .. })) => return Ok(Turn::Cut(chain(&e))),
@@ -177,6 +182,8 @@ impl Following<'_> {
                 Some(text) => {
                     let page = match self.deployment.sync_page(&text) {
                         Err(e) if e.is_bad_cursor() => return Ok(None),
+                        // It had the bridge and not the rest: the deltas tell the same.
+                        Err(e) if e.is_absent() => continue,
                         page => page?,
                     };
                     match page.to.filter(|_| page.truncates.is_empty()) {
@@ -245,6 +252,7 @@ impl Following<'_> {
             to: epoch.read.to_string(),
             seen: epoch.fresh,
             changes: epoch.lines.count,
+            files: self.files.upto(),
             began: epoch.began.take(),
         };
         let lines = std::mem::take(&mut epoch.lines);

@@ -11,7 +11,7 @@ use crate::plan::restore::NoPlan;
 use crate::{catalog, repository, seal, store};
 use convex::{convex_hint, import_hint, stream_hint};
 use ends::{destination_hint, source_hint};
-use forget::{forget_hint, prune_hint};
+use forget::{copy_hint, forget_hint, prune_hint};
 use postgres::{client_hint, no_place_hint, no_way_hint, onto_hint, recover_hint, wal_hint};
 
 impl Error {
@@ -27,6 +27,7 @@ impl Error {
             Self::Onto(e) => Some(onto_hint(e)),
             Self::Forget(e) => Some(forget_hint(e)),
             Self::Prune(e) => Some(prune_hint(e)),
+            Self::Copy(e) => Some(copy_hint(e)),
             Self::Source(e) => source_hint(e),
             Self::Convex(e) => convex_hint(e),
             Self::Stream(e) => stream_hint(e),
@@ -52,6 +53,13 @@ impl Error {
                 "Restore beside it: `--database {from}={from}_restored`. Or drop what the dump holds and make it anew: `--clean`. \
                  Nothing was changed."
             )),
+            Self::BucketNotEmpty { .. } => Some(
+                "Choose an empty prefix, or say what happens to objects of the same name: `--overwrite never`, `--overwrite always`."
+                    .to_owned(),
+            ),
+            Self::BucketDiffers { .. } => {
+                Some("`--overwrite always` replaces what is there by what the snapshot holds; then somebody else writes there.".to_owned())
+            }
             Self::Busy(_) => Some("Add `--wait` to wait for it.".to_owned()),
             Self::NothingSelected => Some(
                 "Patterns are relative to the source's root, as lines of .gitignore: `--include etc/app`. \
@@ -80,6 +88,18 @@ fn is_full(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
+fn recipients_hint(error: &repository::RecipientsError) -> String {
+    use repository::RecipientsError as E;
+    match error {
+        E::There(_) | E::NotThere(_) => "`lifeboat key list` shows who is on it. Nothing was changed.".to_owned(),
+        E::Nobody => "Add somebody first: `lifeboat key add age1...`. Nothing was changed.".to_owned(),
+        E::LockedOut => "Do it with an identity that stays on the list: `--identity FILE`. Nothing was changed.".to_owned(),
+        E::NotNewest { .. } => {
+            "`lifeboat key list` shows the list as the store has it. Ask whoever changed it for the digest. Nothing was changed.".to_owned()
+        }
+    }
+}
+
 fn repository_hint(error: &repository::Error) -> Option<String> {
     use repository::Error as E;
     let hint = match error {
@@ -105,9 +125,14 @@ fn repository_hint(error: &repository::Error) -> Option<String> {
         E::NotAdmitted(_) => {
             "Where an identity is at hand, run `lifeboat key admit REQUEST`, then this again.".to_owned()
         }
+        E::CopyRecipients(store) => format!(
+            "Make the lists the same: `lifeboat key list` shows this one, `lifeboat --repo '{store}' key add KEY` and `key remove KEY` change the copy's. \
+             Nothing was copied."
+        ),
+        E::Recipients(e) => recipients_hint(e),
         E::OtherRecipients => {
             "This host seals only to the recipients it pinned. Leave `recipients` out, or make the list \
-                               the same; `lifeboat key list` shows it."
+                               the same; `lifeboat key list` shows it, `lifeboat key pin` follows a new one."
                 .to_owned()
         }
         E::Fingerprint { .. } => {

@@ -157,12 +157,7 @@ fn imports(deployment: &Deployment, report: &mut LiveReport) -> Result<(), Error
 }
 
 fn state(deployment: &Deployment, report: &mut LiveReport) -> Result<(), Error> {
-    let found = match deployment.query("_system/frontend/deploymentState:deploymentState", serde_json::json!({})) {
-        Ok(found) => found,
-        Err(Refusal::Refused { .. }) => return Ok(()),
-        Err(e) => return Err(e.into()),
-    };
-    match found.get("state").and_then(serde_json::Value::as_str) {
+    match deployment.state()?.as_deref() {
         Some("running") | None => report.fine("state", "running"),
         Some(other) => report.problem(
             "state",

@@ -21,14 +21,17 @@ pub(in crate::ops) fn each_selected(
     let mut filter = Filter::new(selection);
     let mut stand_ins = StandIns::default();
     each_entry(repository, snapshot, progress, &mut |entry| {
-        let Some(mut entry) = selection.rebase(entry) else { return Ok(()) };
+        let mut entry = entry;
         if stands_in(&entry, selection).is_some() {
             if stand_ins.files.is_none() {
                 stand_ins.files = Some(first_files(repository, snapshot, selection, progress)?);
             }
             stand_ins.settle(repository, snapshot, &mut entry, progress)?;
         }
-        filter.pass(entry, each)
+        match selection.rebase(entry) {
+            Some(entry) => filter.pass(entry, each),
+            None => Ok(()),
+        }
     })
 }
 
@@ -53,7 +56,11 @@ fn each_entry(
 /// The first name of a selected link, where it is not selected itself.
 fn stands_in<'e>(entry: &'e Entry, selection: &Selection) -> Option<&'e RelPath> {
     let EntryKind::Hardlink { target } = &entry.kind else { return None };
-    let alone = !selection.is_all() && selection.wants(&entry.path, false) && !selection.wants(target, false);
+    // Where one directory is taken for the root there are no patterns.
+    let alone = match selection.is_whole_tree() {
+        false => selection.links_out(entry),
+        true => !selection.is_all() && selection.wants(&entry.path, false) && !selection.wants(target, false),
+    };
     alone.then_some(target)
 }
 

@@ -6,6 +6,7 @@
 //! half a restore is never taken for a whole one, and an interrupted one continues.
 
 mod blobs;
+mod bucket;
 pub mod convex;
 mod databases;
 mod delta;
@@ -25,6 +26,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 pub use self::blobs::find_blobs;
+pub use self::bucket::{BucketReport, look_at_bucket, restore_bucket};
 pub use self::databases::{BlobReport, CHECKED_ANYWAY, DatabaseReport, check_databases};
 use self::entries::Kept;
 pub(super) use self::entries::each_selected;

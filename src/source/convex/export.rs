@@ -19,6 +19,11 @@ use crate::progress::{Event, Progress};
 
 /// The first wait between two looks at an export; the next ones are longer.
 const LOOK_FIRST: Duration = Duration::from_millis(100);
+/// The next wait: an export is noticed an eighth of its time after it ended, at most.
+fn longer(pause: Duration) -> Duration {
+    pause + pause / 8
+}
+
 /// Times that an export is asked for that is not there afterwards.
 const REQUESTS: u32 = 4;
 /// An attempt that begins anew so often fails each time.
@@ -204,7 +209,7 @@ impl Exporting<'_> {
                 return Err(self.stuck(running, how, true));
             }
             self.deployment.sleep(pause)?;
-            pause = (pause * 2).min(self.look);
+            pause = longer(pause).min(self.look);
         }
     }
 
@@ -248,7 +253,7 @@ impl Exporting<'_> {
                 },
             }
             self.deployment.sleep(pause)?;
-            pause = (pause * 2).min(self.look);
+            pause = longer(pause).min(self.look);
         }
     }
 

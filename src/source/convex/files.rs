@@ -18,9 +18,14 @@ use crate::progress::{Event, Progress};
 /// Files that are fetched at a time: a server with local storage reads each whole into its memory.
 pub(super) const PARALLEL: usize = 4;
 /// Files of a deployment at most: some 300 bytes of memory each.
-const FILES_MAX: usize = 8 << 20;
+pub(super) const FILES_MAX: usize = 8 << 20;
 /// Times that a fetch may break without a byte in between.
 const BREAKS: u32 = 6;
+
+/// Where a file lies in a snapshot.
+pub fn path_of(component: &str, file: &FileRow) -> String {
+    format!("{}_storage/{}{}", component_prefix(component), file.id, extension_of(file.content_type.as_deref()))
+}
 
 /// All files that were listed, by their path in the snapshot.
 #[derive(Debug, Default)]
@@ -41,6 +46,20 @@ struct Row {
 }
 
 impl Files {
+    /// Those of a list that is at hand. Any of them may be gone from the server by now.
+    pub fn of<'r>(rows: impl IntoIterator<Item = (&'r Component, &'r FileRow)>) -> Self {
+        let mut files = Self::default();
+        for (component, row) in rows {
+            let known = files.components.iter().position(|other| other.path == component.path);
+            let number = known.unwrap_or_else(|| {
+                files.components.push(component.clone());
+                files.components.len() - 1
+            });
+            files.take(number as u32, &component.path, Ok(row.clone()), false);
+        }
+        files
+    }
+
     /// The list before the export.
     pub fn list(&mut self, deployment: &Deployment, progress: &dyn Progress) -> Result<(), Error> {
         self.components = deployment.components()?;
@@ -62,7 +81,7 @@ impl Files {
         for (number, component) in self.components.clone().iter().enumerate() {
             let mut cursor: Option<String> = None;
             loop {
-                let page = deployment.files(component, cursor.as_deref())?;
+                let page = deployment.files(component, None, cursor.as_deref())?;
                 progress.event(Event::Done { items: page.rows.len() as u64, bytes: 0 });
                 for row in page.rows {
                     self.take(number as u32, &component.path, row, stayed);
@@ -84,7 +103,7 @@ impl Files {
         let prefix = component_prefix(path);
         match row {
             Ok(file) => {
-                let path = format!("{prefix}_storage/{}{}", file.id, extension_of(file.content_type.as_deref()));
+                let path = path_of(path, &file);
                 self.rows.insert(path, Row { component, file, stayed });
             }
             Err((id, why)) => {
@@ -279,7 +298,7 @@ impl FileReader {
             }
             Err(e) if e.may_pass() => self.broke(&e.to_string()),
             Err(e) => {
-                if e.is_absent() {
+                if e.is_file_gone() {
                     self.files.note_absence(&self.path);
                 }
                 Err(io::Error::other(say(&e)))

@@ -193,16 +193,16 @@ pub(super) fn empty_file() -> EntryKind {
 
 /// Everything, in path order, each directory before what is in it.
 pub(super) fn in_order(
-    members: &Members,
+    members: Option<&Members>,
     files: &Files,
     parts: BTreeMap<String, Vec<u8>>,
 ) -> Result<Vec<Item>, String> {
     let path = |text: &str| RelPath::new(text.as_bytes()).map_err(|e| e.to_string());
     let mut items = Vec::new();
-    for (name, member) in &members.stored {
+    for (name, member) in members.iter().flat_map(|members| &members.stored) {
         items.push(Item::Member(path(name)?, member.size));
     }
-    for (name, text) in &members.tables {
+    for (name, text) in members.iter().flat_map(|members| &members.tables) {
         items.push(Item::Made(path(name)?, text.clone()));
     }
     for (name, text) in parts {
@@ -262,6 +262,12 @@ impl Counting {
     }
 }
 
+/// Ends of lines. Counted in bytes, which a vector unit does many of at a time; 255 of them fit one.
+fn lines_in(bytes: &[u8]) -> u64 {
+    let ends = |part: &[u8]| part.iter().fold(0u8, |sum, byte| sum + u8::from(*byte == b'\n'));
+    bytes.chunks(255).map(|part| u64::from(ends(part))).sum()
+}
+
 impl Read for Counting {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(out).inspect_err(|e| {
@@ -269,7 +275,7 @@ impl Read for Counting {
             broken.get_or_insert_with(|| e.to_string());
         })?;
         if let Some(last) = out[..count].last() {
-            self.lines += out[..count].iter().filter(|byte| **byte == b'\n').count() as u64;
+            self.lines += lines_in(&out[..count]);
             (self.bytes, self.last) = (self.bytes + count as u64, *last);
         } else if !out.is_empty()
             && let Some((component, table)) = self.place.take()
@@ -285,6 +291,15 @@ impl Read for Counting {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_are_counted() {
+        let text = [b"\n".repeat(1000), b"x".repeat(700), b"a\n".repeat(300)].concat();
+        for end in 0..text.len() {
+            let expected = text[..end].iter().filter(|byte| **byte == b'\n').count() as u64;
+            assert_eq!(lines_in(&text[..end]), expected);
+        }
+    }
 
     #[test]
     fn patterns_have_stars() {

@@ -10,6 +10,7 @@
 mod export;
 mod files;
 mod key;
+mod later;
 mod members;
 mod parts;
 
@@ -20,8 +21,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 pub use self::export::{Downloaded, ExportError, Snatched, fetch_export, nameless, work_file};
+pub use self::files::path_of;
 use self::files::{Files, Gate};
 pub use self::key::{KeyFrom, resolve};
+pub use self::later::{LaterFiles, list_since};
 pub use self::members::matches as matches_table;
 use self::members::{Counts, Members, matches};
 use super::cutting::{SAMPLE, choose_cutting};
@@ -203,9 +206,14 @@ impl Source for ConvexSource {
         self.deployment.place()
     }
 
+    /// New files that a follower stored are not fetched again.
+    fn beside(&self, name: &str) -> Option<String> {
+        Some(crate::model::documents::files_source(name))
+    }
+
     fn walk(&self, each: &mut dyn FnMut(Found) -> bool) -> Result<(), Error> {
         let (members, files, parts) = self.begin()?;
-        for item in members::in_order(&members, &files, parts).map_err(|why| self.bad(why))? {
+        for item in members::in_order(Some(&members), &files, parts).map_err(|why| self.bad(why))? {
             if self.stop.load(Ordering::Relaxed) || !each(item.into_found(&files, self.now)) {
                 return Ok(());
             }
@@ -226,11 +234,7 @@ impl Source for ConvexSource {
         } else if let Some(reader) = members.open(&path) {
             (Box::new(members::Counting::new(reader, &path, &self.counts, &self.broken)), Cutting::Rows)
         } else {
-            let bytes = files::FileReader::new(&self.deployment, &files, &path, &self.gate);
-            let mut bytes = bytes.ok_or("it is not in the export")?;
-            let head = bytes.head(SAMPLE).map_err(|e| e.to_string())?;
-            let cutting = choose_cutting(&found.entry.path, found.size, &head);
-            (Box::new(std::io::Read::chain(std::io::Cursor::new(head), bytes)), cutting)
+            later::files_reader(&self.deployment, &files, &self.gate, found)?
         };
         let (xattrs, size) = (BTreeMap::new(), found.size);
         Ok(Opened { file, data: None, cutting, xattrs, size, changed: Box::new(|| None) })

@@ -64,7 +64,7 @@ pub enum Refusal {
     /// It changes too often for its size.
     #[error(
         "this SQLite database ({mib} MiB) changes faster than it can be compared within {longest_ms} ms, longer than which its writer is not \
-         kept waiting: put it on a file system that clones files (XFS, Btrfs), or stop its writer for the backup"
+         kept waiting: put it on a file system that clones files (XFS, Btrfs), or stop its writer for the backup (a Convex backend: `--pause SOURCE`)"
     )]
     TooBusy {
         /// Its size.
@@ -85,6 +85,9 @@ pub enum Refusal {
     /// What its dead writer left does not fit it.
     #[error("what lies beside it cannot be applied: {0}")]
     Unrecoverable(String),
+    /// What was to happen around it did not.
+    #[error("{0}")]
+    Around(String),
     /// The file, or its copy.
     #[error(transparent)]
     Io(#[from] io::Error),

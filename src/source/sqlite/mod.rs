@@ -88,8 +88,12 @@ impl Drop for Staging {
     }
 }
 
+/// What is done around a capture: it lasts until the answer is dropped.
+pub type Around = Box<dyn Fn() -> Result<Box<dyn Send>, String> + Send + Sync>;
+
 /// Captures databases, keeps their copies until they are read, and what is to be said of them.
 pub struct Captures {
+    around: Option<Around>,
     staging: Staging,
     limits: Limits,
     progress: Arc<dyn Progress>,
@@ -99,7 +103,12 @@ pub struct Captures {
 impl Captures {
     /// Copies lie in `directory`, which is made, and gone afterwards; it is given to nobody else.
     pub fn new(directory: PathBuf, limits: Limits, progress: Arc<dyn Progress>) -> Self {
-        Self { staging: Staging::new(directory), limits, progress, facts: Mutex::default() }
+        Self { around: None, staging: Staging::new(directory), limits, progress, facts: Mutex::default() }
+    }
+
+    /// Asks this before each capture, and drops the answer after it. What it cannot do is why a database is not captured.
+    pub fn around(self, around: Option<Around>) -> Self {
+        Self { around, ..self }
     }
 
     fn begin(&self) -> Result<(), Error> {
@@ -112,7 +121,9 @@ impl Captures {
         let staged = self.staging.name();
         let cancelled = || self.progress.cancelled();
         let request = Request { path, staged: &staged, limits: self.limits, cancelled: &cancelled };
+        let held = self.around.as_ref().map(|around| around()).transpose().map_err(Refusal::Around)?;
         let captured = capture(&request);
+        drop(held);
         // What lay beside the copy is part of it now; a copy that was not needed takes no room.
         let keeps = matches!(&captured, Ok(Captured { content: Content::Staged(_), .. }));
         for tail in ["-wal", "-shm", "-journal"] {

@@ -52,7 +52,7 @@ mod state_at;
 mod stream;
 mod transaction;
 mod value;
-mod zip;
+pub mod zip;
 
 use std::sync::Arc;
 
@@ -251,6 +251,11 @@ impl Deployment {
     pub fn set_disabled(&self, disabled: bool) {
         let running = if disabled { model::AppState::Disabled } else { model::AppState::Running };
         self.inner.change(|state| state.running = running);
+    }
+
+    /// What the log of events has: the names of what was done, oldest first.
+    pub fn audit_actions(&self) -> Vec<String> {
+        self.inner.read(|state| state.events.iter().map(|event| event.action.clone()).collect())
     }
 
     /// Lets the clock stand at these nanoseconds; `None` is the machine's clock.

@@ -125,6 +125,9 @@ impl Forger {
             added: 0,
             tags: Vec::new(),
             facts: serde_json::Value::Null,
+            change: None,
+            abnormal: Vec::new(),
+            copied: None,
             manifest: ManifestPlace {
                 bytes,
                 digest,

@@ -42,10 +42,15 @@ pub fn prune_on(host: &Host) -> Result<PruneReport, ops::Error> {
 }
 
 pub fn forget_on(host: &Host, ids: &[String]) {
+    try_forget(host, ids).unwrap();
+}
+
+pub fn try_forget(host: &Host, ids: &[String]) -> Result<(), ops::Error> {
     let (mut repository, problems) = host.open(None).unwrap();
-    let plans = plan_named(&mut repository, ids, &problems).unwrap();
+    let plans = plan_named(&mut repository, ids, &problems)?;
     let done = forget(&mut repository, &plans, clock()(), &Silent).unwrap();
     assert_eq!(done.snapshots.len(), ids.len());
+    Ok(())
 }
 
 pub fn comparable(repository: &Repository) -> Vec<String> {

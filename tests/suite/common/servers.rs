@@ -150,6 +150,11 @@ impl Server {
         self.port
     }
 
+    /// The URL of its bucket.
+    pub fn url(&self) -> &'static str {
+        self.url
+    }
+
     /// What a configuration says of it.
     pub fn credentials(&self) -> &Credentials {
         &self.credentials

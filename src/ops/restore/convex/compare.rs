@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::DeploymentRestore;
+use super::files::MoreFiles;
 use crate::client::convex::Deployment;
 use crate::format::convex::change::id_of_line;
 use crate::format::convex::{DocumentId, Part, component_prefix, full_name, place_of};
@@ -152,6 +153,11 @@ pub fn verify(
             }
             Ok(())
         })?;
+        let more = restore.more.iter().flat_map(MoreFiles::lists);
+        for (component, mut lines) in more.filter(|(component, _)| restore.wants_files(component)) {
+            let io = |source| Error::Output { what: format!("the comparison of files of `{component}`"), source };
+            compare_files(&mut lines, listed, &mut files).map_err(io)?;
+        }
         found.files = Some(files);
     }
     Ok(found)
@@ -240,7 +246,7 @@ fn list_files(deployment: &Deployment) -> Result<Listed, Error> {
     for component in deployment.components()? {
         let mut cursor: Option<String> = None;
         loop {
-            let page = deployment.files(&component, cursor.as_deref())?;
+            let page = deployment.files(&component, None, cursor.as_deref())?;
             for row in page.rows.into_iter().flatten() {
                 all.insert(row.id, (row.size, BASE64.encode(&row.sha256)));
             }

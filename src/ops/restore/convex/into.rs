@@ -264,7 +264,10 @@ pub fn left(repository: &Repository, restore: &DeploymentRestore, progress: &dyn
         .and_then(Value::as_object)
         .map_or(0, |all| all.values().filter_map(|one| one.get("rows")?.as_array()).map(Vec::len).sum());
     if jobs > 0 {
-        let how = format!("{}    (schedule them from a function of your own)", dump("scheduled_functions.json"));
+        let how = format!(
+            "lifeboat dump {source} --scheduled-function --snapshot {} -o convex/lifeboatScheduled.js    (its first lines say how to run it)",
+            restore.plan.snapshot
+        );
         all.push(Left { what: format!("{jobs} scheduled functions were pending"), how });
     }
     let streams = part("log_streams.json")?.as_ref().map_or(0, count_rows);

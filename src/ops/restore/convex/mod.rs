@@ -5,7 +5,9 @@
 //! is named and not there would be emptied. Not here: how a snapshot is laid into a directory, which is as for any other source.
 
 mod compare;
+mod files;
 mod into;
+mod scheduled;
 mod undelete;
 mod write;
 
@@ -15,7 +17,9 @@ use std::path::Path;
 use serde::Serialize;
 
 pub use self::compare::{FilesDifference, TableDifference, Verified, verify};
+use self::files::MoreFiles;
 pub use self::into::{Confirmed, IntoPlan, Left, Sent, Target, left, perform, prepare_into, send};
+pub use self::scheduled::{Scheduled, scheduled};
 pub use self::undelete::{Returning, Wanting, bring_back, prepare_back};
 pub use self::write::{write_tree, write_zip};
 use super::super::{Error, look};
@@ -74,9 +78,9 @@ pub struct DeploymentPlan {
     pub all_tables: bool,
     /// Changes that are laid over the snapshot.
     pub changes: Option<ChangesPlan>,
-    /// When the snapshot ended that files come from, where changes are laid over documents.
-    pub files_of: Option<Moment>,
-    /// Whether that snapshot began before the time that is restored.
+    /// Up to when the files are known to be stored that the documents can name, where changes are laid over them.
+    pub files_until: Option<Moment>,
+    /// Whether that lies before the time that is restored.
     pub files_missing: bool,
 }
 
@@ -144,6 +148,8 @@ pub struct DeploymentRestore {
     pub(super) snapshot: SnapshotRow,
     /// The snapshot that files come from.
     files_from: SnapshotRow,
+    /// Those that were made after it.
+    more: Option<MoreFiles>,
     tables: BTreeSet<(String, String)>,
     files: bool,
     components: Vec<String>,
@@ -232,10 +238,21 @@ pub fn small_file(
     path: &str,
     progress: &dyn Progress,
 ) -> Result<Option<Vec<u8>>, Error> {
-    struct Bounded(Vec<u8>);
+    file_of(repository, snapshot, path, SMALL_MAX, progress)
+}
+
+/// The same of so many bytes at most.
+fn file_of(
+    repository: &Repository,
+    snapshot: &SnapshotRow,
+    path: &str,
+    most: usize,
+    progress: &dyn Progress,
+) -> Result<Option<Vec<u8>>, Error> {
+    struct Bounded(Vec<u8>, usize);
     impl std::io::Write for Bounded {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            if self.0.len() + bytes.len() > SMALL_MAX {
+            if self.0.len() + bytes.len() > self.1 {
                 return Err(std::io::Error::other("it is too large"));
             }
             self.0.extend_from_slice(bytes);
@@ -245,7 +262,7 @@ pub fn small_file(
             Ok(())
         }
     }
-    let mut text = Bounded(Vec::new());
+    let mut text = Bounded(Vec::new(), most);
     match look::dump(repository, snapshot, &RelPath::new(path.as_bytes())?, &mut text, progress) {
         Ok(_) => Ok(Some(text.0)),
         Err(Error::NoSuchPath { .. }) => Ok(None),
@@ -327,6 +344,10 @@ pub fn plan(
     let files_from =
         changes.as_ref().and_then(|(documents, way)| documents.files_for(way)).unwrap_or(&snapshot).clone();
     let is_other = files_from.record.id != snapshot.record.id;
+    let until = changes.as_ref().and_then(|(documents, way)| documents.files_until(way));
+    let wants_files = !wishes.no_files && wishes.tables.is_empty();
+    let later = changes.as_ref().filter(|_| wants_files);
+    let later = later.map(|(documents, way)| documents.later_files_for(way)).filter(|all| !all.is_empty());
     let mut found = DeploymentRestore {
         plan: DeploymentPlan {
             source: snapshot.full_name(),
@@ -341,15 +362,16 @@ pub fn plan(
             file_bytes: 0,
             all_tables: !facts.partial,
             changes: changes.as_ref().map(|(documents, way)| changes_plan(documents, way, choice.asked)),
-            files_of: changes.is_some().then_some(files_from.record.ended),
-            files_missing: changes.as_ref().is_some_and(|(_, way)| time_of(files_from.record.began) <= way.to),
+            files_until: until,
+            files_missing: changes.as_ref().is_some_and(|(_, way)| until.is_none_or(|until| time_of(until) < way.to)),
         },
         facts,
         has_environment: false,
         snapshot: snapshot.clone(),
         files_from: files_from.clone(),
+        more: later.map(|later| MoreFiles::read(repository, later, progress)).transpose()?,
         tables: BTreeSet::new(),
-        files: !wishes.no_files && wishes.tables.is_empty(),
+        files: wants_files,
         components: wishes.components.clone(),
         wishes: wishes.clone(),
         of_snapshot: BTreeSet::new(),
@@ -366,6 +388,13 @@ pub fn plan(
             take_file(&mut found, &entry);
             Ok(())
         })?;
+    }
+    if let Some(mut more) = found.more.take() {
+        more.settle(repository, progress)?;
+        for entry in more.entries.values() {
+            take_file(&mut found, entry);
+        }
+        found.more = Some(more);
     }
     // A table that was made since the snapshot is known once the changes were read.
     if found.way.is_none() {
@@ -416,6 +445,9 @@ fn take_file(found: &mut DeploymentRestore, entry: &Entry) {
     if let (Part::Blob(_), Some(content)) = (part, entry.content())
         && found.wants_files(&component)
     {
+        if let Some(more) = &mut found.more {
+            more.entries.remove(&path);
+        }
         found.plan.files += 1;
         found.plan.file_bytes += content.size;
     }

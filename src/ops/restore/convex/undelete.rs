@@ -3,9 +3,10 @@
 //! The server takes no document back under its id any other way: an id that was deleted is refused (`DocumentDeleted`). So the target is
 //! exported, the chosen documents are laid over its tables, and these tables alone are imported. Invariants: nothing changes before the
 //! server's own table of changes was shown; where anybody wrote to one of the tables since the export, the import is cancelled.
+//! As new documents, with ids of the server's choice, they are added to what is there; such an import is not atomic.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{BufRead, BufReader, BufWriter, Read};
+use std::io::{BufRead, BufReader, BufWriter, Cursor, Read};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::into::{Confirmed, Sent, confirm, give_up, output, send_file};
 use crate::client::convex::{Deployment, ImportMode};
+use crate::format::convex::change::line_without_id;
 use crate::format::convex::{component_prefix, full_name};
 use crate::format::zip::{self, Member, MemberReader, ZipError};
 use crate::model::documents::DbTime;
@@ -51,10 +53,8 @@ pub struct Returning {
     pub tables: BTreeMap<String, u64>,
     /// What the server says.
     pub sent: Sent,
-    /// The database's time of the export that they were laid over.
-    pub exported: String,
-    #[serde(skip)]
-    at: DbTime,
+    /// The database's time of the export that they were laid over: decimal text. None where they become new documents.
+    pub exported: Option<String>,
     #[serde(skip)]
     names: Vec<(String, String)>,
 }
@@ -115,11 +115,64 @@ fn choose(
     chosen.fold()
 }
 
+/// Lines of documents without their ids.
+struct WithoutIds<R> {
+    lines: R,
+    line: String,
+    out: Cursor<Vec<u8>>,
+}
+
+impl<R: BufRead> Read for WithoutIds<R> {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        loop {
+            let count = self.out.read(out)?;
+            if count > 0 || out.is_empty() {
+                return Ok(count);
+            }
+            self.line.clear();
+            if self.lines.read_line(&mut self.line)? == 0 {
+                return Ok(0);
+            }
+            let mut line = line_without_id(self.line.trim_end()).map_err(std::io::Error::other)?;
+            line.push('\n');
+            self.out = Cursor::new(line.into_bytes());
+        }
+    }
+}
+
+/// Sends the documents as new ones: nothing that is there is touched. The server gives them ids.
+fn prepare_new(
+    folded: &Folded,
+    deployment: &Deployment,
+    work_dir: &Path,
+    progress: &dyn Progress,
+) -> Result<Returning, Error> {
+    progress.event(Event::Stage("writing the archive"));
+    let mut archive = zip::Writer::new(BufWriter::with_capacity(1 << 20, work_file(work_dir, 0)?));
+    for (component, table) in folded.tables.keys() {
+        let prefix = component_prefix(component);
+        let alone = folded.over(component, table, Box::new(std::io::empty())).map_err(ZipError::Write)?;
+        let lines = BufReader::with_capacity(256 << 10, alone);
+        let mut lines = WithoutIds { lines, line: String::new(), out: Cursor::default() };
+        archive.add(&format!("{prefix}{table}/documents.jsonl"), true, &mut lines)?;
+        // Without a list of tables each keeps the number that it has there.
+        archive.add(&format!("{prefix}{table}/generated_schema.jsonl"), true, &mut &b"\"uniform\"\n"[..])?;
+    }
+    let written = archive.finish()?.into_inner().map_err(|e| output(e.into_error()))?;
+    let sent = send_file(deployment, &written, ImportMode::Append, progress)?;
+    Ok(Returning { tables: counts(folded), sent, exported: None, names: Vec::new() })
+}
+
+fn counts(folded: &Folded) -> BTreeMap<String, u64> {
+    folded.tables.iter().map(|((component, table), one)| (full_name(component, table), one.documents)).collect()
+}
+
 /// Exports the target, lays the documents over it and sends the tables. Nothing is changed; none where there is nothing to bring back.
 pub fn prepare_back(
     repository: &Repository,
     documents: &Documents,
     wanting: &Wanting,
+    as_new: bool,
     deployment: &Deployment,
     work_dir: &Path,
     progress: &dyn Progress,
@@ -130,6 +183,9 @@ pub fn prepare_back(
     }
     let instance = deployment.check_instance()?;
     deployment.check_key()?;
+    if as_new {
+        return prepare_new(&folded, deployment, work_dir, progress).map(Some);
+    }
     let options = ConvexOptions { work_dir: Some(work_dir.to_owned()), ..ConvexOptions::default() };
     let export = fetch_export(deployment, &options, &instance, progress)?;
     let members: HashMap<&str, &Member> = export.file.members.iter().map(|one| (one.name.as_str(), one)).collect();
@@ -163,14 +219,8 @@ pub fn prepare_back(
     }
     let written = archive.finish()?.into_inner().map_err(|e| output(e.into_error()))?;
     let sent = send_file(deployment, &written, ImportMode::Replace, progress)?;
-    let tables = folded.tables.iter().map(|((component, table), one)| (full_name(component, table), one.documents));
-    Ok(Some(Returning {
-        tables: tables.collect(),
-        sent,
-        exported: export.start_ts.to_string(),
-        at: export.start_ts,
-        names: folded.tables.keys().cloned().collect(),
-    }))
+    let names = folded.tables.keys().cloned().collect();
+    Ok(Some(Returning { tables: counts(&folded), sent, exported: Some(export.start_ts.to_string()), names }))
 }
 
 /// The number of a table in an export; none where it has no such table.
@@ -192,7 +242,9 @@ fn number_of(
 /// Confirms, unless somebody wrote to one of the tables since the export: then nothing has changed.
 pub fn bring_back(deployment: &Deployment, returning: &Returning, progress: &dyn Progress) -> Result<Confirmed, Error> {
     let sent = &returning.sent;
-    let mut after = returning.at;
+    let exported: Option<DbTime> = returning.exported.as_ref().and_then(|at| at.parse().ok());
+    // New documents are in nobody's way.
+    let Some(mut after) = exported else { return confirm(deployment, sent, progress) };
     loop {
         let page = deployment.deltas(after).map_err(|e| give_up(deployment, sent, e.into()))?;
         // What an import writes before it is done shows up too: ours has not begun.

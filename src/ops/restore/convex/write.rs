@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::files::MoreFiles;
 use super::{DeploymentRestore, SMALL_MAX};
 use crate::catalog::WriterRow;
 use crate::format::convex::{Part, component_prefix, place_of};
@@ -102,6 +103,7 @@ fn write_all<W: Write>(
         writer: restore.snapshot.writer,
         archive,
         lists: BTreeSet::new(),
+        file_lists: BTreeSet::new(),
         batch: Vec::new(),
         extents: 0,
         progress,
@@ -131,6 +133,14 @@ fn write_all<W: Write>(
         },
     )?;
     writing.flush()?;
+    if let Some(more) = &restore.more {
+        writing.add_more_lists(more)?;
+        writing.writer = more.writer().unwrap_or(writing.writer);
+        for entry in more.entries.values() {
+            writing.take(entry.clone())?;
+        }
+        writing.flush()?;
+    }
     Ok(writing.archive)
 }
 
@@ -141,6 +151,8 @@ struct Writing<'w, W: Write> {
     archive: Sink<W>,
     /// Components whose list of tables is written.
     lists: BTreeSet<String>,
+    /// Components whose list of files is written.
+    file_lists: BTreeSet<String>,
     batch: Vec<(String, Entry)>,
     extents: usize,
     progress: &'w dyn Progress,
@@ -190,6 +202,13 @@ impl<W: Write> Writing<'_, W> {
                     self.merge(&path, &component, table, Box::new(BufReader::with_capacity(256 << 10, &mut content)))
                 }
                 Part::Blob(_) => self.archive.add(&path, false, &mut content),
+                Part::FileList => {
+                    self.file_lists.insert(component.clone());
+                    match &self.restore.more {
+                        Some(more) => self.archive.add(&path, true, &mut more.within(&component, &mut content)),
+                        None => self.archive.add(&path, true, &mut content),
+                    }
+                }
                 _ => self.archive.add(&path, true, &mut content),
             };
             if let Err(e) = added {
@@ -213,6 +232,16 @@ impl<W: Write> Writing<'_, W> {
         let Some(folded) = self.restore.changes_of(component, table) else { return Ok(0) };
         let mut merged = folded.over(component, table, base).map_err(ZipError::Write)?;
         self.archive.add(path, true, &mut merged)
+    }
+
+    /// Adds the lists of files of components that had none.
+    fn add_more_lists(&mut self, more: &MoreFiles) -> Result<(), Error> {
+        let new = more.lists().filter(|(component, _)| !self.file_lists.contains(*component));
+        for (component, lines) in new.filter(|(component, _)| self.restore.wants_files(component)) {
+            let path = format!("{}_storage/documents.jsonl", component_prefix(component));
+            self.archive.add(&path, true, &mut &*lines)?;
+        }
+        Ok(())
     }
 
     /// Adds the tables that were made since the snapshot.

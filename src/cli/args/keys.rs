@@ -1,0 +1,77 @@
+//! Flags of `key`.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+
+use super::CODES;
+use crate::model::Digest;
+
+#[derive(Debug, Subcommand)]
+pub enum KeyCommand {
+    /// Make a key pair: the secret key into a file, the public key to stdout
+    #[command(after_help = CODES)]
+    Generate {
+        /// The new file
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+    },
+    /// Show who can read, and which hosts write
+    #[command(after_help = CODES)]
+    List,
+    /// Let somebody else read too: an age or SSH public key; needs an identity
+    #[command(after_help = CODES)]
+    Add {
+        /// Public keys
+        #[arg(value_name = "KEY", required = true)]
+        recipients: Vec<String>,
+    },
+    /// Seal to somebody no longer; takes nothing away that they could read. Needs an identity that stays
+    #[command(after_help = CODES)]
+    Remove {
+        /// Public keys, as `key list` shows them
+        #[arg(value_name = "KEY", required = true)]
+        recipients: Vec<String>,
+    },
+    /// On a host that writes: follow the list of recipients that somebody changed
+    #[command(after_help = CODES)]
+    Pin {
+        /// The list's digest, as `key add` or `key remove` printed it
+        #[arg(value_name = "DIGEST")]
+        list: Digest,
+    },
+    /// On a host that writes, with an identity: seal what it stored before to the list that it follows now
+    #[command(after_help = CODES)]
+    Rewrap {
+        /// Say how much it is, and stop
+        #[arg(short = 'n', long)]
+        dry_run: bool,
+        /// Begin no further pack after so long, as 1h; the next run goes on
+        #[arg(long, value_name = "TIME")]
+        time_limit: Option<String>,
+    },
+    /// Write an identity as a page to print: with a QR code, and what is needed beside it
+    #[command(after_help = CODES)]
+    Export {
+        /// The new file, HTML; it holds the secret key
+        #[arg(long, value_name = "FILE")]
+        paper: PathBuf,
+    },
+    /// On a host without identity: make its keys and ask to be admitted
+    #[command(after_help = CODES)]
+    Request {
+        /// Where the request is written
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+        /// Name of this host [default: the system's]
+        #[arg(long, value_name = "NAME")]
+        host: Option<String>,
+    },
+    /// Where an identity is: admit a host by its request
+    #[command(after_help = CODES)]
+    Admit {
+        /// The request
+        #[arg(value_name = "FILE")]
+        request: PathBuf,
+    },
+}
