@@ -231,16 +231,28 @@ impl Directory {
         content
     }
 
-    /// Opens and checks the sealed directory of a pack whose frames end at `frames_end`.
+    /// Opens and checks the sealed directory of a pack whose frames end at `frames_end`. One of the keys must have signed it.
     pub fn parse(
         sealed: &[u8],
         frames_end: u64,
         owner: Owner<'_>,
-        key: &VerifyingKey,
+        keys: &[VerifyingKey],
         opener: &Opener,
     ) -> Result<Self, Error> {
         let text = opener.open_compressed(sealed, limits::DIRECTORY_MAX)?;
-        Self::read(open_signed(CONTEXT, &text, key, owner.writer)?, frames_end, owner)
+        Self::check(&text, frames_end, owner, keys)
+    }
+
+    /// Checks the signed text of a directory.
+    pub fn check(text: &[u8], frames_end: u64, owner: Owner<'_>, keys: &[VerifyingKey]) -> Result<Self, Error> {
+        let mut last = Error::Directory("nobody may have signed it".to_owned());
+        for key in keys {
+            match open_signed(CONTEXT, text, key, owner.writer) {
+                Ok(content) => return Self::read(content, frames_end, owner),
+                Err(e) => last = e.into(),
+            }
+        }
+        Err(last)
     }
 
     /// Checks the content of a directory whose signature was checked: what is believed fits the pack.
@@ -326,7 +338,7 @@ mod tests {
         let size = pack.len() as u64;
         let footer = pack.len().checked_sub(16).ok_or(Error::Footer("it is cut off"))?;
         let (at, length) = parse_footer(&pack[footer..], size)?;
-        Directory::parse(&pack[at as usize..(at + length) as usize], at, owner, &key.public(), opener)
+        Directory::parse(&pack[at as usize..(at + length) as usize], at, owner, &[key.public()], opener)
     }
 
     proptest! {

@@ -17,7 +17,7 @@ fuzz_target!(|input: &[u8]| {
     let text = sign_text("lifeboat format 1 directory", content, &KEYS.signing);
     let sealed = KEYS.sealer.seal_compressed(&text).expect("memory");
     let again = bounded(64 * content.len() + MIB, || {
-        Directory::parse(&sealed, end, OWNER, &KEYS.signing.public(), &KEYS.opener)
+        Directory::parse(&sealed, end, OWNER, &[KEYS.signing.public()], &KEYS.opener)
     });
     assert_eq!(again.expect("as without a seal"), directory);
     assert_eq!(directory.frames.len(), directory.chunks.len());

@@ -12,6 +12,6 @@ fuzz_target!(|pack: &[u8]| {
     assert_eq!(at + length + FOOTER, size);
     let sealed = &pack[at as usize..(at + length) as usize];
     let found =
-        bounded(16 * pack.len() + MIB, || Directory::parse(sealed, at, OWNER, &KEYS.signing.public(), &KEYS.opener));
+        bounded(16 * pack.len() + MIB, || Directory::parse(sealed, at, OWNER, &[KEYS.signing.public()], &KEYS.opener));
     assert!(found.is_err(), "nobody signed this");
 });

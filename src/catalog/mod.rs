@@ -301,6 +301,27 @@ impl Catalog {
         })
     }
 
+    /// Whether a commit of a writer was read.
+    pub fn has_read(&self, writer: WriterRow, digest: &CommitId) -> Result<bool, Error> {
+        self.read(|db| {
+            let sql = "SELECT EXISTS (SELECT 1 FROM log_commit WHERE digest = ?1 AND writer = ?2 AND readable = 1)";
+            db.prepare_cached(sql)?.query_row(rusqlite::params![digest.as_bytes(), writer.0], |row| row.get(0))
+        })
+    }
+
+    /// The parents of a commit of a writer that was read; `None` where it was not.
+    pub fn parents(&self, writer: WriterRow, digest: &CommitId) -> Result<Option<Vec<CommitId>>, Error> {
+        if !self.has_read(writer, digest)? {
+            return Ok(None);
+        }
+        self.read(|db| {
+            let sql = "SELECT p.parent FROM commit_parent p JOIN log_commit c ON c.id = p.child WHERE c.digest = ?1";
+            let mut rows = db.prepare_cached(sql)?;
+            let parents = rows.query_map([digest.as_bytes()], |row| Ok(CommitId::new(row.get(0)?)))?;
+            parents.collect::<Result<_, _>>().map(Some)
+        })
+    }
+
     /// What commits say that they have seen of writers, and this catalog has not: a witness, a writer, a commit.
     pub fn unseen(&self) -> Result<Vec<(String, String, Head)>, Error> {
         self.read(|db| {

@@ -6,7 +6,7 @@
 use rusqlite::{OptionalExtension, params};
 
 use super::{Catalog, Error, Head, WriterRow};
-use crate::model::Moment;
+use crate::model::{CommitId, Moment};
 
 impl Catalog {
     /// Notes when the store received some commits of a writer. Nothing is written where nothing is new.
@@ -55,6 +55,16 @@ impl Catalog {
         self.read(|db| {
             let sql = "SELECT max(r.at) FROM received r JOIN log_commit c ON c.digest = r.digest WHERE c.writer = ?1";
             let at: Option<i64> = db.prepare_cached(sql)?.query_row([writer.0], |row| row.get(0))?;
+            Ok(at.and_then(Moment::from_timestamp_micros))
+        })
+    }
+
+    /// When the store received a commit, if it was asked.
+    pub fn received(&self, digest: &CommitId) -> Result<Option<Moment>, Error> {
+        self.read(|db| {
+            let sql = "SELECT at FROM received WHERE digest = ?1";
+            let at: Option<i64> =
+                db.prepare_cached(sql)?.query_row([digest.as_bytes()], |row| row.get(0)).optional()?;
             Ok(at.and_then(Moment::from_timestamp_micros))
         })
     }

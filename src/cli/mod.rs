@@ -166,6 +166,12 @@ fn run(cli: Cli, stop: Arc<AtomicBool>) -> Result<Outcome, Failure> {
             commands::key::request(&context, &output, host.as_deref())
         }
         Command::Key(KeyCommand::Admit { request }) => commands::key::admit(&context, &request),
+        Command::Key(KeyCommand::Revoke { writer, since, dry_run }) => {
+            commands::writers::revoke(&context, &writer, since.as_deref(), dry_run)
+        }
+        Command::Key(KeyCommand::Adopt { writer, host }) => {
+            commands::writers::adopt(&context, &writer, host.as_deref())
+        }
         Command::Completions { .. } | Command::Man { .. } | Command::Demo(_) => Ok(Outcome::Done),
     }
 }

@@ -118,6 +118,7 @@ fn repository_kind(error: &repository::Error) -> Kind {
         | E::NeedsIdentity(_)
         | E::NotAWriter(_)
         | E::NotAdmitted(_)
+        | E::Overruled { .. }
         | E::Fingerprint { .. } => Kind::Key,
         E::BadObject { .. } | E::Pack { .. } | E::Frame { .. } | E::UnknownFrame(_) | E::Manifest { .. } => {
             Kind::Damage

@@ -49,6 +49,8 @@ pub struct HostWriter {
     pub(super) fingerprint: Digest,
     pub(super) secret_object: Option<Digest>,
     pub(super) signing: SigningKey,
+    /// Its age public key.
+    pub(super) recipient: String,
     pub(super) opener: Opener,
     /// Seals frames: to the recipients.
     pub(super) data: std::sync::Arc<Sealer>,
@@ -80,7 +82,8 @@ impl KeyFile {
         let recipients = parse(&self.recipients).map_err(seal)?;
         let mut readers = recipients.clone();
         readers.extend(parse(&self.keepers).map_err(seal)?);
-        readers.push(own.to_public().to_string().parse().map_err(seal)?);
+        let recipient = own.to_public().to_string();
+        readers.push(recipient.parse().map_err(seal)?);
         Ok(HostWriter {
             name: self.writer.clone(),
             recipients_list: self.recipients_list,
@@ -88,6 +91,7 @@ impl KeyFile {
             fingerprint: self.fingerprint,
             secret_object: self.secret_object,
             signing,
+            recipient,
             opener: Opener::new(Identities::from_age_text(&self.identity).map_err(seal)?),
             data: std::sync::Arc::new(Sealer::new(recipients)),
             log: std::sync::Arc::new(Sealer::new(readers)),

@@ -10,6 +10,7 @@ use std::collections::{HashMap, HashSet};
 use bytes::Bytes;
 
 use super::layout::{COMMIT_CONTEXT, commit_key, is_writer_name, parse_commit_key};
+use super::rulings::parse_ruling_key;
 use super::{Error, Repository};
 use crate::catalog::{self, ChunkTables, CommitAt, Head, WriterRow};
 use crate::model::{Commit, CommitHeader, CommitId, CommitLine, Moment, Seen, limits};
@@ -49,7 +50,12 @@ pub enum Problem {
         /// What is wrong.
         why: String,
     },
-    /// A sealed secret or a list of recipients is missing, damaged or not signed by the admission key.
+    /// The catalog counts what a ruling no longer does, and could not be read anew yet.
+    StillCounted {
+        /// Whose log.
+        writer: String,
+    },
+    /// A sealed secret, a list of recipients or a ruling is missing, damaged or not signed by the admission key.
     BadKeys {
         /// The object.
         key: String,
@@ -75,6 +81,11 @@ impl std::fmt::Display for Problem {
                 "the log of writer `{writer}` has two commits {sequence}: a host was cloned or rolled back; both are read"
             ),
             Self::BadWriter { writer, why } => write!(f, "writer `{writer}` is not to be trusted: {why}"),
+            Self::StillCounted { writer } => write!(
+                f,
+                "this catalog still counts what writer `{writer}` wrote after its log was ended or given away: end the \
+                 `lifeboat follow` that runs here, then run `lifeboat catalog rebuild`"
+            ),
             Self::BadKeys { key, why } => write!(f, "`{key}` is not to be trusted: {why}"),
             Self::OtherRecipients { found } => write!(
                 f,
@@ -187,7 +198,14 @@ impl Repository {
         }
         // And those of which the store was never asked when it received them: once, after an older lifeboat.
         from = self.catalog.first_unreceived(row)?.min(from).or(from);
-        let mut listed = self.list_log(name, from)?;
+        let (mut listed, rulings) = self.list_log_and_rulings(name, from)?;
+        if !rulings.is_empty() {
+            self.take_rulings(name, &rulings, report)?;
+        }
+        if self.counts_too_much(name, row)? {
+            report.problems.push(Problem::StillCounted { writer: name.to_owned() });
+        }
+        self.leave_out(name, &mut listed)?;
         let sane = known.map_or(0, |head| head.sequence) + LEAP_MAX;
         for junk in listed.iter().filter(|l| l.head.sequence > sane) {
             let why = "its place is far beyond the log's end".to_owned();
@@ -256,21 +274,27 @@ impl Repository {
 
     /// The log from a place on, in its order.
     pub(super) fn list_log(&self, writer: &str, from: Option<u64>) -> Result<Vec<Listed>, Error> {
+        Ok(self.list_log_and_rulings(writer, from)?.0)
+    }
+
+    /// The same, and the keys of the rulings, which sort behind every commit.
+    fn list_log_and_rulings(&self, writer: &str, from: Option<u64>) -> Result<(Vec<Listed>, Vec<String>), Error> {
         let folder = format!("writers/{writer}/log");
         // The offset sorts before every name of its sequence, so that the last known commit is listed too.
         let after = from.map(|sequence| format!("{folder}/{sequence:012}"));
-        let mut all: Vec<Listed> = Vec::new();
+        let (mut all, mut rulings): (Vec<Listed>, Vec<String>) = (Vec::new(), Vec::new());
         for object in self.store.list(&folder, after.as_deref())? {
             match parse_commit_key(&object.key) {
                 Some((sequence, digest)) => {
                     let head = Head { sequence, digest };
                     all.push(Listed { key: object.key, head, size: object.size, received: object.received });
                 }
+                None if parse_ruling_key(&object.key).is_some() => rulings.push(object.key),
                 None => tracing::warn!(key = object.key, "an object in a log that is no commit is left out"),
             }
         }
         all.sort_by_key(|l| l.head);
-        Ok(all)
+        Ok((all, rulings))
     }
 
     fn take_commit(
@@ -280,8 +304,9 @@ impl Repository {
         object: &Listed,
         report: &mut SyncReport,
     ) -> Result<(), Error> {
-        let commit = match self.read_commit(writer, object) {
-            Ok(commit) => commit,
+        let commit = match self.read_signed(writer, object) {
+            Ok((era, _)) if !self.counts(writer, era, &object.head)? => return Ok(()),
+            Ok((_, commit)) => commit,
             // Not noted in the catalog: only what is signed, and what a signed commit names as its parent, is a part of
             // a log. Anybody who may write to the store can put other things there.
             Err(Error::BadObject { key, why }) => {
@@ -310,8 +335,17 @@ impl Repository {
         }
     }
 
-    /// Reads one commit; whatever is wrong with it is `BadObject`.
+    /// Reads one commit that counts; whatever is wrong with it is `BadObject`.
     pub(super) fn read_commit(&mut self, writer: &str, object: &Listed) -> Result<Commit, Error> {
+        let (era, commit) = self.read_signed(writer, object)?;
+        if self.counts(writer, era, &object.head)? {
+            return Ok(commit);
+        }
+        Err(Error::BadObject { key: object.key.clone(), why: "it was signed after that key's time".to_owned() })
+    }
+
+    /// Reads one commit, and says which era's key signed it: whether it counts is another question. What is wrong is `BadObject`.
+    pub(super) fn read_signed(&mut self, writer: &str, object: &Listed) -> Result<(usize, Commit), Error> {
         let bad = |why: String| Error::BadObject { key: object.key.clone(), why };
         if object.size > limits::COMMIT_MAX as u64 {
             return Err(bad(format!("it has {} bytes, more than a commit may have", object.size)));
@@ -326,7 +360,7 @@ impl Repository {
         if blake3::hash(&sealed).as_bytes() != object.head.digest.as_bytes() {
             return Err(bad("its bytes do not match its name".to_owned()));
         }
-        let key = self.writer_description(writer)?.key;
+        let standing = self.standing(writer)?;
         let mut why = "no key at hand opens it".to_owned();
         let opened = self.log_openers(writer).into_iter().find_map(|opener| {
             opener.open_compressed(&sealed, limits::COMMIT_MAX).map_err(|e| why = e.to_string()).ok()
@@ -335,19 +369,31 @@ impl Repository {
             Some(text) => text,
             None => self.resealed_text(writer, object)?.ok_or_else(|| bad(why))?,
         };
-        let content = open_signed(COMMIT_CONTEXT, &text, &key, writer).map_err(|e| bad(e.to_string()))?;
+        let mut signed = Err(bad("nobody may have signed it".to_owned()));
+        for (era, who) in standing.eras.iter().enumerate().rev() {
+            match open_signed(COMMIT_CONTEXT, &text, &who.key, writer) {
+                Ok(content) => signed = Ok((era, content)),
+                Err(e) if signed.is_err() => signed = Err(bad(e.to_string())),
+                Err(_) => {}
+            }
+        }
+        let (era, content) = signed?;
         let commit = Commit::parse(content).map_err(&bad)?;
         let header = &commit.header;
         let place = (header.repository, header.writer.as_str(), header.sequence);
         if place != (self.description.repository, writer, object.head.sequence) {
             return Err(bad(format!("it is commit {} of `{}`, put here", header.sequence, header.writer)));
         }
-        Ok(commit)
+        Ok((era, commit))
     }
 
     /// What commits say that they saw of other writers must still be in the store: a withheld end is noticed here.
     fn check_seen(&mut self, report: &mut SyncReport) -> Result<(), Error> {
-        for (_, writer, Head { sequence, digest }) in self.catalog.unseen()? {
+        for (_, writer, head) in self.catalog.unseen()? {
+            if self.is_left_out(&writer, &head) {
+                continue;
+            }
+            let Head { sequence, digest } = head;
             let missing = Problem::MissingCommit { writer, sequence, digest };
             if !report.problems.contains(&missing) {
                 report.problems.push(missing);
@@ -360,6 +406,7 @@ impl Repository {
     pub(super) fn sync_own(&mut self, progress: &dyn Progress) -> Result<SyncReport, Error> {
         let (name, mut report) = (self.host()?.name.clone(), SyncReport::default());
         self.sync_writer(&name, &mut report, progress)?;
+        self.check_standing()?;
         self.leave_out_lost(&mut report.problems)?;
         Ok(report)
     }
@@ -400,6 +447,7 @@ impl Repository {
         let name = self.host()?.name.clone();
         let mut report = SyncReport::default();
         self.sync_writer(&name, &mut report, progress)?;
+        self.check_standing()?;
         let row = self.catalog.writer(&name)?;
         let (_, moves) = self.catalog.next_numbers(row)?;
         if !moves.is_empty() {

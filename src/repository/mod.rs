@@ -5,6 +5,7 @@
 //! place were checked; bytes leave only after their keyed digest matched; the store is written before the catalog.
 //! Not here: what is backed up, where it is restored, which snapshot is chosen.
 
+mod adoption;
 mod audit;
 mod by_digest;
 mod copied_streams;
@@ -29,6 +30,7 @@ mod prune;
 mod recipients;
 mod relocate;
 mod resealed;
+mod rulings;
 mod session;
 mod sorter;
 mod stream;
@@ -36,6 +38,7 @@ mod sweep;
 mod trust;
 mod unordered;
 
+pub use adoption::Adopted;
 pub use copied_streams::CopiedStream;
 pub use copies::{Clock, CopiedFrames, CopyRun};
 pub use draft::{Counts, Draft, SessionEnd, SnapshotDraft};
@@ -54,6 +57,7 @@ pub use open::{Keys, OpenOptions, Repository};
 pub use packs::PackListing;
 pub use prune::{Repacked, RetiredNow};
 pub use recipients::{EarlierPacks, RecipientsError};
+pub use rulings::{End, Era, Ruling, Standing};
 pub use session::Session;
 pub use stream::{SegmentReader, SegmentWorker, SegmentWriter, StreamListing};
 pub use sweep::SweptReport;
@@ -144,6 +148,16 @@ pub enum Error {
     /// This host asked to be admitted, and nobody has admitted it yet.
     #[error("this host asked to be writer `{0}`, and nobody has admitted it yet")]
     NotAdmitted(String),
+    /// Somebody with an identity ended this host's part in its log, or gave the log to another host.
+    #[error("writer `{writer}` was {} on {at}: what this host writes counts no longer", host.as_ref().map_or_else(|| "revoked".to_owned(), |host| format!("given to host `{host}`")))]
+    Overruled {
+        /// The writer.
+        writer: String,
+        /// When: a day.
+        at: String,
+        /// The host that goes on with it.
+        host: Option<String>,
+    },
     /// The configuration names other recipients than the host pinned.
     #[error("the recipients given are not those that this host pinned at `init`")]
     OtherRecipients,

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use super::host::{HostFolder, HostWriter};
 use super::init::{Admission, parse_secret};
 use super::layout::{DESCRIPTION, Description, ORIGIN, WriterDescription, WriterSecret};
-use super::log::SyncReport;
+use super::log::{Problem, SyncReport};
 use super::{Error, init};
 use crate::catalog::{Catalog, WriterRow};
 use crate::chunk::{Cutter, GearTable};
 use crate::model::{Digest, limits};
 use crate::pack::{Directory, Owner};
 use crate::progress::{Event, Progress};
-use crate::seal::{ContentKey, Identities, Opener, Secret};
+use crate::seal::{ContentKey, Identities, Opener, Secret, VerifyingKey};
 use crate::store::{self, Store};
 
 /// The keys that a person or the configuration gives.
@@ -55,6 +55,8 @@ pub struct Repository {
     pub(super) opened: Arc<std::sync::Mutex<std::collections::HashSet<Digest>>>,
     /// The newest signed list of recipients, once it was asked for.
     pub(super) newest_list: Option<Digest>,
+    /// What counts of each writer.
+    pub(super) rulings: super::rulings::Rulings,
     /// The highest row of a commit in the catalog when the present run began.
     pub(super) horizon: Option<i64>,
 }
@@ -107,11 +109,26 @@ impl Repository {
             writers: HashMap::new(),
             opened: Arc::default(),
             newest_list: None,
+            rulings: super::rulings::Rulings::default(),
             horizon: None,
         };
         repository.claim_catalog()?;
-        let report = if options.sync { repository.sync(progress)? } else { SyncReport::default() };
+        let report = if options.sync { repository.sync_obeying(progress)? } else { SyncReport::default() };
         Ok((repository, report))
+    }
+
+    /// Reads the logs. Where a new ruling takes away what the catalog has taken over, the catalog is read anew.
+    fn sync_obeying(&mut self, progress: &dyn Progress) -> Result<SyncReport, Error> {
+        let report = self.sync(progress)?;
+        let too_much = |problem: &Problem| matches!(problem, Problem::StillCounted { .. });
+        if !report.problems.iter().any(too_much) {
+            return Ok(report);
+        }
+        progress.event(Event::Warning("a writer's log was ended or given to another host: the catalog is read anew"));
+        match self.rebuild_catalog(progress) {
+            Err(Error::CatalogInUse) => Ok(report),
+            read => read,
+        }
     }
 
     /// Makes this host a writer of the store's repository, with an identity.
@@ -297,16 +314,34 @@ impl Repository {
         sealed: &[u8],
         at: u64,
     ) -> Result<Directory, Error> {
-        let key = self.writer_description(writer)?.key;
+        let keys: Vec<_> = self.standing(writer)?.eras.into_iter().rev().map(|era| era.key).collect();
+        self.parse_directory_of(writer, pack, sealed, at, &keys)
+    }
+
+    /// The same where only some of the keys that ever signed for this writer are believed.
+    pub(super) fn parse_directory_of(
+        &mut self,
+        writer: &str,
+        pack: &crate::model::PackId,
+        sealed: &[u8],
+        at: u64,
+        keys: &[VerifyingKey],
+    ) -> Result<Directory, Error> {
         let owner = Owner { repository: self.description.repository, writer };
         let mut last = Error::NeedsIdentity("the directory of another writer's pack");
         for opener in self.log_openers(writer) {
-            match Directory::parse(sealed, at, owner, &key, opener) {
+            match Directory::parse(sealed, at, owner, keys, opener) {
                 Ok(directory) => return Ok(directory),
                 Err(source) => last = Error::Pack { pack: pack.to_string(), source },
             }
         }
-        Err(last)
+        match self.handed_over_directory(writer, pack)? {
+            Some(text) => {
+                let bad = |source| Error::Pack { pack: pack.to_string(), source };
+                Directory::check(&text, at, owner, keys).map_err(bad)
+            }
+            None => Err(last),
+        }
     }
 }
 

@@ -179,7 +179,10 @@ impl Repository {
         }
         let end = body.len() - FOOTER as usize;
         let Ok((at, length)) = parse_footer(&body[end..], body.len() as u64) else { return Ok(None) };
-        let directory = match self.parse_directory(writer, id, &body[at as usize..(at + length) as usize], at) {
+        // No commit vouches for it: only who writes the log now does.
+        let keys: Vec<_> = self.standing(writer)?.current().map(|era| era.key).into_iter().collect();
+        let sealed = &body[at as usize..(at + length) as usize];
+        let directory = match self.parse_directory_of(writer, id, sealed, at, &keys) {
             Ok(directory) => directory,
             Err(Error::Pack { .. }) => return Ok(None),
             Err(e) => return Err(e),

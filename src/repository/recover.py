@@ -216,13 +216,14 @@ LINES = {"pack", "snapshot", "seen", "renumber", "lost", "segment", "forget", "p
 # --- The repository -------------------------------------------------------------------------------------------------
 class Writer:
     def __init__(self, name, key):
-        self.name, self.key = name, key
+        self.name, self.eras = name, [(key, None)]  # keys, and the commits at which their time ended: see read_rulings
         self.packs = {}      # id -> size
         self.frames = {}     # id -> [(pack, at, stored, plain), ...]: the same frame may lie in several packs
         self.snapshots = {}  # id -> (record, was it found in a commit?)
         self.retired = set()  # ids of packs that nothing needs any more: they may be gone
         self.forgotten = set()  # ids: not the newest of anything any more; what they need may be gone
         self.log = set()     # digests of the commits that were read
+        self.left_out = set()  # and of those that do not count
         self.seen = []       # commits of other writers that this one saw
         self.problems = []   # why the log alone does not tell everything
 
@@ -314,11 +315,16 @@ class Repository:
 
     def signed(self, data, kind, key):
         """The content of a signed text, after its signature was checked."""
+        return self.signed_by(data, kind, [key])[1]
+
+    def signed_by(self, data, kind, keys):
+        """The same, and which of the keys it was that signed."""
         head = re.match(rb'\{"signature":"([0-9a-f]{128})"\}\n', data)
         if head:
             signature, content = bytes.fromhex(head[1].decode()), data[head.end():]
-            if ed25519_verify(key, signature, b"lifeboat format 1 " + kind + b"\n", content):
-                return content
+            for which, key in enumerate(keys):
+                if ed25519_verify(key, signature, b"lifeboat format 1 " + kind + b"\n", content):
+                    return which, content
         raise Refused("its signature is not valid")
 
     def open_secret(self):
@@ -358,6 +364,7 @@ class Repository:
             except (Refused, *MALFORMED) as e:
                 tell(f"warning: writer {show(name)} is left out: {e}")
                 continue
+            self.read_rulings(writer)
             self.read_log(writer)
             if from_packs:
                 writer.problems.append("--from-packs was given")
@@ -365,7 +372,7 @@ class Repository:
             for name, sequence, digest in writer.seen:
                 if name not in self.writers:
                     tell(f"warning: writer {show(name)} is missing: writer {writer.name} saw it")
-                elif digest not in self.writers[name].log:
+                elif digest not in self.writers[name].log | self.writers[name].left_out:
                     self.writers[name].problems.append(f"commit {sequence} is missing: writer {writer.name} saw it")
         if self.key is None and self.closed and not self.opened:
             raise WRONG_IDENTITY
@@ -375,8 +382,27 @@ class Repository:
             if writer.problems:
                 self.read_packs(writer)
 
-    def read_log(self, writer):
-        parents = []
+    def read_rulings(self, writer):
+        """A log may have been ended, or given to another host: the admission key says so. The newest ruling says all."""
+        found = {}
+        for path, digest in b3sum_files(self.glob("writers", writer.name, "log", "ruling-*.json")):
+            try:
+                if os.path.basename(path) != f"ruling-{digest}.json":
+                    raise Refused("its bytes do not match its name")
+                ruling = json.loads(self.signed(read_small(path), b"ruling", self.admission))
+                if (ruling["repository"], ruling["writer"]) != (self.id, writer.name):
+                    raise Refused("it was made for another place")
+                eras = [(bytes.fromhex(hex32(era["key"])), era.get("until")) for era in ruling["eras"]]
+                found[digest] = (str(ruling["created"]), digest, ruling["previous"], eras)
+            except (Refused, *MALFORMED) as e:
+                tell(f"warning: writer {writer.name}: {show(os.path.basename(path))} is left out: {e}")
+        replaced = {previous for _, _, previous, _ in found.values()}
+        newest = [ruling for digest, ruling in found.items() if digest not in replaced]
+        if newest:
+            writer.eras = max(newest)[3]
+
+    def log_texts(self, writer):
+        """(sequence, digest, which key signed it, content) of each commit whose name and signature are right."""
         for path, digest in b3sum_files(self.glob("writers", writer.name, "log", "*.age")):
             name = os.path.basename(path)
             progress(f"reading the log of {writer.name}: {name[:12]}")
@@ -385,13 +411,50 @@ class Repository:
                     raise Refused("its bytes do not match its name")
                 with open_file(path) as sealed:
                     data = self.unseal(sealed, COMMIT_LIMIT)
-                parents += self.read_commit(writer, int(name[:12]), self.signed(data, b"commit", writer.key))
-                writer.log.add(digest)
+                yield (int(name[:12]), digest, *self.signed_by(data, b"commit", [key for key, _ in writer.eras]))
             except (Refused, *MALFORMED) as e:
                 writer.problems.append(f"commit {show(name[:12])} is refused: {e}")
+
+    def counting(self, writer):
+        """For each key a test of its commits: do they stand before those with which its time ended?"""
+        if all(until is None for _, until in writer.eras):
+            return [lambda sequence, digest: True for _ in writer.eras]
+        parents = {}
+        for _, digest, _, content in self.log_texts(writer):
+            parents[digest] = json.loads(content.partition(b"\n")[0])["parents"]
+        writer.problems.clear()  # told when they are read for good
+        return [self.counting_until(parents, until) for _, until in writer.eras]
+
+    def counting_until(self, parents, until):
+        if until is None:
+            return lambda sequence, digest: True
+        found, hole = set(), 0  # what stands before a missing commit cannot be told from what was put there: it counts
+        unread = [(number(end["sequence"], 1, 10 ** 12), hex32(end["digest"])) for end in until]
+        while unread:
+            sequence, digest = unread.pop()
+            if digest not in parents:
+                hole = max(hole, sequence)
+            elif digest not in found:
+                found.add(digest)
+                unread += [(sequence - 1, parent) for parent in parents[digest]]
+        return lambda sequence, digest: sequence < hole or digest in found
+
+    def read_log(self, writer):
+        parents, counting = [], self.counting(writer)
+        for sequence, digest, key, content in self.log_texts(writer):
+            if not counting[key](sequence, digest):
+                writer.left_out.add(digest)
+                tell(f"warning: writer {writer.name}: commit {sequence} does not count: its key had ended")
+                continue
+            try:
+                parents += self.read_commit(writer, sequence, content)
+                writer.log.add(digest)
+            except (Refused, *MALFORMED) as e:
+                writer.problems.append(f"commit {sequence:012} is refused: {e}")
         if not set(parents) <= writer.log:
             writer.problems.append("the log has a hole: a commit has a parent that is missing or refused")
-        if not writer.log and not writer.problems and self.glob("writers", writer.name, "packs", "*"):
+        told = writer.log or writer.left_out or writer.problems
+        if not told and self.glob("writers", writer.name, "packs", "*"):
             writer.problems.append("the log is missing")
 
     def read_commit(self, writer, sequence, content):
@@ -448,7 +511,9 @@ class Repository:
                 raise Refused("the footer is not that of a pack")
             end = size - 16 - length
             data = self.unseal_range(file, end, length, DIRECTORY_LIMIT)
-        line, _, chunks = self.signed(data, b"directory", writer.key).partition(b"\n")
+        # No commit vouches for it: only who writes the log now does.
+        now = [key for key, until in writer.eras if until is None]
+        line, _, chunks = self.signed_by(data, b"directory", now)[1].partition(b"\n")
         about = json.loads(line)
         if (about["directory"], about["repository"], about["writer"]) != (1, self.id, writer.name):
             raise Refused("the directory was made for another place, or is newer than this program")

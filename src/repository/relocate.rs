@@ -91,6 +91,7 @@ impl Relocator {
             writers: HashMap::new(),
             opened: Arc::default(),
             newest_list: None,
+            rulings: super::rulings::Rulings::default(),
             horizon: None,
         };
         repository.sync(&Silent)?;

@@ -1,18 +1,21 @@
-//! A log for those who were added to the list of recipients later: what its commits say, sealed to the newer list beside them.
+//! A log for those who came later: what its commits say, sealed to a newer list of recipients, or to the host that goes on with it, beside
+//! them. For that host also what the directories of the packs say.
 //!
 //! Invariants: the log itself stays as it is, for its commits are named by their bytes; a writer signs which commit a text is of, and the text
-//! carries the commit's own signature; it counts only for who cannot open the commit itself. No identity is needed to write it: a host
-//! reads its own log.
+//! carries the commit's own signature; it counts only for who cannot open the commit itself. No identity is needed to write it for a list: a
+//! host reads its own log. To hand a log over one is.
 
 use std::collections::HashSet;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::init::digest_of;
 use super::layout::parse_commit_key;
 use super::log::Listed;
 use super::{Error, Repository};
-use crate::model::{CommitId, Digest, limits};
+use crate::catalog::PackRow;
+use crate::model::{CommitId, Digest, PackId, limits};
 use crate::progress::{Event, Progress};
 use crate::seal::{open_signed, sign_text};
 
@@ -21,13 +24,20 @@ const CONTEXT: &str = "lifeboat format 1 resealed";
 const AROUND: usize = 64 << 10;
 
 /// The first line of the text.
-#[derive(Serialize, Deserialize)]
-struct Of {
-    commit: CommitId,
+#[derive(Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+enum Of {
+    Commit(CommitId),
+    Directory(PackId),
 }
 
 fn folder(writer: &str, list: &Digest) -> String {
     format!("writers/{writer}/resealed/{list}")
+}
+
+/// What was handed over to a host that goes on with a log.
+fn handed_over(writer: &str, recipient: &str) -> String {
+    format!("writers/{writer}/handover/{}", digest_of(recipient.as_bytes()))
 }
 
 /// The fact that says from which place on this host's commits are sealed to a list anyway.
@@ -48,12 +58,40 @@ impl Repository {
     pub fn reseal_log(&mut self, all: bool, progress: &dyn Progress) -> Result<u64, Error> {
         let (name, list) = (self.host()?.name.clone(), self.host()?.recipients_list);
         let until: Option<u64> = self.catalog.fact(&fact(&list))?.and_then(|text| text.parse().ok());
-        let folder = folder(&name, &list);
+        let until = until.filter(|_| !all).unwrap_or(u64::MAX);
+        self.reseal_commits(&folder(&name, &list), until, progress)
+    }
+
+    /// Seals what this host's log and packs say to itself: it goes on with a log that another one began. Returns how many objects it put.
+    pub(super) fn hand_over(&mut self, progress: &dyn Progress) -> Result<u64, Error> {
+        let host = self.host()?;
+        let (name, folder) = (host.name.clone(), handed_over(&host.name, &host.recipient));
+        let mut done = self.reseal_commits(&folder, u64::MAX, progress)?;
+        let there: HashSet<String> = self.store.files(&folder)?.into_iter().collect();
+        let row = self.host_row()?;
+        progress.event(Event::Stage("handing the packs' directories over"));
+        for pack in self.catalog.packs(row)?.into_iter().filter(|pack| !pack.deleted) {
+            let key = format!("{folder}/{}.age", pack.id);
+            if there.contains(&key) {
+                continue;
+            }
+            if progress.cancelled() {
+                return Err(Error::Cancelled);
+            }
+            if let Some(text) = self.directory_text(&name, &pack)? {
+                self.put_sealed_anew(&key, &Of::Directory(pack.id), &text)?;
+                done += 1;
+            }
+        }
+        Ok(done)
+    }
+
+    fn reseal_commits(&mut self, folder: &str, until: u64, progress: &dyn Progress) -> Result<u64, Error> {
+        let name = self.host()?.name.clone();
         let there: HashSet<_> =
-            self.store.list(&folder, None)?.iter().filter_map(|o| parse_commit_key(&o.key)).collect();
-        let listed = self.list_log(&name, None)?;
-        let wanted = listed.iter().filter(|l| all || until.is_none_or(|until| l.head.sequence <= until));
-        let wanted: Vec<&Listed> = wanted.filter(|l| !there.contains(&(l.head.sequence, l.head.digest))).collect();
+            self.store.list(folder, None)?.iter().filter_map(|o| parse_commit_key(&o.key)).collect();
+        let mut wanted = self.list_log(&name, None)?;
+        wanted.retain(|l| l.head.sequence <= until && !there.contains(&(l.head.sequence, l.head.digest)));
         if !wanted.is_empty() {
             progress.event(Event::Stage("sealing the log anew"));
         }
@@ -63,18 +101,35 @@ impl Repository {
                 return Err(Error::Cancelled);
             }
             // What does not open or is not this host's is told by whoever reads the log.
-            let Some(text) = self.text_of(&name, object)? else { continue };
-            let host = self.host()?;
-            let keys = |source| Error::Keys { what: "the log".to_owned(), source };
-            let line = serde_json::to_vec(&Of { commit: object.head.digest });
-            let line = line.map_err(|e| Error::BadObject { key: object.key.clone(), why: e.to_string() })?;
-            let signed = sign_text(CONTEXT, &[&line[..], b"\n", &text].concat(), &host.signing);
-            let sealed = host.log.seal_compressed(&signed).map_err(keys)?;
+            let Some(text) = self.text_of(&name, &object)? else { continue };
             let file = object.key.rsplit('/').next().unwrap_or_default();
-            self.store.appender().create(&format!("{folder}/{file}"), &[Bytes::from(sealed)])?;
+            self.put_sealed_anew(&format!("{folder}/{file}"), &Of::Commit(object.head.digest), &text)?;
             done += 1;
         }
         Ok(done)
+    }
+
+    fn put_sealed_anew(&self, key: &str, of: &Of, text: &[u8]) -> Result<(), Error> {
+        let host = self.host()?;
+        let keys = |source| Error::Keys { what: "what is sealed anew".to_owned(), source };
+        let line = serde_json::to_vec(of).map_err(|e| Error::BadObject { key: key.to_owned(), why: e.to_string() })?;
+        let signed = sign_text(CONTEXT, &[&line[..], b"\n", text].concat(), &host.signing);
+        let sealed = host.log.seal_compressed(&signed).map_err(keys)?;
+        self.store.appender().create(key, &[Bytes::from(sealed)])?;
+        Ok(())
+    }
+
+    /// The signed text of a pack's directory; `None` where it is damaged or gone.
+    fn directory_text(&self, writer: &str, pack: &PackRow) -> Result<Option<Vec<u8>>, Error> {
+        use crate::store::Error as E;
+        let range = pack.directory_at..pack.directory_at + pack.directory_length;
+        let sealed = match self.store.get_range(&pack.key(writer), range) {
+            Ok(sealed) => sealed,
+            Err(E::NotFound { .. } | E::Truncated { .. } | E::TooLarge { .. }) => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
+        let mut openers = self.log_openers(writer).into_iter();
+        Ok(openers.find_map(|opener| opener.open_compressed(&sealed, limits::DIRECTORY_MAX).ok()))
     }
 
     /// The signed text of a commit, if its bytes match its name and a key at hand opens it.
@@ -94,28 +149,59 @@ impl Repository {
 
     /// The signed text of a commit that no key at hand opens, from what was sealed anew; `None` where there is none to trust.
     pub(super) fn resealed_text(&mut self, writer: &str, object: &Listed) -> Result<Option<Vec<u8>>, Error> {
-        use crate::store::Error as E;
-        if self.identities.is_none() {
-            return Ok(None);
+        let mut places: Vec<String> = self.own_handover(writer)?.into_iter().collect();
+        if self.identities.is_some() {
+            let list = match self.newest_list {
+                Some(list) => list,
+                None => *self.newest_list.insert(self.current_recipients()?.0),
+            };
+            places.push(folder(writer, &list));
         }
-        let list = match self.newest_list {
-            Some(list) => list,
-            None => *self.newest_list.insert(self.current_recipients()?.0),
-        };
         let file = object.key.rsplit('/').next().unwrap_or_default();
-        let limit = limits::COMMIT_MAX + AROUND;
-        let sealed = match self.store.get(&format!("{}/{file}", folder(writer, &list)), limit as u64) {
+        for place in places {
+            let of = Of::Commit(object.head.digest);
+            if let Some(text) = self.sealed_anew(writer, &format!("{place}/{file}"), &of, limits::COMMIT_MAX)? {
+                return Ok(Some(text));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The signed text of the directory of a pack that another host put into this host's log; `None` where nothing was handed over.
+    pub(super) fn handed_over_directory(&mut self, writer: &str, pack: &PackId) -> Result<Option<Vec<u8>>, Error> {
+        match self.own_handover(writer)? {
+            Some(place) => {
+                let of = Of::Directory(*pack);
+                self.sealed_anew(writer, &format!("{place}/{pack}.age"), &of, limits::DIRECTORY_MAX)
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Where what was handed over to this host lies, if it goes on with another one's log.
+    fn own_handover(&mut self, writer: &str) -> Result<Option<String>, Error> {
+        let Some(host) = self.host.as_ref().filter(|host| host.name == writer) else { return Ok(None) };
+        let place = handed_over(writer, &host.recipient);
+        Ok((self.standing(writer)?.eras.len() > 1).then_some(place))
+    }
+
+    fn sealed_anew(&mut self, writer: &str, key: &str, wanted: &Of, limit: usize) -> Result<Option<Vec<u8>>, Error> {
+        use crate::store::Error as E;
+        let limit = limit + AROUND;
+        let sealed = match self.store.get(key, limit as u64) {
             Ok(sealed) => sealed,
             Err(E::NotFound { .. } | E::Truncated { .. } | E::TooLarge { .. }) => return Ok(None),
             Err(e) => return Err(e.into()),
         };
-        let key = self.writer_description(writer)?.key;
+        let eras = self.standing(writer)?.eras;
         let openers = self.log_openers(writer);
         let text = openers.into_iter().find_map(|opener| opener.open_compressed(&sealed, limit).ok());
         let Some(text) = text else { return Ok(None) };
-        let Ok(content) = open_signed(CONTEXT, &text, &key, writer) else { return Ok(None) };
+        // Whoever signed it: what it carries is signed for itself.
+        let signed = eras.iter().find_map(|era| open_signed(CONTEXT, &text, &era.key, writer).ok());
+        let Some(content) = signed else { return Ok(None) };
         let Some(end) = content.iter().position(|byte| *byte == b'\n') else { return Ok(None) };
         let of: Option<Of> = serde_json::from_slice(&content[..end]).ok();
-        Ok(of.filter(|of| of.commit == object.head.digest).map(|_| content[end + 1..].to_vec()))
+        Ok(of.filter(|of| of == wanted).map(|_| content[end + 1..].to_vec()))
     }
 }

@@ -106,12 +106,18 @@ pub struct SegmentReader {
     content: ContentKey,
     opener: Arc<Opener>,
     writer: String,
+    /// Of a writer whose log has ended: what counts.
+    only: Option<Arc<HashSet<SegmentKey>>>,
 }
 
 impl SegmentReader {
     /// What the store holds in the folder of a place, from its name on. Facts are the index's, not the store's: there are none.
     pub fn list_from(&self, place: &SegmentPlace) -> Result<Vec<SegmentRecord>, Error> {
-        list_folder(&self.store, &self.writer, place)
+        let mut all = list_folder(&self.store, &self.writer, place)?;
+        if let Some(only) = &self.only {
+            all.retain(|record| only.contains(&SegmentKey(record.place.clone(), record.digest)));
+        }
+        Ok(all)
     }
 
     /// The plain bytes of a segment.
@@ -199,6 +205,7 @@ impl Repository {
 
     /// What puts segments for this host.
     pub fn segment_writer(&self) -> Result<SegmentWriter, Error> {
+        self.check_standing()?;
         let host = self.host()?;
         Ok(SegmentWriter {
             store: self.store.clone(),
@@ -257,6 +264,9 @@ impl Repository {
             retired.extend(segments_of(self.catalog.retired(row)?, stream));
             gone.extend(segments_of(self.catalog.deleted(row)?, stream));
         }
+        if let Some(only) = self.counted_segments(writer)? {
+            there.retain(|(place, digest), _| only.contains(&SegmentKey(place.clone(), *digest)));
+        }
         // What came back after it was deleted, because a write landed late, is none of the stream.
         there.retain(|(place, digest), _| !gone.contains(&SegmentKey(place.clone(), *digest)));
         for record in self.catalog.segments(writer, stream)? {
@@ -291,7 +301,11 @@ impl Repository {
 
     /// What the store holds in the folder of a place, from its name on: one listing.
     pub fn segments_from(&self, writer: &str, place: &SegmentPlace) -> Result<Vec<SegmentRecord>, Error> {
-        list_folder(&self.store, writer, place)
+        let mut all = list_folder(&self.store, writer, place)?;
+        if let Some(only) = self.counted_segments(writer)? {
+            all.retain(|record| only.contains(&SegmentKey(record.place.clone(), record.digest)));
+        }
+        Ok(all)
     }
 
     /// What opens the segments of a writer; needs an identity.
@@ -301,6 +315,7 @@ impl Repository {
             content: self.content.clone(),
             opener: Arc::clone(self.data_opener("reading a segment")?),
             writer: writer.to_owned(),
+            only: self.counted_segments(writer)?.map(Arc::new),
         })
     }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use lifeboat::ops;
 use lifeboat::ops::Kind;
@@ -21,6 +21,7 @@ use serde_json::Value;
 use crate::common::chance::{Chance, how_often, seeds};
 use crate::common::clocked::Clocked;
 use crate::common::faulty::{Fails, Faulty};
+use crate::common::kill::Aim;
 use crate::common::pruned::{Nights, TONIGHT, forget_on, prune_on};
 use crate::common::{Host, Person, clock, tree, world};
 
@@ -473,20 +474,21 @@ fn killed_at_any_moment_it_goes_on() {
             fs::write(place.path("data/large"), tree::noise(2_500_000, seed + n)).unwrap();
             place.run(0, &["backup", "data"]);
         }
-        place.run(0, &["copy", "--to", "probe", "--create"]);
         let started = Instant::now();
-        place.run(0, &["copy", "--to", "probe"]);
-        let usual = started.elapsed() + Duration::from_millis(120);
-        let mut killed = 0;
-        for _ in 0..6 {
-            let mut child = place.command(&["copy", "--to", "second", "--create"]);
-            let mut child = child.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-            std::thread::sleep(usual.mul_f64(chance.below(1000) as f64 / 1000.0));
-            child.kill().unwrap();
-            use std::os::unix::process::ExitStatusExt;
-            killed += u32::from(child.wait().unwrap().signal() == Some(9));
+        place.run(0, &["copy", "--to", "probe", "--create"]);
+        let mut aim = Aim::new(started.elapsed());
+        for n in 0..100 {
+            let mut copy = place.command(&["copy", "--to", "second", "--create"]);
+            if !aim.kill(copy.stdout(Stdio::null()).stderr(Stdio::null()), &mut chance) {
+                // All is there: something to do for the next.
+                fs::write(place.path("data/large"), tree::noise(2_500_000, seed + 100 + n)).unwrap();
+                place.run(0, &["backup", "data"]);
+            }
+            if aim.killed == 5 {
+                break;
+            }
         }
-        assert!(killed > 0);
+        assert_eq!(aim.killed, 5);
         place.run(0, &["copy", "--to", "second", "--create"]);
         place.run(0, &["--repo", "second", "check", "--read-data"]);
         let ids = |repo: &str| -> Vec<Value> {

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use lifeboat::plan::restore::Wanted;
 use object_store::local::LocalFileSystem;
@@ -15,6 +15,7 @@ use tempfile::TempDir;
 
 use crate::common::chance::{Chance, how_often, seeds};
 use crate::common::history::{Tree, assert_no_lies};
+use crate::common::kill::Aim;
 use crate::common::{Host, Person, tree};
 
 struct Place {
@@ -72,14 +73,9 @@ impl Place {
         text
     }
 
-    /// Starts the command and kills it after a part of the time that it takes. Whether it was still running.
-    fn kill(&mut self, args: &[&str], usual: Duration) -> bool {
-        let pause = usual.mul_f64(self.chance.below(1000) as f64 / 950.0);
-        let mut child = self.command(args).spawn().unwrap();
-        std::thread::sleep(pause);
-        child.kill().unwrap();
-        use std::os::unix::process::ExitStatusExt;
-        child.wait().unwrap().signal() == Some(9)
+    /// Starts the command and kills it after a part of the time that it takes.
+    fn kill(&mut self, args: &[&str], aim: &mut Aim) {
+        aim.kill(&mut self.command(args), &mut self.chance);
     }
 
     /// Restores what was not there before, and one that was.
@@ -114,25 +110,23 @@ impl Place {
 
     fn backups(&mut self, times: u64) -> u64 {
         self.change();
-        let usual = timed(|| drop(self.expect_well(&["backup", "--path", "source", "--name", "data"])));
-        let mut killed = 0;
+        let mut aim = timed(|| drop(self.expect_well(&["backup", "--path", "source", "--name", "data"])));
         for _ in 0..times {
             self.change();
-            killed += u64::from(self.kill(&["backup", "--path", "source", "--name", "data"], usual));
+            self.kill(&["backup", "--path", "source", "--name", "data"], &mut aim);
             self.everything_restores(false);
         }
         self.expect_well(&["backup", "--path", "source", "--name", "data"]);
         let state = self.host.state.path().to_owned();
         assert_eq!(self.litter(&state), [] as [&str; 0], "the next run cleans up");
-        killed
+        aim.killed
     }
 
     fn restores(&mut self, times: u64) -> u64 {
         let expected = self.trees.last().unwrap().clone();
         let into = self.path("into");
         let args = ["restore", "data", "--into", "into"];
-        let usual = timed(|| drop(self.expect_well(&args)));
-        let mut killed = 0;
+        let mut aim = timed(|| drop(self.expect_well(&args)));
         for n in 0..times {
             if n % 3 == 0 && into.exists() {
                 fs::remove_dir_all(&into).unwrap();
@@ -140,24 +134,23 @@ impl Place {
             if into.exists() && tree::describe(&into) == expected {
                 fs::remove_dir_all(&into).unwrap();
             }
-            killed += u64::from(self.kill(&args, usual));
+            self.kill(&args, &mut aim);
             assert_no_lies(&into, &expected);
         }
         if into.exists() && tree::describe(&into) != expected {
             self.expect_well(&args);
         }
         assert!(!into.exists() || tree::describe(&into) == expected, "nothing of ours is left in it");
-        killed
+        aim.killed
     }
 
     fn checks(&mut self, times: u64) -> u64 {
         let args = ["check", "--read-data"];
-        let usual = timed(|| drop(self.expect_well(&args)));
-        let mut killed = 0;
+        let mut aim = timed(|| drop(self.expect_well(&args)));
         for n in 0..times {
             let rebuild = n % 4 == 3;
             let deed: &[&str] = if rebuild { &["catalog", "rebuild"] } else { &args };
-            killed += u64::from(self.kill(deed, usual));
+            self.kill(deed, &mut aim);
             if rebuild {
                 self.everything_restores(false);
             }
@@ -169,14 +162,14 @@ impl Place {
             let name = Path::new(path).file_name().unwrap().to_string_lossy().into_owned();
             assert!(text.contains(&name), "`{name}` was left half-written and is not named: {text}");
         }
-        killed
+        aim.killed
     }
 }
 
-fn timed(work: impl FnOnce()) -> Duration {
+fn timed(work: impl FnOnce()) -> Aim {
     let started = Instant::now();
     work();
-    started.elapsed()
+    Aim::new(started.elapsed())
 }
 
 #[test]

@@ -60,6 +60,7 @@ mod recipients;
 mod recovery;
 mod repair;
 mod rot;
+mod rulings;
 mod space;
 mod spool;
 mod sqlite;

@@ -74,4 +74,46 @@ pub enum KeyCommand {
         #[arg(value_name = "FILE")]
         request: PathBuf,
     },
+    /// Where an identity is: count nothing more that a host writes, as after a break-in or when it is gone for good
+    #[command(after_help = REVOKE_HELP)]
+    Revoke {
+        /// The writer, as `key list` shows it
+        #[arg(value_name = "WRITER")]
+        writer: String,
+        /// Nothing counts that the store received from then on [default: all so far counts]
+        #[arg(long, value_name = "TIME")]
+        since: Option<String>,
+        /// Say what would no longer count, and stop
+        #[arg(short = 'n', long)]
+        dry_run: bool,
+    },
+    /// On a host that takes the place of one that is gone, with an identity: go on with its log, its packs and its streams
+    #[command(after_help = ADOPT_HELP)]
+    Adopt {
+        /// The writer, as `key list` shows it
+        #[arg(value_name = "WRITER")]
+        writer: String,
+        /// Name of this host [default: the system's]
+        #[arg(long, value_name = "NAME")]
+        host: Option<String>,
+    },
 }
+
+const REVOKE_HELP: &str = "\
+Its snapshots from before stay, and are restored like others. It takes no credentials away: do that at the store first.
+On the host itself every backup is refused from its next look at the log on.
+
+Examples:
+  lifeboat key revoke db1-3fa41c --since '2026-11-20 03:00 UTC' --dry-run
+  lifeboat key revoke db1-3fa41c --since '2026-11-20 03:00 UTC'
+
+Exit codes: 0 done, 1 not done, 2 wrong command line or configuration, 10 no repository there, \
+12 no key opens it, 13 stored bytes are damaged, 130 interrupted.";
+const ADOPT_HELP: &str = "\
+The first backup reads everything once and stores only what is new. The old host, should it come back, is refused.
+
+Example:
+  lifeboat --identity identity.txt key adopt db1-3fa41c
+
+Exit codes: 0 done, 1 not done, 2 wrong command line or configuration, 10 no repository there, \
+12 no key opens it, 13 stored bytes are damaged, 130 interrupted.";

@@ -7,7 +7,7 @@ use crate::cli::Outcome;
 use crate::cli::context::{Context, host_name};
 use crate::cli::output::size;
 use crate::cli::report::Failure;
-use crate::repository::{EarlierPacks, InitOptions, Problem, Repository, Request};
+use crate::repository::{EarlierPacks, InitOptions, Problem, Repository, Request, Standing, WriterDescription};
 
 /// `key generate`.
 pub fn generate(context: &Context, output: &Path) -> Result<Outcome, Failure> {
@@ -33,7 +33,7 @@ pub fn list(context: &Context) -> Result<Outcome, Failure> {
     }
     let mut writers = Vec::new();
     for (_, name) in repository.catalog().writers()? {
-        writers.push(repository.writer_description(&name)?);
+        writers.push((repository.writer_description(&name)?, repository.standing(&name)?));
     }
     let earlier = match repository.host() {
         Ok(_) => crate::ops::rewrap::look(&mut repository)?,
@@ -48,7 +48,7 @@ pub fn list(context: &Context) -> Result<Outcome, Failure> {
             "earlier_packs": earlier.packs.len(),
             "packs": earlier.all,
             "keepers": list.keepers,
-            "writers": writers,
+            "writers": writers.iter().map(|(writer, standing)| described(writer, standing)).collect::<Vec<_>>(),
             "this_writer": own,
         }))?;
     } else {
@@ -64,15 +64,30 @@ pub fn list(context: &Context) -> Result<Outcome, Failure> {
                 size(earlier.bytes)
             ))?;
         }
-        for writer in &writers {
+        for (writer, standing) in &writers {
             let here = if own.as_deref() == Some(&writer.writer) { "  (this host)" } else { "" };
-            let since = writer.created.format("%Y-%m-%d");
-            context
-                .ui
-                .answer(format!("writer       {}  of host {}, since {since}{here}", writer.writer, writer.host))?;
+            let day = |at: crate::model::Moment| at.format("%Y-%m-%d").to_string();
+            let ruled = standing.ruled.map(|(_, at)| match standing.current() {
+                Some(era) => format!(", of host {} since {}", era.host, day(at)),
+                None => format!(", revoked {}", day(at)),
+            });
+            let (name, since) = (&writer.writer, day(writer.created));
+            let ruled = ruled.unwrap_or_default();
+            context.ui.answer(format!("writer       {name}  of host {}, since {since}{ruled}{here}", writer.host))?;
         }
     }
     Ok(if problems.is_empty() { Outcome::Done } else { Outcome::Damage })
+}
+
+/// A writer with what was ruled on it, for a machine.
+fn described(writer: &WriterDescription, standing: &Standing) -> serde_json::Value {
+    let mut value = serde_json::json!(writer);
+    if let Some((digest, at)) = standing.ruled {
+        value["ruling"] = serde_json::json!({
+            "digest": digest, "at": at, "revoked": standing.current().is_none(), "host": standing.current().map(|era| &era.host)
+        });
+    }
+    value
 }
 
 /// `key request`.

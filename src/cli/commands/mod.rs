@@ -35,3 +35,4 @@ pub mod status;
 pub mod timeline;
 pub mod validate_store;
 pub mod wal;
+pub mod writers;

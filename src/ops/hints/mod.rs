@@ -100,6 +100,17 @@ fn recipients_hint(error: &repository::RecipientsError) -> String {
     }
 }
 
+/// Of a host whose log was ended, or goes on with another one.
+fn overruled_hint(given_away: bool) -> &'static str {
+    if given_away {
+        "Two hosts cannot write one log. Stop this one; or let it join as a new writer, with a state directory of its own: \
+         `lifeboat --state-dir DIR init --identity FILE`."
+    } else {
+        "Was that a mistake, or is this host sound again: let it join as a new writer, with a state directory of its own: \
+         `lifeboat --state-dir DIR init --identity FILE`."
+    }
+}
+
 fn repository_hint(error: &repository::Error) -> Option<String> {
     use repository::Error as E;
     let hint = match error {
@@ -125,6 +136,7 @@ fn repository_hint(error: &repository::Error) -> Option<String> {
         E::NotAdmitted(_) => {
             "Where an identity is at hand, run `lifeboat key admit REQUEST`, then this again.".to_owned()
         }
+        E::Overruled { host, .. } => overruled_hint(host.is_some()).to_owned(),
         E::CopyRecipients(store) => format!(
             "Make the lists the same: `lifeboat key list` shows this one, `lifeboat --repo '{store}' key add KEY` and `key remove KEY` change the copy's. \
              Nothing was copied."

@@ -9,6 +9,7 @@ pub mod convex;
 pub mod faulty;
 pub mod forge;
 pub mod history;
+pub mod kill;
 pub mod oracle;
 pub mod postgres;
 pub mod proxy;
