@@ -139,6 +139,9 @@ pub struct Global {
     /// Where this host keeps its keys and catalogs [default: ~/.local/state/lifeboat; of root: /var/lib/lifeboat]
     #[arg(long, global = true, value_name = "DIR", env = "LIFEBOAT_STATE_DIR", help_heading = "Global")]
     pub state_dir: Option<PathBuf>,
+    /// Read an S3 bucket that keeps versions as it was then; writes nothing, needs an identity
+    #[arg(long, global = true, value_name = "TIME", help_heading = "Global")]
+    pub as_of: Option<String>,
     /// Bytes a second to the store at most, as 20M
     #[arg(long, global = true, value_name = "RATE", env = "LIFEBOAT_LIMIT_UPLOAD", help_heading = "Global")]
     pub limit_upload: Option<String>,

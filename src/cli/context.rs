@@ -20,7 +20,7 @@ use crate::plan::restore::Wanted;
 use crate::progress::Progress;
 use crate::repository::{self, Keys, OpenOptions, Problem, Repository, SyncReport};
 use crate::seal::{Keyring, Recipient};
-use crate::store::{self, Limits, Location, Store, open_url, parse_url};
+use crate::store::{self, Credentials, Limits, Location, Store, open_url, parse_url};
 
 /// A command's surroundings.
 pub struct Context {
@@ -36,6 +36,8 @@ pub struct Context {
     pub stop: Arc<AtomicBool>,
     /// The copy of the configuration that this works on, in place of its repository.
     pub at_copy: Option<String>,
+    /// The time as of which the store is read.
+    pub as_of: Option<Moment>,
 }
 
 /// Folders of the state directory that are looked into, at most.
@@ -60,7 +62,12 @@ impl Context {
         let ui = Ui { json: global.json, quiet: global.quiet };
         let file = global.config.clone().or_else(|| config_places().into_iter().find(|place| place.is_file()));
         let config = file.as_deref().map(Config::read).transpose()?.unwrap_or_default();
-        let context = Self { global, config, config_file: file, ui, stop, at_copy: None };
+        let as_of = global.as_of.as_deref().map(|text| read_time(text, chrono::Utc::now())).transpose()?;
+        if let Some(at) = &as_of {
+            ui.story(format!("The store as of {}", at.shown));
+        }
+        let as_of = as_of.map(|at| at.moment);
+        let context = Self { global, config, config_file: file, ui, stop, at_copy: None, as_of };
         // `--repo offsite`: a copy that the configuration names, with all that opens it.
         match context.global.repo.clone().filter(|repo| context.config.copy_named(repo).is_some()) {
             Some(repo) => {
@@ -87,6 +94,7 @@ impl Context {
             ui: self.ui,
             stop: Arc::clone(&self.stop),
             at_copy,
+            as_of: self.as_of,
         }
     }
 
@@ -119,7 +127,8 @@ impl Context {
 
     /// Opens the repository's store.
     pub fn store(&self, create: bool) -> Result<Store, Failure> {
-        open_url(&self.url()?, &self.config.repository.credentials(), self.limits()?, create).map_err(|e| match e {
+        let credentials = Credentials { as_of: self.as_of, ..self.config.repository.credentials() };
+        open_url(&self.url()?, &credentials, self.limits()?, create).map_err(|e| match e {
             store::Error::NotFound { store, .. } => repository::Error::NoRepository(store).into(),
             e => e.into(),
         })
@@ -159,8 +168,17 @@ impl Context {
         }
     }
 
-    /// Where this host keeps its part.
+    /// Where this host keeps its part. With `--as-of` one of that time: a catalog of today would miss what is newer, and nobody is a writer there.
     pub fn state_dir(&self) -> Result<PathBuf, Failure> {
+        let own = self.own_state_dir()?;
+        Ok(match self.as_of {
+            Some(at) => own.join("as-of").join(at.timestamp().to_string()),
+            None => own,
+        })
+    }
+
+    /// The same, whatever `--as-of` says.
+    pub fn own_state_dir(&self) -> Result<PathBuf, Failure> {
         if let Some(dir) = self.global.state_dir.clone().or_else(|| self.config.repository.state_dir.clone()) {
             return Ok(dir);
         }

@@ -115,6 +115,10 @@ fn run(cli: Cli, stop: Arc<AtomicBool>) -> Result<Outcome, Failure> {
         Command::Demo(args) => return commands::demo::run(&args, cli.global, stop),
         _ => {}
     }
+    if cli.global.as_of.is_some() && !reads(&cli.command) {
+        let hint = "Restore what was there with `lifeboat --as-of TIME restore ...`; back up and forget without it.";
+        return Err(Failure::usage("with `--as-of` a store is read, never written", hint));
+    }
     let context = Context::new(cli.global, stop)?;
     match cli.command {
         Command::Init(args) => commands::init::run(&context, &args),
@@ -174,6 +178,26 @@ fn run(cli: Cli, stop: Arc<AtomicBool>) -> Result<Outcome, Failure> {
         }
         Command::Completions { .. } | Command::Man { .. } | Command::Demo(_) => Ok(Outcome::Done),
     }
+}
+
+/// Whether a command only reads the repository: what `--as-of` is for.
+fn reads(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Snapshots(_)
+            | Command::Ls(_)
+            | Command::Find(_)
+            | Command::Bootstrap(_)
+            | Command::Compare(_)
+            | Command::Diff(_)
+            | Command::Dump(_)
+            | Command::Stats(_)
+            | Command::Restore(_)
+            | Command::Timeline(_)
+            | Command::Check(_)
+            | Command::Key(KeyCommand::List)
+            | Command::Wal(WalCommand::Get(_) | WalCommand::FetchAhead(_))
+    )
 }
 
 fn start_log(verbose: u8) {

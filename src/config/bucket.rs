@@ -25,6 +25,9 @@ pub struct StoreSection {
     /// Requests without a signature.
     #[serde(default)]
     skip_signature: bool,
+    /// A SHA-256 with each object that is put.
+    #[serde(default)]
+    checksums: bool,
     /// File with S3's access key id.
     access_key_id_file: Option<PathBuf>,
     /// File with S3's secret access key.
@@ -45,11 +48,13 @@ impl StoreSection {
             path_style: self.path_style,
             allow_http: self.allow_http,
             skip_signature: self.skip_signature,
+            checksums: self.checksums,
             access_key_id_file: self.access_key_id_file.clone(),
             secret_access_key_file: self.secret_access_key_file.clone(),
             account: self.account.clone(),
             account_key_file: self.account_key_file.clone(),
             service_account_file: self.service_account_file.clone(),
+            as_of: None,
         }
     }
 }

@@ -66,6 +66,7 @@ impl Config {
             path_style: store.path_style,
             allow_http: store.allow_http,
             skip_signature: store.skip_signature,
+            checksums: store.checksums,
             access_key_id_file: store.access_key_id_file,
             secret_access_key_file: store.secret_access_key_file,
             account: store.account,

@@ -7,6 +7,7 @@
 //! that lost its answer finds its own object when it retries: names hold digests, so what lies there under the same
 //! name and length is the same object. Not here: what the bytes mean.
 
+mod as_of;
 mod bucket;
 mod error;
 mod open;

@@ -4,14 +4,17 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use object_store::aws::AmazonS3Builder;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum};
 use object_store::azure::MicrosoftAzureBuilder;
+use object_store::client::{HttpConnector, ReqwestConnector};
 use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder};
 use object_store::local::LocalFileSystem;
 use object_store::{ClientOptions, ObjectStore, RetryConfig, StaticCredentialProvider};
 
+use super::as_of::AsOf;
 use super::root::Root;
 use super::{Error, Limits, Store};
+use crate::model::Moment;
 
 /// Where a repository lies, as the URL says it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +57,8 @@ pub struct Credentials {
     pub allow_http: bool,
     /// Requests without a signature: for test servers and public buckets.
     pub skip_signature: bool,
+    /// A SHA-256 with each object that is put to S3: what buckets ask for that lock objects by default.
+    pub checksums: bool,
     /// File with S3's access key id.
     pub access_key_id_file: Option<PathBuf>,
     /// File with S3's secret access key.
@@ -64,6 +69,8 @@ pub struct Credentials {
     pub account_key_file: Option<PathBuf>,
     /// File with Google's service account, as JSON.
     pub service_account_file: Option<PathBuf>,
+    /// Read a versioned bucket as it was then, and write nothing.
+    pub as_of: Option<Moment>,
 }
 
 /// Reads a repository URL or a plain path.
@@ -126,6 +133,10 @@ fn hide_secrets(text: &str) -> String {
 /// Opens the store of a URL. With `create` a local directory is made where there is none.
 pub fn open_url(text: &str, credentials: &Credentials, limits: Limits, create: bool) -> Result<Store, Error> {
     let location = parse_url(text)?;
+    if credentials.as_of.is_some() && !matches!(location, Location::S3 { .. }) {
+        let why = "only an S3 bucket that keeps versions can be read as it was at another time".to_owned();
+        return Err(Error::BadUrl { url: text.to_owned(), why });
+    }
     let mut local = None;
     let (objects, root): (Arc<dyn ObjectStore>, String) = match location {
         Location::Local(path) => {
@@ -133,7 +144,7 @@ pub fn open_url(text: &str, credentials: &Credentials, limits: Limits, create: b
             local = Some(Root::of(&path));
             (objects, String::new())
         }
-        Location::S3 { bucket, prefix } => (Arc::new(open_s3(&bucket, text, credentials, &limits)?), prefix),
+        Location::S3 { bucket, prefix } => (open_s3(&bucket, text, credentials, &limits)?, prefix),
         Location::Azure { container, prefix } => {
             (Arc::new(open_azure(&container, text, credentials, &limits)?), prefix)
         }
@@ -216,7 +227,7 @@ fn opened<T>(result: object_store::Result<T>, url: &str) -> Result<T, Error> {
     result.map_err(|e| Error::Open { url: url.to_owned(), source: Box::new(e) })
 }
 
-fn open_s3(bucket: &str, url: &str, credentials: &Credentials, limits: &Limits) -> Result<impl ObjectStore, Error> {
+fn open_s3(bucket: &str, url: &str, credentials: &Credentials, limits: &Limits) -> Result<Arc<dyn ObjectStore>, Error> {
     check_http(url, credentials)?;
     let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retries(limits));
     builder = builder.with_client_options(client(credentials)).with_allow_http(allows_http(credentials));
@@ -235,7 +246,14 @@ fn open_s3(bucket: &str, url: &str, credentials: &Credentials, limits: &Limits) 
     if let Some(file) = &credentials.secret_access_key_file {
         builder = builder.with_secret_access_key(read_secret(file, url)?);
     }
-    opened(builder.with_skip_signature(credentials.skip_signature).build(), url)
+    if credentials.checksums {
+        builder = builder.with_checksum_algorithm(Checksum::SHA256);
+    }
+    let region = builder.get_config_value(&AmazonS3ConfigKey::Region).unwrap_or_else(|| "us-east-1".to_owned());
+    let bucket = opened(builder.with_skip_signature(credentials.skip_signature).build(), url)?;
+    let Some(at) = credentials.as_of else { return Ok(Arc::new(bucket)) };
+    let client = opened(ReqwestConnector::default().connect(&client(credentials)), url)?;
+    Ok(Arc::new(AsOf::new(bucket, client, region, !credentials.skip_signature, at)))
 }
 
 fn open_azure(

@@ -1,12 +1,18 @@
 //! `repair`.
 
+use std::collections::BTreeSet;
+
 use crate::cli::Outcome;
 use crate::cli::args::RepairArgs;
 use crate::cli::context::Context;
 use crate::cli::output::{count, counted};
 use crate::cli::report::Failure;
+use crate::model::SnapshotId;
 use crate::ops::check::ReadData;
 use crate::ops::repair::{RepairReport, repair};
+
+/// Files that are named at most.
+const FILES_SHOWN: usize = 20;
 
 /// Runs it.
 pub fn run(context: &Context, args: &RepairArgs) -> Result<Outcome, Failure> {
@@ -68,12 +74,40 @@ fn tell(context: &Context, args: &RepairArgs, report: &RepairReport) -> Result<(
         let hurts = counted(damage.snapshots.len() as u64, "snapshot", "snapshots");
         ui.answer(format!("DAMAGE     {}: {}; hurts {hurts}", damage.object, damage.why))?;
     }
+    for (snapshot, path, why) in report.after.files_hurt.iter().take(FILES_SHOWN) {
+        ui.answer(format!("HURT       {} `{path}`: {why}", snapshot.short()))?;
+    }
+    if report.after.files_hurt.len() > FILES_SHOWN {
+        ui.answer("           and more: `lifeboat check --read-data` names them all")?;
+    }
     match (report.after.is_clean(), args.dry_run) {
-        (true, _) => ui.answer("result     whole"),
+        (true, _) => ui.answer(format!("result     whole: {}", all_of(report.after.snapshots))),
         (false, true) => ui.answer("result     not whole; nothing was changed (dry run)"),
-        (false, false) => {
-            let files = count(report.after.files_hurt.len() as u64);
-            ui.answer(format!("result     not whole: {files} files of old snapshots stay hurt"))
-        }
+        (false, false) => ui.answer(format!("result     not whole: {}", what_stays(report))),
+    }
+}
+
+fn all_of(snapshots: u64) -> String {
+    match snapshots {
+        0 => "there is no snapshot".to_owned(),
+        1 => "the one snapshot can be restored".to_owned(),
+        many => format!("all {} snapshots can be restored", count(many)),
+    }
+}
+
+/// What is lost, and what is not.
+fn what_stays(report: &RepairReport) -> String {
+    let after = &report.after;
+    let hurt: BTreeSet<SnapshotId> = after
+        .damage
+        .iter()
+        .flat_map(|damage| damage.snapshots.iter().copied())
+        .chain(after.files_hurt.iter().map(|(snapshot, ..)| *snapshot))
+        .collect();
+    let whole = after.snapshots.saturating_sub(hurt.len() as u64);
+    let whole = format!("{} of {} snapshots can be restored whole", count(whole), count(after.snapshots));
+    match (report.could_read, after.files_hurt.len()) {
+        (true, files) => format!("{whole}; of the others {} hurt", counted(files as u64, "file is", "files are")),
+        (false, _) => format!("{whole}; which files of the others are hurt only an identity can tell"),
     }
 }

@@ -381,7 +381,10 @@ pub(super) fn restore_command(
     for file in context.identity_files() {
         flag("--identity", absolute(&file).display().to_string());
     }
-    flag("--state-dir", absolute(&context.state_dir()?).display().to_string());
+    flag("--state-dir", absolute(&context.own_state_dir()?).display().to_string());
+    if let Some(at) = context.as_of {
+        flag("--as-of", at.to_rfc3339());
+    }
     words.extend(["wal", "get", "--stream"].map(str::to_owned));
     words.extend([quote(&cluster.stream), "--writer".to_owned(), quote(&cluster.writer)]);
     // A standby follows what is archived from now on; a gap is one for it too.

@@ -80,6 +80,7 @@ pub(super) fn run(context: &Context, args: &RestoreArgs, group: &str, into: &Pat
 fn quiet(context: &Context) -> Context {
     Context {
         at_copy: context.at_copy.clone(),
+        as_of: context.as_of,
         global: context.global.clone(),
         config: context.config.clone(),
         config_file: context.config_file.clone(),

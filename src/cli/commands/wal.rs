@@ -192,8 +192,10 @@ fn start_ahead(context: &Context, args: &WalGetArgs, stream: &str, first: Segmen
     if let Some(repo) = &global.repo {
         flag("--repo", repo.as_ref());
     }
-    if let Some(rate) = &global.limit_download {
-        flag("--limit-download", rate.as_ref());
+    for (name, text) in [("--limit-download", &global.limit_download), ("--as-of", &global.as_of)] {
+        if let Some(text) = text {
+            flag(name, text.as_ref());
+        }
     }
     command.args(["wal", "fetch-ahead", "--stream", stream, "--first", &first.to_string(), "--folder"]);
     command.arg(shelf.folder());

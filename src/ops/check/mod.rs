@@ -141,11 +141,11 @@ pub fn check(
     let mut packs: Vec<(String, PackRow)> = Vec::new();
     for (row, name) in repository.catalog().writers()? {
         let listing = repository.list_packs(&name, now)?;
-        // Packs of a log that no key at hand opens are named there, for all we know.
-        if repository.catalog().commits(row, false)?.is_empty() {
-            report.unnamed += listing.unknown.len() as u64;
-        } else {
-            report.logs_closed += 1;
+        // Packs of a log that no key at hand opens are named there, for all we know. What is said to be lost is no such thing.
+        let lost = repository.catalog().lost(row)?;
+        match repository.catalog().commits(row, false)?.iter().all(|head| lost.contains(&head.digest)) {
+            true => report.unnamed += listing.unknown.len() as u64,
+            false => report.logs_closed += 1,
         }
         let (known, usage) = (repository.catalog().packs(row)?, repository.catalog().usage(row)?);
         for pack in known {

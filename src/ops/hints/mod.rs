@@ -100,6 +100,17 @@ fn recipients_hint(error: &repository::RecipientsError) -> String {
     }
 }
 
+/// Whether S3 refused an object for want of a checksum: only its own words say so.
+fn wants_checksums(error: &store::Error) -> bool {
+    let mut source: Option<&dyn std::error::Error> = Some(error);
+    std::iter::from_fn(|| {
+        let this = source?;
+        source = this.source();
+        Some(this.to_string())
+    })
+    .any(|text| text.contains("Content-MD5") && text.contains("Object Lock"))
+}
+
 /// Of a host whose log was ended, or goes on with another one.
 fn overruled_hint(given_away: bool) -> &'static str {
     if given_away {
@@ -179,6 +190,9 @@ fn repository_hint(error: &repository::Error) -> Option<String> {
         }
         E::Store(store::Error::Denied { .. }) => {
             "Check the credentials and their rights: a backup needs to list, read and create.".to_owned()
+        }
+        E::Store(e) if wants_checksums(e) => {
+            "The bucket locks objects, and asks for a checksum with each: set `checksums = true` under [repository]. Nothing was stored.".to_owned()
         }
         E::Store(store::Error::Unreachable { tries: 1, .. }) => {
             "Trying again would not help: check its free space and the permissions. What is stored is safe.".to_owned()

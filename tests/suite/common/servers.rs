@@ -186,3 +186,60 @@ fn found(name: &str, path: &str) -> Option<PathBuf> {
     }
     program
 }
+
+/// moto with a bucket that keeps versions and locks objects, and with users who may what the policies of docs/deploy/s3 say.
+pub struct Locked {
+    server: Server,
+    keys: serde_json::Value,
+    folder: PathBuf,
+}
+
+fn script() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suite/common/locked_bucket.py")
+}
+
+impl Locked {
+    pub fn start() -> Option<Self> {
+        let program = found("moto", "moto/moto/server.py")?;
+        let folder = program.ancestors().nth(2).unwrap().to_owned();
+        let command = |_: &Path, ports: &Ports| {
+            let mut command = Command::new("python3");
+            // As many as it takes to make the users; from then on who is not signed in is refused.
+            command.env("PYTHONPATH", &folder).env("INITIAL_NO_AUTH_ACTION_COUNT", "11");
+            command.arg(script()).args(["serve", &ports.0[0].to_string()]);
+            command
+        };
+        let server = Server::start("s3://bucket", plain_http(), command, |_| true);
+        let mut locked = Self { server, keys: serde_json::Value::Null, folder: folder.clone() };
+        let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/deploy/s3");
+        locked.keys =
+            serde_json::from_str(&locked.python(&["make", &locked.endpoint(), docs.to_str().unwrap()])).unwrap();
+        Some(locked)
+    }
+
+    fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.server.port)
+    }
+
+    fn key(&self, user: &str, part: &str) -> &str {
+        self.keys[user][part].as_str().unwrap()
+    }
+
+    fn python(&self, args: &[&str]) -> String {
+        let output = Command::new("python3").env("PYTHONPATH", &self.folder).arg(script()).args(args).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Does something as a user: see the script.
+    pub fn script(&self, what: &str, user: &str) -> String {
+        self.python(&[what, &self.endpoint(), self.key(user, "id"), self.key(user, "secret")])
+    }
+
+    /// Gives a command the keys of a user.
+    pub fn sign_in(&self, command: &mut Command, user: &str) {
+        command.env("AWS_ENDPOINT_URL", self.endpoint()).env("AWS_REGION", "us-east-1").env("AWS_ALLOW_HTTP", "1");
+        command.env("AWS_ACCESS_KEY_ID", self.key(user, "id"));
+        command.env("AWS_SECRET_ACCESS_KEY", self.key(user, "secret"));
+    }
+}
