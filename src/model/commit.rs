@@ -187,6 +187,12 @@ pub enum CommitLine {
     Deleted(Objects),
 }
 
+/// The kinds of lines, by the names that they have in a commit.
+pub const KINDS: &[&str] = &[
+    "pack", "snapshot", "seen", "renumber", "lost", "segment", "forget", "pin", "unpin", "accept", "drill", "retire",
+    "keep", "deleted",
+];
+
 /// A whole commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Commit {
@@ -224,6 +230,17 @@ impl Commit {
             text.push(b'\n');
         }
         Ok(text)
+    }
+    /// The program that made it, where this one does not know its form or a kind of its lines.
+    pub fn made_by_newer(text: &[u8]) -> Option<String> {
+        let mut lines = text.split(|b| *b == b'\n').filter(|line| !line.is_empty());
+        let header: serde_json::Value = serde_json::from_slice(lines.next()?).ok()?;
+        let is_new = |line: &[u8]| {
+            let line: Option<serde_json::Map<String, serde_json::Value>> = serde_json::from_slice(line).ok();
+            line.is_some_and(|line| line.len() == 1 && line.keys().all(|kind| !KINDS.contains(&kind.as_str())))
+        };
+        let newer = header.get("commit")?.as_u64()? > 1 || lines.any(is_new);
+        newer.then(|| header.get("program").and_then(|program| program.as_str()).unwrap_or("unknown").to_owned())
     }
     /// Reads what `encode` wrote. `Err` says which line is wrong.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
@@ -267,6 +284,35 @@ mod tests {
     use super::*;
     use crate::model::{Extent, ManifestPlace, SnapshotId, Uses};
     use proptest::prelude::*;
+
+    #[test]
+    fn every_kind_of_line_has_its_name() {
+        let error = serde_json::from_str::<CommitLine>("{\"x\":1}").unwrap_err().to_string();
+        let named: Vec<&str> = error.split('`').skip(3).step_by(2).collect();
+        assert_eq!(named, KINDS);
+        // Those who recover without lifeboat know them too.
+        let script = include_str!("../repository/recover.py");
+        let lines = script.split("LINES = {").nth(1).unwrap().split('}').next().unwrap();
+        let mut known: Vec<&str> = lines.split('"').skip(1).step_by(2).collect();
+        let mut kinds = KINDS.to_vec();
+        known.sort_unstable();
+        kinds.sort_unstable();
+        assert_eq!(known, kinds);
+    }
+
+    #[test]
+    fn what_a_newer_program_made_is_told_from_what_is_damaged() {
+        let text = String::from_utf8(sample(3, 1).encode().unwrap()).unwrap();
+        assert_eq!(Commit::made_by_newer(text.as_bytes()), None);
+        let form = text.replacen("{\"commit\":1", "{\"commit\":2", 1);
+        for newer in [form, format!("{text}{{\"shard\":{{}}}}\n")] {
+            assert!(Commit::parse(newer.as_bytes()).is_err());
+            assert!(Commit::made_by_newer(newer.as_bytes()).is_some(), "{newer}");
+        }
+        for damaged in ["", "junk", "{}\n", &text[..text.len() / 2], &text.replace("\"size\"", "\"sise\"")] {
+            assert_eq!(Commit::made_by_newer(damaged.as_bytes()), None, "{damaged}");
+        }
+    }
 
     fn sample(sequence: u64, frames: u64) -> Commit {
         let pack = PackLine {

@@ -182,7 +182,7 @@ fn check_log(repository: &Repository, problems: &[Problem]) -> Result<(), Error>
     let folder = format!("writers/{own}/log/");
     let hole = problems.iter().find(|problem| match problem {
         Problem::MissingCommit { writer, .. } | Problem::BadWriter { writer, .. } => writer == own,
-        Problem::BadCommit { key, .. } => key.starts_with(&folder),
+        Problem::BadCommit { key, .. } | Problem::NewerCommit { key, .. } => key.starts_with(&folder),
         _ => false,
     });
     hole.map_or(Ok(()), |hole| Err(ForgetError::Hole(hole.to_string()).into()))

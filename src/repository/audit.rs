@@ -31,6 +31,9 @@ impl Repository {
                         match self.read_commit(&name, object) {
                             Ok(_) => {}
                             Err(Error::BadObject { key, why }) => problems.push(Problem::BadCommit { key, why }),
+                            Err(Error::NewerCommit { key, program }) => {
+                                problems.push(Problem::NewerCommit { key, program });
+                            }
                             Err(e) => return Err(e),
                         }
                     }

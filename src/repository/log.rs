@@ -27,6 +27,13 @@ pub enum Problem {
         /// What is wrong.
         why: String,
     },
+    /// A commit that this program does not understand: a newer one made it.
+    NewerCommit {
+        /// The object.
+        key: String,
+        /// What made it.
+        program: String,
+    },
     /// A commit that others refer to is not there.
     MissingCommit {
         /// Whose log.
@@ -73,6 +80,12 @@ impl std::fmt::Display for Problem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::BadCommit { key, why } => write!(f, "commit `{key}` is not to be trusted: {why}"),
+            Self::NewerCommit { key, program } => {
+                write!(
+                    f,
+                    "commit `{key}` was made by a newer lifeboat (`{program}`), and this one does not know all of it"
+                )
+            }
             Self::MissingCommit { writer, sequence, digest } => {
                 write!(f, "commit {sequence} ({}) of writer `{writer}` is missing in the store", digest.short())
             }
@@ -313,6 +326,11 @@ impl Repository {
                 report.problems.push(Problem::BadCommit { key, why });
                 return Ok(());
             }
+            Err(Error::NewerCommit { key, program }) => {
+                self.not_understood.insert(writer.to_owned(), (key.clone(), program.clone()));
+                report.problems.push(Problem::NewerCommit { key, program });
+                return Ok(());
+            }
             Err(e) => return Err(e),
         };
         for parent in &commit.header.parents {
@@ -378,7 +396,10 @@ impl Repository {
             }
         }
         let (era, content) = signed?;
-        let commit = Commit::parse(content).map_err(&bad)?;
+        let commit = Commit::parse(content).map_err(|why| match Commit::made_by_newer(content) {
+            Some(program) => Error::NewerCommit { key: object.key.clone(), program },
+            None => bad(why),
+        })?;
         let header = &commit.header;
         let place = (header.repository, header.writer.as_str(), header.sequence);
         if place != (self.description.repository, writer, object.head.sequence) {
@@ -406,7 +427,7 @@ impl Repository {
     pub(super) fn sync_own(&mut self, progress: &dyn Progress) -> Result<SyncReport, Error> {
         let (name, mut report) = (self.host()?.name.clone(), SyncReport::default());
         self.sync_writer(&name, &mut report, progress)?;
-        self.check_standing()?;
+        self.check_may_write()?;
         self.leave_out_lost(&mut report.problems)?;
         Ok(report)
     }
@@ -447,7 +468,7 @@ impl Repository {
         let name = self.host()?.name.clone();
         let mut report = SyncReport::default();
         self.sync_writer(&name, &mut report, progress)?;
-        self.check_standing()?;
+        self.check_may_write()?;
         let row = self.catalog.writer(&name)?;
         let (_, moves) = self.catalog.next_numbers(row)?;
         if !moves.is_empty() {
@@ -469,6 +490,15 @@ impl Repository {
         }
         self.leave_out_lost(&mut report.problems)?;
         Ok((Some(id), report))
+    }
+
+    /// Refuses to add to a log that is this host's no more, or of which newer commits are not understood: the next one would stand beside them.
+    pub(super) fn check_may_write(&self) -> Result<(), Error> {
+        self.check_standing()?;
+        match self.not_understood.get(&self.host()?.name) {
+            Some((key, program)) => Err(Error::NewerCommit { key: key.clone(), program: program.clone() }),
+            None => Ok(()),
+        }
     }
 
     fn seen_lines(&mut self, own: &str) -> Result<Vec<CommitLine>, Error> {

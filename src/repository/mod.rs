@@ -103,6 +103,14 @@ pub enum Error {
         /// Its format.
         found: u64,
     },
+    /// A commit that this program does not understand.
+    #[error("commit `{key}` was made by a newer lifeboat (`{program}`), and this one does not know all of it")]
+    NewerCommit {
+        /// The object.
+        key: String,
+        /// What made it.
+        program: String,
+    },
     /// A small object says impossible things.
     #[error("`{key}` is damaged: {why}")]
     BadObject {

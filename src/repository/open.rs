@@ -57,6 +57,8 @@ pub struct Repository {
     pub(super) newest_list: Option<Digest>,
     /// What counts of each writer.
     pub(super) rulings: super::rulings::Rulings,
+    /// Of each writer a commit that a newer program made, and that program.
+    pub(super) not_understood: HashMap<String, (String, String)>,
     /// The highest row of a commit in the catalog when the present run began.
     pub(super) horizon: Option<i64>,
 }
@@ -110,6 +112,7 @@ impl Repository {
             opened: Arc::default(),
             newest_list: None,
             rulings: super::rulings::Rulings::default(),
+            not_understood: HashMap::new(),
             horizon: None,
         };
         repository.claim_catalog()?;

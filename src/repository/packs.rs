@@ -88,6 +88,8 @@ impl Repository {
     /// What a run does before it trusts the catalog: lists its packs once a day, and after a run that did not end;
     /// adopts what such a run left.
     pub fn prepare_run(&mut self, source: &str, now: Moment, progress: &dyn Progress) -> Result<(), Error> {
+        // Before anything is stored for nothing.
+        self.check_may_write()?;
         let name = self.host()?.name.clone();
         let listed = self.catalog.fact(&format!("packs of {name} listed"))?.and_then(|text| text.parse::<i64>().ok());
         // A listing from the future is a clock that was set back: not to be trusted either.

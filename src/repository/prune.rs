@@ -74,7 +74,7 @@ impl Repository {
             Problem::MissingCommit { writer, .. }
             | Problem::BadWriter { writer, .. }
             | Problem::Fork { writer, .. } => *writer == own,
-            Problem::BadCommit { key, .. } => key.starts_with(&folder),
+            Problem::BadCommit { key, .. } | Problem::NewerCommit { key, .. } => key.starts_with(&folder),
             _ => false,
         };
         let mut why: Vec<String> = problems.iter().filter(speaks_of_us).map(ToString::to_string).collect();

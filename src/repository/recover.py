@@ -209,7 +209,7 @@ def keyed(key, parts):
         return process.stdout.read().decode().strip()
 
 
-LINES = {"pack", "snapshot", "seen", "renumber", "lost", "segment", "forget", "pin", "unpin",  # of a commit
+LINES = {"pack", "snapshot", "seen", "renumber", "lost", "segment", "forget", "pin", "unpin", "accept",  # of a commit
          "retire", "keep", "deleted", "drill"}
 
 

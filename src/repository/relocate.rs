@@ -92,6 +92,7 @@ impl Relocator {
             opened: Arc::default(),
             newest_list: None,
             rulings: super::rulings::Rulings::default(),
+            not_understood: HashMap::new(),
             horizon: None,
         };
         repository.sync(&Silent)?;

@@ -237,7 +237,7 @@ impl Repository {
                 Some(parents) => parents,
                 None => match listed.get(&digest).map(|listed| self.read_signed(writer, listed)) {
                     Some(Ok((_, commit))) => commit.header.parents,
-                    None | Some(Err(Error::BadObject { .. })) => {
+                    None | Some(Err(Error::BadObject { .. } | Error::NewerCommit { .. })) => {
                         counted.hole = counted.hole.max(sequence);
                         continue;
                     }
@@ -296,7 +296,7 @@ impl Repository {
             for object in listed.iter().filter(|listed| rest.contains(&listed.head)) {
                 match self.read_signed(writer, object) {
                     Ok((era, _)) if self.counts(writer, era, &object.head)? => {}
-                    Ok(_) | Err(Error::BadObject { .. }) => return Ok(true),
+                    Ok(_) | Err(Error::BadObject { .. } | Error::NewerCommit { .. }) => return Ok(true),
                     Err(e) => return Err(e),
                 }
             }

@@ -69,5 +69,6 @@ mod sqlite;
 mod sqlite_volume;
 mod status;
 mod tarball;
+mod upgrades;
 mod validate;
 mod wal;

@@ -165,6 +165,7 @@ fn repository_hint(error: &repository::Error) -> Option<String> {
                 .to_owned()
         }
         E::Newer { .. } => "Use a newer lifeboat.".to_owned(),
+        E::NewerCommit { .. } => "Use that lifeboat on this host, or a later one. Nothing was changed.".to_owned(),
         E::Catalog(catalog::Error::Newer { .. }) => {
             "Use the newer lifeboat, or `lifeboat catalog rebuild`, which makes it anew.".to_owned()
         }
