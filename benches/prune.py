@@ -3,7 +3,7 @@
 
     benches/install-peers                     # once, for rustic
     benches/prune.py                          # everything, target/release/lifeboat
-    benches/prune.py --only forget,idle       # some: forget, nights, plan, idle
+    benches/prune.py --only forget,idle       # some: forget, nights, plan, rebuild, idle
     benches/prune.py --scale 0.1              # quick look
 
   forget  two snapshots (the second after a day's changes), the first is forgotten: wall, CPU, peak of `prune`, and what is stored before
@@ -11,6 +11,7 @@
   nights  thirty nights of changes to 1 % of the lines, the last 7 kept, `forget` and `prune` each night on a host without identity; what
           is stored at the end, beside a fresh repository of the same 7 (goal: at most 1.3 times)
   plan    a repository of two million chunks: `prune --dry-run` (goal: below 10 s and 200 MiB)
+  rebuild a repository of one million chunks and 10,000 commits: `catalog rebuild`, and the same by a bare machine with the identity (goal: below 30 s)
   idle    `forget --all --prune` with 1,000 snapshots and nothing to do (goal: below 1 s)
 
 Measured as in `engine.py`, one command after another. The report is Markdown; figures count only from a machine that does nothing else.
@@ -140,14 +141,11 @@ def bench_nights(options, folder):
     print(f"\nstored: {size_of(tool.repo) / size_of(fresh.repo):.2f} times the fresh one (goal: at most 1.3)\n")
 
 
-def bench_plan(options, folder):
-    data = folder / "data"
+def fill(tool, data, chunks):
+    """Backs up text until there are so many chunks: 16 KiB each on average."""
     data.mkdir(parents=True)
-    tool = Lifeboat(options.lifeboat, folder / "lifeboat")
-    # Chunks of text are 16 KiB on average.
-    wanted = int(2_000_000 * 16 * 1024 * options.scale)
     rng, number, made = random.Random(5), 0, 0
-    while made < wanted:
+    while made < chunks * 16 * 1024:
         for path in data.iterdir():
             path.unlink()
         for _ in range(8):
@@ -155,7 +153,28 @@ def bench_plan(options, folder):
             (data / f"text{number}").write_text(text)
             number, made = number + 1, made + len(text)
         tool.backup(data)
+    for path in data.iterdir():
+        path.unlink()
+
+
+def bench_plan(options, folder):
+    tool = Lifeboat(options.lifeboat, folder / "lifeboat")
+    fill(tool, folder / "data", int(2_000_000 * options.scale))
     show("lifeboat", "prune --dry-run", tool.say("prune", "--dry-run"), tool.repo)
+
+
+def bench_rebuild(options, folder):
+    tool = Lifeboat(options.lifeboat, folder / "lifeboat")
+    fill(tool, folder / "data", int(1_000_000 * options.scale))
+    (one, *_) = tool.oldest()
+    for n in range(int(10_000 * options.scale) // 2):
+        tool.say("pin", one)
+        tool.say("unpin", one)
+    for _ in range(3):
+        show("lifeboat", "catalog rebuild", tool.say("catalog", "rebuild"), tool.repo)
+    for n in range(3):
+        bare = ["--identity", tool.folder / "identity", "--state-dir", folder / f"bare{n}", "snapshots"]
+        show("lifeboat", "the first look of a bare machine", tool.say(*bare), tool.repo)
 
 
 def bench_idle(options, folder):
@@ -175,7 +194,7 @@ def main():
     parser.add_argument("--lifeboat", type=Path, default=ROOT / "target/release/lifeboat")
     parser.add_argument("--rustic", type=Path, default=ROOT / "target/peers/bin/rustic")
     parser.add_argument("--scale", type=float, default=1.0)
-    parser.add_argument("--only", default="forget,nights,plan,idle")
+    parser.add_argument("--only", default="forget,nights,plan,rebuild,idle")
     options = parser.parse_args()
     print("| tool | command | wall | CPU | peak | stored |\n|---|---|---|---|---|---|")
     for name in options.only.split(","):

@@ -396,7 +396,25 @@ impl Catalog {
         Ok(hasher.finalize())
     }
 
-    /// Forgets all, to be read anew from the store.
+    /// Forgets commits that are known by name only, beyond a place.
+    pub fn forget_unread_beyond(&mut self, writer: WriterRow, end: u64) -> Result<(), Error> {
+        self.write(|db| {
+            let sql = "DELETE FROM log_commit WHERE writer = ?1 AND readable = 0 AND sequence > ?2";
+            db.execute(sql, rusqlite::params![writer.0, end as i64]).map(drop)
+        })
+    }
+
+    /// The commit that made each snapshot of a writer.
+    pub fn commits_of_snapshots(&self, writer: WriterRow) -> Result<Vec<(String, CommitId)>, Error> {
+        self.read(|db| {
+            let sql =
+                "SELECT s.id, c.digest FROM snapshot s JOIN log_commit c ON c.id = s.log_commit WHERE s.writer = ?1";
+            let mut rows = db.prepare_cached(sql)?;
+            rows.query_map([writer.0], |row| Ok((row.get(0)?, CommitId::new(row.get(1)?))))?.collect()
+        })
+    }
+
+    /// Forgets all, to be read anew from the store; but for what was ruled on writers, which the store might have lost.
     pub fn clear(&mut self) -> Result<(), Error> {
         self.write(|db| {
             db.execute_batch(
@@ -404,7 +422,7 @@ impl Catalog {
                  DELETE FROM retirement; DELETE FROM retired; DELETE FROM unmapped; DELETE FROM drill;
                  DELETE FROM snapshot; DELETE FROM chunk; DELETE FROM frame_chunks;
                  DELETE FROM frame; DELETE FROM pack; DELETE FROM commit_parent; DELETE FROM log_commit;
-                 DELETE FROM writer; DELETE FROM meta;
+                 DELETE FROM writer; DELETE FROM meta WHERE name NOT LIKE 'rulings on writer %';
                  DELETE FROM segment WHERE log_commit IS NOT NULL;",
             )
         })

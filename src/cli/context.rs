@@ -318,7 +318,11 @@ impl Context {
         }
         let options = OpenOptions {
             state: &state,
-            catalog: self.global.catalog.clone().or_else(|| self.config.repository.catalog.clone()),
+            // One of today's would say what is newer, and learn what was not there yet.
+            catalog: match self.as_of {
+                Some(_) => None,
+                None => self.global.catalog.clone().or_else(|| self.config.repository.catalog.clone()),
+            },
             keys: self.keys()?,
             sync,
         };

@@ -110,6 +110,7 @@ fn repository_kind(error: &repository::Error) -> Kind {
         | E::OtherRecipients
         | E::NoCopy { .. }
         | E::CopyRecipients(_)
+        | E::Ended(_)
         | E::Recipients(_) => Kind::Usage,
         E::Store(store::Error::NotFound { key, .. }) if key == "lifeboat.json" => Kind::NoRepository,
         E::Store(store::Error::Gone { .. }) => Kind::NoRepository,

@@ -49,6 +49,10 @@ impl Repository {
             let (host, ends) = (before.host.clone(), before.until.clone().unwrap_or_default());
             return Ok(Adopted { host, ends, handed_over: self.hand_over(progress)? });
         }
+        if self.standing(writer)?.current().is_none() {
+            // What lies in its streams cannot be told from what its thief put there.
+            return Err(Error::Ended(writer.to_owned()));
+        }
         let admission = Admission::open(&self.store, &self.description, &opener)?;
         let (recipients_list, list) = self.current_recipients()?;
         let ends = self.ends_before(writer, None)?;
@@ -61,7 +65,7 @@ impl Repository {
         let signing = SigningKey::from_seed(&init::random()?);
         let secret_object = self.put_secret(writer, &recipient, &admission)?;
         eras.push(Era { host: host.to_owned(), recipient, key: signing.public(), until: None });
-        self.rule(writer, eras, now)?;
+        self.rule(writer, eras, now, now)?;
         let keys = KeyFile {
             lifeboat_writer: 1,
             repository: self.description.repository,
@@ -100,7 +104,7 @@ impl Repository {
         let mut eras = self.standing(writer)?.eras;
         // What all of these commits have for ancestors is fixed, whoever signed it.
         eras.iter_mut().for_each(|era| era.until = Some(ends.clone()));
-        self.rule(writer, eras, now)?;
+        self.rule(writer, eras, since.unwrap_or(now), now)?;
         Ok(ends)
     }
 }

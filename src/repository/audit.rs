@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::log::{Listed, Problem};
+use super::rulings::parse_ruling_key;
 use super::{Error, Repository};
 use crate::catalog::Head;
 use crate::model::{Digest, limits};
@@ -16,7 +17,7 @@ impl Repository {
         for (row, name) in self.catalog.writers()? {
             // The catalog first: what another process commits meanwhile must not be missed in a listing that is older.
             let known = [(true, self.catalog.commits(row, true)?), (false, self.catalog.commits(row, false)?)];
-            let listed = self.list_log(&name, None)?;
+            let (listed, rulings) = self.list_log_and_rulings(&name, None)?;
             let there: HashMap<Head, &Listed> = listed.iter().map(|l| (l.head, l)).collect();
             for (readable, heads) in known {
                 for head in heads {
@@ -46,6 +47,11 @@ impl Repository {
             self.catalog.set_fact(&format!("description of writer {name}"), "")?;
             if let Err(e) = self.writer_description(&name) {
                 problems.push(Problem::BadWriter { writer: name.clone(), why: e.to_string() });
+            }
+            for key in rulings {
+                let Some(digest) = parse_ruling_key(&key) else { continue };
+                let bad = self.audit_object(&key, digest, limits::SMALL_MAX as u64)?;
+                problems.extend(bad.map(|(key, why)| Problem::BadKeys { key, why }));
             }
             for object in listed {
                 if progress.cancelled() {

@@ -196,7 +196,7 @@ impl Repository {
             Err(e) => return Err(e),
         }
         let row = self.catalog.writer(name)?;
-        let known = self.catalog.newest(row)?;
+        let mut known = self.catalog.newest(row)?;
         let readable = !self.log_openers(name).is_empty();
         // By place and name: a commit that was read, put at another place, is somebody's doing and is told.
         let mut have: HashSet<Head> = self.catalog.commits(row, true)?.into_iter().collect();
@@ -212,12 +212,12 @@ impl Repository {
         // And those of which the store was never asked when it received them: once, after an older lifeboat.
         from = self.catalog.first_unreceived(row)?.min(from).or(from);
         let (mut listed, rulings) = self.list_log_and_rulings(name, from)?;
-        if !rulings.is_empty() {
-            self.take_rulings(name, &rulings, report)?;
-        }
+        self.take_rulings(name, &rulings, report)?;
         if self.counts_too_much(name, row)? {
             report.problems.push(Problem::StillCounted { writer: name.to_owned() });
         }
+        let end = self.log_end(name)?;
+        known = known.filter(|known| end.is_none_or(|end| known.sequence <= end));
         self.leave_out(name, &mut listed)?;
         let sane = known.map_or(0, |head| head.sequence) + LEAP_MAX;
         for junk in listed.iter().filter(|l| l.head.sequence > sane) {
@@ -252,8 +252,9 @@ impl Repository {
             self.catalog.note_received(row, &received)?;
         }
         // Several ends: a fork that no commit has joined yet. A joined one is history.
+        // And of a log that has ended: nobody may join it any more.
         let heads = self.catalog.heads(row)?;
-        if heads.len() > 1 {
+        if heads.len() > 1 && end.is_none() {
             let twice = listed.windows(2).find(|pair| pair[0].head.sequence == pair[1].head.sequence);
             let sequence = twice.map_or(heads[0].sequence, |pair| pair[0].head.sequence);
             report.problems.push(Problem::Fork { writer: name.to_owned(), sequence });
@@ -291,7 +292,11 @@ impl Repository {
     }
 
     /// The same, and the keys of the rulings, which sort behind every commit.
-    fn list_log_and_rulings(&self, writer: &str, from: Option<u64>) -> Result<(Vec<Listed>, Vec<String>), Error> {
+    pub(super) fn list_log_and_rulings(
+        &self,
+        writer: &str,
+        from: Option<u64>,
+    ) -> Result<(Vec<Listed>, Vec<String>), Error> {
         let folder = format!("writers/{writer}/log");
         // The offset sorts before every name of its sequence, so that the last known commit is listed too.
         let after = from.map(|sequence| format!("{folder}/{sequence:012}"));
@@ -317,9 +322,14 @@ impl Repository {
         object: &Listed,
         report: &mut SyncReport,
     ) -> Result<(), Error> {
-        let commit = match self.read_signed(writer, object) {
-            Ok((era, _)) if !self.counts(writer, era, &object.head)? => return Ok(()),
-            Ok((_, commit)) => commit,
+        let commit = match self.open_commit(writer, object) {
+            // Before it is looked into: what is in a commit that does not count is nobody's concern.
+            Ok((era, _)) if !self.counts(writer, era, object)? => return Ok(()),
+            Ok((_, content)) => self.parse_commit(writer, object, &content),
+            Err(e) => Err(e),
+        };
+        let commit = match commit {
+            Ok(commit) => commit,
             // Not noted in the catalog: only what is signed, and what a signed commit names as its parent, is a part of
             // a log. Anybody who may write to the store can put other things there.
             Err(Error::BadObject { key, why }) => {
@@ -355,15 +365,21 @@ impl Repository {
 
     /// Reads one commit that counts; whatever is wrong with it is `BadObject`.
     pub(super) fn read_commit(&mut self, writer: &str, object: &Listed) -> Result<Commit, Error> {
-        let (era, commit) = self.read_signed(writer, object)?;
-        if self.counts(writer, era, &object.head)? {
-            return Ok(commit);
+        let (era, content) = self.open_commit(writer, object)?;
+        if self.counts(writer, era, object)? {
+            return self.parse_commit(writer, object, &content);
         }
         Err(Error::BadObject { key: object.key.clone(), why: "it was signed after that key's time".to_owned() })
     }
 
     /// Reads one commit, and says which era's key signed it: whether it counts is another question. What is wrong is `BadObject`.
     pub(super) fn read_signed(&mut self, writer: &str, object: &Listed) -> Result<(usize, Commit), Error> {
+        let (era, content) = self.open_commit(writer, object)?;
+        Ok((era, self.parse_commit(writer, object, &content)?))
+    }
+
+    /// What an era's key signed under the name of a commit.
+    fn open_commit(&mut self, writer: &str, object: &Listed) -> Result<(usize, Vec<u8>), Error> {
         let bad = |why: String| Error::BadObject { key: object.key.clone(), why };
         if object.size > limits::COMMIT_MAX as u64 {
             return Err(bad(format!("it has {} bytes, more than a commit may have", object.size)));
@@ -390,12 +406,20 @@ impl Repository {
         let mut signed = Err(bad("nobody may have signed it".to_owned()));
         for (era, who) in standing.eras.iter().enumerate().rev() {
             match open_signed(COMMIT_CONTEXT, &text, &who.key, writer) {
-                Ok(content) => signed = Ok((era, content)),
+                Ok(content) => {
+                    signed = Ok((era, content.to_vec()));
+                    break;
+                }
                 Err(e) if signed.is_err() => signed = Err(bad(e.to_string())),
                 Err(_) => {}
             }
         }
-        let (era, content) = signed?;
+        signed
+    }
+
+    /// Reads what was signed under the name of a commit: it must be made for that place.
+    fn parse_commit(&self, writer: &str, object: &Listed, content: &[u8]) -> Result<Commit, Error> {
+        let bad = |why: String| Error::BadObject { key: object.key.clone(), why };
         let commit = Commit::parse(content).map_err(|why| match Commit::made_by_newer(content) {
             Some(program) => Error::NewerCommit { key: object.key.clone(), program },
             None => bad(why),
@@ -405,13 +429,13 @@ impl Repository {
         if place != (self.description.repository, writer, object.head.sequence) {
             return Err(bad(format!("it is commit {} of `{}`, put here", header.sequence, header.writer)));
         }
-        Ok((era, commit))
+        Ok(commit)
     }
 
     /// What commits say that they saw of other writers must still be in the store: a withheld end is noticed here.
     fn check_seen(&mut self, report: &mut SyncReport) -> Result<(), Error> {
         for (_, writer, head) in self.catalog.unseen()? {
-            if self.is_left_out(&writer, &head) {
+            if self.is_left_out(&writer, &head)? {
                 continue;
             }
             let Head { sequence, digest } = head;
@@ -488,6 +512,8 @@ impl Repository {
         if let Err(e) = self.sync_writer(&name, &mut report, progress) {
             progress.event(Event::Warning(&format!("the log was not read again after the commit: {e}")));
         }
+        // Ended or given away meanwhile: then what was committed may count for nobody.
+        self.check_standing()?;
         self.leave_out_lost(&mut report.problems)?;
         Ok((Some(id), report))
     }

@@ -102,7 +102,13 @@ impl Repository {
         let said = self.catalog.lost(row)?;
         let mut lost: Vec<Head> = listed.difference(&read).copied().collect();
         lost.extend(known.into_iter().filter(|head| !listed.contains(head)));
-        lost.retain(|head| !said.contains(&head.digest));
+        let mut left_out = HashSet::new();
+        for head in &lost {
+            if self.is_left_out(&name, head)? {
+                left_out.insert(*head);
+            }
+        }
+        lost.retain(|head| !said.contains(&head.digest) && !left_out.contains(head));
         lost.sort();
         lost.dedup();
         Ok(lost.into_iter().map(|Head { sequence, digest }| Lost { sequence, digest }).collect())

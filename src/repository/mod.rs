@@ -166,6 +166,9 @@ pub enum Error {
         /// The host that goes on with it.
         host: Option<String>,
     },
+    /// A log that was revoked is not adopted.
+    #[error("writer `{0}` was revoked: nobody goes on with its log")]
+    Ended(String),
     /// The configuration names other recipients than the host pinned.
     #[error("the recipients given are not those that this host pinned at `init`")]
     OtherRecipients,

@@ -372,7 +372,7 @@ class Repository:
             for name, sequence, digest in writer.seen:
                 if name not in self.writers:
                     tell(f"warning: writer {show(name)} is missing: writer {writer.name} saw it")
-                elif digest not in self.writers[name].log | self.writers[name].left_out:
+                elif digest not in self.writers[name].log and digest not in self.writers[name].left_out:
                     self.writers[name].problems.append(f"commit {sequence} is missing: writer {writer.name} saw it")
         if self.key is None and self.closed and not self.opened:
             raise WRONG_IDENTITY
@@ -421,14 +421,18 @@ class Repository:
             return [lambda sequence, digest: True for _ in writer.eras]
         parents = {}
         for _, digest, _, content in self.log_texts(writer):
-            parents[digest] = json.loads(content.partition(b"\n")[0])["parents"]
+            try:
+                parents[digest] = [hex32(parent) for parent in json.loads(content.partition(b"\n")[0])["parents"]]
+            except (Refused, *MALFORMED):  # told when it is read for good
+                pass
         writer.problems.clear()  # told when they are read for good
         return [self.counting_until(parents, until) for _, until in writer.eras]
 
     def counting_until(self, parents, until):
         if until is None:
             return lambda sequence, digest: True
-        found, hole = set(), 0  # what stands before a missing commit cannot be told from what was put there: it counts
+        # When the store had what stands before a missing commit a copy of it does not tell: all of that counts here.
+        found, hole = set(), 0
         unread = [(number(end["sequence"], 1, 10 ** 12), hex32(end["digest"])) for end in until]
         while unread:
             sequence, digest = unread.pop()

@@ -101,7 +101,13 @@ impl Repository {
                 return Err(Error::Cancelled);
             }
             // What does not open or is not this host's is told by whoever reads the log.
-            let Some(text) = self.text_of(&name, &object)? else { continue };
+            let text = match self.text_of(&name, &object)? {
+                Some(text) => text,
+                None => match self.resealed_text(&name, &object)? {
+                    Some(text) => text,
+                    None => continue,
+                },
+            };
             let file = object.key.rsplit('/').next().unwrap_or_default();
             self.put_sealed_anew(&format!("{folder}/{file}"), &Of::Commit(object.head.digest), &text)?;
             done += 1;
@@ -193,13 +199,12 @@ impl Repository {
             Err(E::NotFound { .. } | E::Truncated { .. } | E::TooLarge { .. }) => return Ok(None),
             Err(e) => return Err(e.into()),
         };
-        let eras = self.standing(writer)?.eras;
+        // What it carries is not what the name digests: only who writes the log now may say that it is the same.
+        let Some(now) = self.standing(writer)?.current().map(|era| era.key) else { return Ok(None) };
         let openers = self.log_openers(writer);
         let text = openers.into_iter().find_map(|opener| opener.open_compressed(&sealed, limit).ok());
         let Some(text) = text else { return Ok(None) };
-        // Whoever signed it: what it carries is signed for itself.
-        let signed = eras.iter().find_map(|era| open_signed(CONTEXT, &text, &era.key, writer).ok());
-        let Some(content) = signed else { return Ok(None) };
+        let Ok(content) = open_signed(CONTEXT, &text, &now, writer) else { return Ok(None) };
         let Some(end) = content.iter().position(|byte| *byte == b'\n') else { return Ok(None) };
         let of: Option<Of> = serde_json::from_slice(&content[..end]).ok();
         Ok(of.filter(|of| of == wanted).map(|_| content[end + 1..].to_vec()))

@@ -16,13 +16,13 @@ use serde::{Deserialize, Serialize};
 use super::init::{Admission, digest_of, json_line};
 use super::log::{Listed, SyncReport};
 use super::{Error, Problem, Repository};
-use crate::catalog::{Head, WriterRow};
+use crate::catalog::{Head, SnapshotRow, WriterRow};
 use crate::model::{CommitId, Digest, Moment, RepositoryId, SegmentKey, limits};
 use crate::seal::{VerifyingKey, open_signed, sign_text};
 
 const CONTEXT: &str = "lifeboat format 1 ruling";
-/// How often one log may change hands.
-const RULINGS_MAX: usize = 1_000;
+/// Commits that are remembered as not counting, of one writer, at most: beyond it they are read again each time.
+const LEFT_OUT_MAX: usize = 10_000;
 
 /// A commit that was the newest of its branch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +58,8 @@ pub struct Ruling {
     pub created: Moment,
     /// The ruling that it replaces.
     pub previous: Option<Digest>,
+    /// By the store's clock: where a commit is missing, of what stood before it only that counts which the store had by then.
+    pub had_by: Moment,
     /// All of the log's eras, in their order.
     pub eras: Vec<Era>,
 }
@@ -81,6 +83,7 @@ pub struct Standing {
     pub eras: Vec<Era>,
     /// The ruling, and when it was made.
     pub ruled: Option<(Digest, Moment)>,
+    had_by: Moment,
 }
 
 impl Standing {
@@ -101,13 +104,15 @@ impl Standing {
 #[derive(Default)]
 struct Counted {
     commits: HashSet<CommitId>,
-    /// A commit is missing there, so that what stood before it cannot be told from what was put there: all of it counts.
+    /// A commit is missing there, so that what stood before it cannot be told by its descendants: what the store had by then counts.
     hole: u64,
+    had_by: Moment,
 }
 
 impl Counted {
-    fn has(&self, head: &Head) -> bool {
-        head.sequence < self.hole || self.commits.contains(&head.digest)
+    fn has(&self, head: &Head, received: Option<Moment>) -> bool {
+        let before_a_hole = head.sequence < self.hole && received.is_some_and(|at| at < self.had_by);
+        before_a_hole || self.commits.contains(&head.digest)
     }
 }
 
@@ -116,12 +121,20 @@ impl Counted {
 pub(super) struct Rulings {
     standings: HashMap<String, Standing>,
     counted: HashMap<(String, Digest), std::sync::Arc<Vec<Option<Counted>>>>,
-    /// Commits that are in the store and do not count.
-    pub left_out: HashSet<Head>,
+    /// Commits that are in the store and do not count, of each writer.
+    left_out: HashMap<String, HashSet<Head>>,
 }
 
 fn fact(writer: &str) -> String {
     format!("rulings on writer {writer}")
+}
+
+fn left_out(writer: &str) -> String {
+    format!("commits of writer {writer} that do not count")
+}
+
+fn refused(writer: &str) -> String {
+    format!("no rulings on writer {writer}")
 }
 
 fn applied(writer: &str) -> String {
@@ -158,10 +171,12 @@ impl Repository {
         }
         let described = self.writer_description(writer)?;
         let standing = match self.newest_ruling(writer)? {
-            Some((digest, ruling)) => Standing { ruled: Some((digest, ruling.created)), eras: ruling.eras },
+            Some((digest, ruling)) => {
+                Standing { ruled: Some((digest, ruling.created)), eras: ruling.eras, had_by: ruling.had_by }
+            }
             None => {
                 let (host, recipient, key) = (described.host, described.recipient, described.key);
-                Standing { eras: vec![Era { host, recipient, key, until: None }], ruled: None }
+                Standing { eras: vec![Era { host, recipient, key, until: None }], ruled: None, had_by: Moment::MIN_UTC }
             }
         };
         self.rulings.standings.insert(writer.to_owned(), standing.clone());
@@ -171,20 +186,41 @@ impl Repository {
     /// Reads the rulings that a listing of the log has shown and this catalog does not know.
     pub(super) fn take_rulings(&mut self, writer: &str, keys: &[String], report: &mut SyncReport) -> Result<(), Error> {
         use crate::store::Error as E;
+        // Another process may have noted one.
+        self.rulings.standings.remove(writer);
         let seen = self.rulings_seen(writer)?;
-        let mut fresh = Vec::new();
-        for key in keys.iter().take(RULINGS_MAX) {
+        let listed: HashSet<Digest> = keys.iter().filter_map(|key| parse_ruling_key(key)).collect();
+        for digest in seen.keys().filter(|digest| !listed.contains(digest)) {
+            let key = format!("writers/{writer}/log/ruling-{digest}.json");
+            let why =
+                "this catalog knows it and obeys it, and the store has lost it: rule again, for those who come later";
+            report.problems.push(Problem::BadKeys { key, why: why.to_owned() });
+        }
+        let text = self.catalog.fact(&refused(writer))?.unwrap_or_default();
+        let mut junk: HashSet<Digest> = serde_json::from_str(&text).unwrap_or_default();
+        let (mut fresh, known_junk) = (Vec::new(), junk.len());
+        for key in keys {
             let Some(digest) = parse_ruling_key(key).filter(|digest| !seen.contains_key(digest)) else { continue };
-            let read = match self.store.get(key, limits::SMALL_MAX as u64) {
-                Ok(text) if digest_of(&text) != digest => Err("its bytes do not match its name".to_owned()),
-                Ok(text) => Ruling::parse(&text, writer, self).map(|_| text),
-                Err(e @ (E::NotFound { .. } | E::Truncated { .. } | E::TooLarge { .. })) => Err(e.to_string()),
-                Err(e) => return Err(e.into()),
+            let unsigned = || "the admission key did not sign it".to_owned();
+            let read = match junk.contains(&digest) {
+                true => Err(unsigned()),
+                false => match self.store.get(key, limits::SMALL_MAX as u64) {
+                    Ok(text) if digest_of(&text) != digest => Err("its bytes do not match its name".to_owned()),
+                    Ok(text) => Ruling::parse(&text, writer, self).map(|_| text).map_err(|why| {
+                        junk.insert(digest);
+                        why
+                    }),
+                    Err(e @ (E::NotFound { .. } | E::Truncated { .. } | E::TooLarge { .. })) => Err(e.to_string()),
+                    Err(e) => return Err(e.into()),
+                },
             };
             match read {
                 Ok(text) => fresh.push(String::from_utf8_lossy(&text).into_owned()),
                 Err(why) => report.problems.push(Problem::BadKeys { key: key.clone(), why }),
             }
+        }
+        if junk.len() > known_junk {
+            self.catalog.set_fact(&refused(writer), &serde_json::to_string(&junk).unwrap_or_default())?;
         }
         if !fresh.is_empty() {
             self.note_rulings(writer, fresh)?;
@@ -215,7 +251,7 @@ impl Repository {
         let mut eras = Vec::with_capacity(standing.eras.len());
         for era in &standing.eras {
             eras.push(match &era.until {
-                Some(ends) => Some(self.ancestors(writer, ends, &listed)?),
+                Some(ends) => Some(Counted { had_by: standing.had_by, ..self.ancestors(writer, ends, &listed)? }),
                 None => None,
             });
         }
@@ -250,52 +286,86 @@ impl Repository {
     }
 
     /// Whether a commit that an era's key signed counts.
-    pub(super) fn counts(&mut self, writer: &str, era: usize, head: &Head) -> Result<bool, Error> {
-        let counted = self.counted(writer)?;
-        let counts = counted.get(era).is_some_and(|era| era.as_ref().is_none_or(|counted| counted.has(head)));
-        if !counts {
-            self.rulings.left_out.insert(*head);
+    pub(super) fn counts(&mut self, writer: &str, era: usize, object: &Listed) -> Result<bool, Error> {
+        if self.standing(writer)?.eras.get(era).is_some_and(|era| era.until.is_none()) {
+            return Ok(true);
         }
-        Ok(counts)
+        let counted = self.counted(writer)?;
+        let ended = counted.get(era).and_then(Option::as_ref);
+        if ended.is_some_and(|counted| counted.has(&object.head, Some(object.received))) {
+            return Ok(true);
+        }
+        let known = self.left_out(writer)?;
+        if known.insert(object.head) && known.len() <= LEFT_OUT_MAX {
+            let all: Vec<End> = known.iter().map(|head| End { sequence: head.sequence, digest: head.digest }).collect();
+            self.catalog.set_fact(&left_out(writer), &serde_json::to_string(&all).unwrap_or_default())?;
+        }
+        Ok(false)
     }
 
-    /// Leaves out of a listing what cannot count, without reading it: what lies beyond the end of a log that has ended.
-    pub(super) fn leave_out(&mut self, writer: &str, listed: &mut Vec<Listed>) -> Result<(), Error> {
-        let Some(end) = self.standing(writer)?.end() else { return Ok(()) };
-        for beyond in listed.iter().filter(|listed| listed.head.sequence > end) {
-            self.rulings.left_out.insert(beyond.head);
+    /// Commits of a writer that lie in the store and do not count, as far as they were read.
+    fn left_out(&mut self, writer: &str) -> Result<&mut HashSet<Head>, Error> {
+        if !self.rulings.left_out.contains_key(writer) {
+            let text = self.catalog.fact(&left_out(writer))?.unwrap_or_default();
+            let all: Vec<End> = serde_json::from_str(&text).unwrap_or_default();
+            let all = all.into_iter().map(|End { sequence, digest }| Head { sequence, digest }).collect();
+            self.rulings.left_out.insert(writer.to_owned(), all);
         }
-        listed.retain(|listed| listed.head.sequence <= end);
+        Ok(self.rulings.left_out.entry(writer.to_owned()).or_default())
+    }
+
+    /// Leaves out of a listing what cannot count, without reading it: what lies beyond the end of a log that has ended, and what was
+    /// read before. A later ruling counts less, never more.
+    pub(super) fn leave_out(&mut self, writer: &str, listed: &mut Vec<Listed>) -> Result<(), Error> {
+        let standing = self.standing(writer)?;
+        if standing.ruled.is_none() {
+            return Ok(());
+        }
+        let end = standing.end().unwrap_or(u64::MAX);
+        let known = self.left_out(writer)?;
+        listed.retain(|listed| listed.head.sequence <= end && !known.contains(&listed.head));
         Ok(())
     }
 
-    /// Whether something that a witness saw of a writer's log is not missing, but does not count.
-    pub(super) fn is_left_out(&mut self, writer: &str, head: &Head) -> bool {
-        self.rulings.left_out.contains(head)
-            || self.standing(writer).is_ok_and(|standing| standing.end().is_some_and(|end| head.sequence > end))
+    /// Whether something that a witness saw of a writer's log, or that lies in it, is not missing, but does not count.
+    pub(super) fn is_left_out(&mut self, writer: &str, head: &Head) -> Result<bool, Error> {
+        let known = self.left_out(writer)?.contains(head);
+        Ok(known || self.log_end(writer)?.is_some_and(|end| head.sequence > end))
+    }
+
+    /// Beyond which place nothing of a log counts, where it has ended.
+    pub(super) fn log_end(&self, writer: &str) -> Result<Option<u64>, Error> {
+        let Some((_, ruling)) = self.newest_ruling(writer)? else { return Ok(None) };
+        Ok(Standing { eras: ruling.eras, ruled: None, had_by: ruling.had_by }.end())
     }
 
     /// Whether the catalog holds commits that a ruling no longer counts. Asked once for each ruling.
     pub(super) fn counts_too_much(&mut self, writer: &str, row: WriterRow) -> Result<bool, Error> {
-        let Some((digest, _)) = self.standing(writer)?.ruled else { return Ok(false) };
+        let standing = self.standing(writer)?;
+        let Some((digest, _)) = standing.ruled else { return Ok(false) };
         if self.catalog.fact(&applied(writer))?.as_deref() == Some(&digest.to_string()) {
             return Ok(false);
         }
-        let end = self.standing(writer)?.end();
-        for head in self.catalog.commits(row, false)? {
-            if end.is_some_and(|end| head.sequence > end) {
-                return Ok(true);
-            }
+        if let Some(end) = standing.end() {
+            self.catalog.forget_unread_beyond(row, end)?;
         }
         let counted = self.counted(writer)?;
-        let read = self.catalog.commits(row, true)?;
-        let rest: Vec<Head> = read.into_iter().filter(|h| !counted.iter().flatten().any(|era| era.has(h))).collect();
+        let mut rest: HashSet<Head> = HashSet::new();
+        for head in self.catalog.commits(row, true)? {
+            let received = self.catalog.received(&head.digest)?;
+            if !counted.iter().flatten().any(|era| era.has(&head, received)) {
+                rest.insert(head);
+            }
+        }
+        if !rest.is_empty() && standing.current().is_none() {
+            return Ok(true);
+        }
         if !rest.is_empty() {
-            // Not of an era that has ended: of one that goes on, or it should not be there.
+            // Not of an era that has ended: of the one that goes on, or it should not be there.
             let listed = self.list_log(writer, None)?;
             for object in listed.iter().filter(|listed| rest.contains(&listed.head)) {
                 match self.read_signed(writer, object) {
-                    Ok((era, _)) if self.counts(writer, era, &object.head)? => {}
+                    Ok((era, _)) if self.counts(writer, era, object)? => {}
                     Ok(_) | Err(Error::BadObject { .. } | Error::NewerCommit { .. }) => return Ok(true),
                     Err(e) => return Err(e),
                 }
@@ -335,7 +405,7 @@ impl Repository {
     }
 
     /// Puts a ruling into a writer's log; needs an identity. The catalog obeys it when it is opened next.
-    pub(super) fn rule(&mut self, writer: &str, eras: Vec<Era>, now: Moment) -> Result<Digest, Error> {
+    pub(super) fn rule(&mut self, writer: &str, eras: Vec<Era>, had_by: Moment, now: Moment) -> Result<Digest, Error> {
         let opener = std::sync::Arc::clone(self.data_opener("ruling on a writer")?);
         let admission = Admission::open(&self.store, &self.description, &opener)?;
         let before = self.standing(writer)?.ruled;
@@ -344,6 +414,7 @@ impl Repository {
             writer: writer.to_owned(),
             created: before.map_or(now, |(_, before)| now.max(before)),
             previous: before.map(|(digest, _)| digest),
+            had_by,
             eras,
         };
         let text = sign_text(CONTEXT, &json_line(&ruling, "ruling")?, &admission.signing);
@@ -354,28 +425,38 @@ impl Repository {
         Ok(digest)
     }
 
-    /// The newest commits of a writer that the store received before a time, and that have no ancestor that it received later.
+    /// The newest commits of a writer among those that the store received before a time: with no time, of all. What they have for ancestors was
+    /// there before them, whatever the store says of an object that was put again.
     pub fn ends_before(&mut self, writer: &str, before: Option<Moment>) -> Result<Vec<End>, Error> {
         let row = self.catalog.writer(writer)?;
-        let (mut kept, mut ends): (HashSet<CommitId>, HashMap<CommitId, u64>) = (HashSet::new(), HashMap::new());
+        let mut ends: HashMap<CommitId, u64> = HashMap::new();
         for head in self.catalog.commits(row, true)? {
             let early = match before {
                 Some(before) => self.catalog.received(&head.digest)?.is_some_and(|at| at < before),
                 None => true,
             };
-            let parents = self.catalog.parents(row, &head.digest)?.unwrap_or_default();
-            let whole =
-                |parent: &CommitId| kept.contains(parent) || !self.catalog.has_read(row, parent).unwrap_or(true);
-            if early && parents.iter().all(whole) {
-                for parent in &parents {
-                    ends.remove(parent);
+            if early {
+                for parent in self.catalog.parents(row, &head.digest)?.unwrap_or_default() {
+                    ends.remove(&parent);
                 }
-                kept.insert(head.digest);
                 ends.insert(head.digest, head.sequence);
             }
         }
         let mut ends: Vec<End> = ends.into_iter().map(|(digest, sequence)| End { sequence, digest }).collect();
         ends.sort_by_key(|end| (end.sequence, end.digest));
         Ok(ends)
+    }
+
+    /// The snapshots of a writer that would not count if its log ended so.
+    pub fn snapshots_beyond(&mut self, writer: &str, ends: &[End]) -> Result<Vec<SnapshotRow>, Error> {
+        let row = self.catalog.writer(writer)?;
+        let counted = self.ancestors(writer, ends, &HashMap::new())?;
+        let commits: HashMap<String, CommitId> = self.catalog.commits_of_snapshots(row)?.into_iter().collect();
+        let mut all = self.catalog.snapshots()?;
+        all.retain(|snapshot| {
+            let commit = commits.get(&snapshot.record.id.to_string());
+            snapshot.writer == row && commit.is_some_and(|commit| !counted.commits.contains(commit))
+        });
+        Ok(all)
     }
 }

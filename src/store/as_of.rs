@@ -99,7 +99,8 @@ fn newest(page: Page, at: Moment, found: &mut HashMap<Path, (Moment, Option<Vers
         if listed.last_modified > at {
             return Ok(());
         }
-        let location = Path::parse(&listed.key)?;
+        // A key that no object of ours can have.
+        let Ok(location) = Path::parse(&listed.key) else { return Ok(()) };
         if found.get(&location).is_some_and(|(time, _)| *time >= listed.last_modified) {
             return Ok(());
         }
@@ -158,6 +159,7 @@ impl AsOf {
         }
         let text = String::from_utf8_lossy(&body);
         match status {
+            200 if !text.contains("<ListVersionsResult") => Err(generic("the store does not list versions")),
             200 => quick_xml::de::from_str(&text).map_err(generic),
             401 | 403 => Err(Error::PermissionDenied {
                 path: "its versions".to_owned(),
@@ -171,7 +173,7 @@ impl AsOf {
     /// What was there below a prefix of keys, as text; with a delimiter only what lies right below, and the folders.
     async fn versions(&self, prefix: &str, delimited: bool) -> Result<(Vec<Version>, Vec<Path>)> {
         let (mut found, mut folders) = (HashMap::new(), Vec::new());
-        let mut marker: Option<(String, String)> = None;
+        let mut marker: Option<(String, Option<String>)> = None;
         loop {
             let mut query = vec![("prefix", prefix)];
             if delimited {
@@ -179,14 +181,14 @@ impl AsOf {
             }
             if let Some((key, version)) = &marker {
                 query.push(("key-marker", key));
-                query.push(("version-id-marker", version));
+                query.extend(version.as_deref().map(|version| ("version-id-marker", version)));
             }
             let page = self.page(&query).await?;
             for folder in &page.common_prefixes {
-                folders.push(Path::parse(folder.prefix.trim_end_matches('/'))?);
+                folders.extend(Path::parse(folder.prefix.trim_end_matches('/')));
             }
             let next = page.is_truncated.then(|| page.next_key_marker.clone()).flatten();
-            let next = next.map(|key| (key, page.next_version_id_marker.clone().unwrap_or_default()));
+            let next = next.map(|key| (key, page.next_version_id_marker.clone().filter(|marker| !marker.is_empty())));
             newest(page, self.0.at, &mut found)?;
             match next {
                 Some(next) if marker.as_ref() != Some(&next) => marker = Some(next),

@@ -11,11 +11,13 @@ use lifeboat::model::{Moment, SegmentPlace};
 use lifeboat::ops::Kind;
 use lifeboat::progress::Silent;
 use lifeboat::repository::{self, Adopted, Problem};
+use lifeboat::seal::sign_text;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use serde_json::Value;
 
 use crate::common::faulty::{Fails, Faulty};
+use crate::common::forge::Forger;
 use crate::common::pruned::{DAY, Nights, TONIGHT, forget_on, options, prune_on, prune_with};
 use crate::common::{Host, Person, clock, copy_tree, merge_store, tree};
 
@@ -135,6 +137,113 @@ fn what_a_thief_wrote_since_counts_for_nobody() {
     revoke(&reader, &scene.person, &writer, Some(received(&scene, &ids[1])));
     assert_eq!(counting(&reader), ids[..1]);
     assert_eq!(counting(&scene.reader()), ids[..1]);
+}
+
+fn count(host: &Host, person: &Person, writer: &str) -> Vec<String> {
+    let (repository, _) = host.open(Some(person)).unwrap();
+    let all = repository.catalog().snapshots().unwrap();
+    let of = all.iter().filter(|snapshot| snapshot.writer_name == writer);
+    of.map(|snapshot| snapshot.record.id.to_string()).collect()
+}
+
+/// An object that is put again looks young. What honest commits name as their ancestors stays, and what would go is told before.
+#[test]
+fn a_commit_that_was_put_again_takes_no_others_with_it() {
+    let mut scene = Nights::new();
+    let ids = scene.nights(4);
+    let writer = writer_of(&scene.host);
+    let since = received(&scene, &ids[2]);
+    let first = scene.store.keys("/log/").into_iter().next().unwrap();
+    let body = scene.store.remove(&first);
+    scene.store.put_there(&first, body);
+    let reader = scene.reader();
+    let (mut repository, _) = reader.open(Some(&scene.person)).unwrap();
+    let ends = repository.ends_before(&writer, Some(since)).unwrap();
+    let beyond = repository.snapshots_beyond(&writer, &ends).unwrap();
+    let beyond: Vec<String> = beyond.iter().map(|snapshot| snapshot.record.id.to_string()).collect();
+    assert_eq!(beyond, ids[2..]);
+    drop(repository);
+    revoke(&reader, &scene.person, &writer, Some(since));
+    for host in [&reader, &scene.reader()] {
+        assert_eq!(count(host, &scene.person, &writer), ids[..2]);
+    }
+}
+
+/// Neither a hole in the log nor the loss of the ruling brings back what does not count.
+#[test]
+fn holes_and_lost_rulings_bring_nothing_back() {
+    let mut scene = Nights::new();
+    scene.nights(1);
+    let image = scene.host.clone_state(Arc::new(scene.store.fork()));
+    let ids = [scene.host.snapshots(), scene.nights(3)].concat();
+    let writer = writer_of(&scene.host);
+    // A branch of the thief's, below what stands in the log; and a commit that says nothing that anybody could read.
+    fs::write(scene.source.path().join("evil"), tree::noise(100_000, 66)).unwrap();
+    image.backup(scene.source.path()).unwrap();
+    let since = received(&scene, &ids[3]);
+    let reader = scene.reader();
+    assert_eq!(count(&reader, &scene.person, &writer).len(), 4);
+    revoke(&reader, &scene.person, &writer, Some(since));
+    assert_eq!(count(&reader, &scene.person, &writer), ids[..3]);
+    merge_store(&*image.objects, &scene.store);
+    let forger = Forger::thief_of(&image, &[&scene.person]);
+    let junk = sign_text("lifeboat format 1 commit", b"[]\n", &forger.signing);
+    forger.put_commit(&scene.host.store(), 2, &junk);
+    assert_eq!(count(&scene.reader(), &scene.person, &writer), ids[..3]);
+    recover(&scene, &ids[2]).unwrap();
+    // The third commit is lost: whoever comes now cannot follow what stands before it.
+    let third = scene.store.keys("/log/").into_iter().find(|key| key.contains("/000000000003-")).unwrap();
+    scene.store.remove(&third);
+    assert!(!count(&scene.reader(), &scene.person, &writer).contains(&ids[3]));
+    let late = scene.reader();
+    let seen = count(&late, &scene.person, &writer);
+    assert!(seen.contains(&ids[0]) && seen.iter().all(|id| ids[..3].contains(id)), "{seen:?}");
+    // The ruling is lost too: a catalog that has seen it obeys it, also when it is made anew, and says so.
+    let ruling = scene.store.keys("/ruling-").into_iter().next().unwrap();
+    scene.store.remove(&ruling);
+    let (mut repository, found) = reader.open(Some(&scene.person)).unwrap();
+    assert!(found.iter().any(|p| matches!(p, Problem::BadKeys { key, .. } if *key == ruling)), "{found:?}");
+    repository.rebuild_catalog(&Silent).unwrap();
+    drop(repository);
+    assert!(!count(&reader, &scene.person, &writer).contains(&ids[3]));
+    let error = adopt(&scene.reader(), &scene.person, "nobody").unwrap_err();
+    assert!(matches!(error, repository::Error::Store(_)), "{error}");
+    let error = adopt(&reader, &scene.person, &writer).unwrap_err();
+    assert!(matches!(error, repository::Error::Ended(_)), "{error}");
+}
+
+/// A host that was cloned and then revoked: its two ends are nobody's concern any more. And what the old keys of an adopted log say, in whatever
+/// form, keeps the new host from nothing.
+#[test]
+fn what_old_keys_leave_behind_disturbs_nobody() {
+    let mut scene = Nights::new();
+    scene.nights(2);
+    let writer = writer_of(&scene.host);
+    let split = Arc::new(scene.store.fork());
+    let clone = scene.host.clone_state(Arc::clone(&split) as Arc<dyn ObjectStore>);
+    clone.backup(scene.source.path()).unwrap();
+    scene.night();
+    merge_store(&*split, &scene.store);
+    let forked = scene.store.fork();
+    let reader = Host::new(Arc::new(forked.clone()));
+    assert!(matches!(problems(&reader, Some(&scene.person))[..], [Problem::Fork { .. }]));
+    revoke(&reader, &scene.person, &writer, None);
+    assert_eq!(problems(&reader, Some(&scene.person)), []);
+    assert_eq!(count(&reader, &scene.person, &writer).len(), 4);
+
+    let new = Host::new(Arc::new(scene.store.clone()));
+    let forger = Forger::thief_of(&scene.host, &[&scene.person]);
+    adopt(&new, &scene.person, &writer).unwrap();
+    for (sequence, text) in [(5, &b"[]\n"[..]), (5, b"{\"commit\":9,\"program\":\"lifeboat 9.9\"}\n"), (2, b"x")] {
+        let text = sign_text("lifeboat format 1 commit", text, &forger.signing);
+        forger.put_commit(&scene.host.store(), sequence, &text);
+    }
+    new.backup(scene.source.path()).unwrap();
+    assert_eq!(problems(&new, Some(&scene.person)), []);
+    assert_eq!(problems(&scene.reader(), Some(&scene.person)), []);
+    let (mut repository, _) = new.open(Some(&scene.person)).unwrap();
+    assert_eq!(repository.lost_commits(&Silent).unwrap(), []);
+    prune_on(&new).unwrap();
 }
 
 #[test]

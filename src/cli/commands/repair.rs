@@ -14,6 +14,9 @@ use crate::ops::repair::{RepairReport, repair};
 /// Files that are named at most.
 const FILES_SHOWN: usize = 20;
 
+/// Files that a check counts at most.
+const FILES_COUNTED: usize = 1000;
+
 /// Runs it.
 pub fn run(context: &Context, args: &RepairArgs) -> Result<Outcome, Failure> {
     let progress = context.progress(true);
@@ -81,7 +84,12 @@ fn tell(context: &Context, args: &RepairArgs, report: &RepairReport) -> Result<(
         ui.answer("           and more: `lifeboat check --read-data` names them all")?;
     }
     match (report.after.is_clean(), args.dry_run) {
-        (true, _) => ui.answer(format!("result     whole: {}", all_of(report.after.snapshots))),
+        (true, _) if args.read_data && report.could_read => {
+            ui.answer(format!("result     whole: {}", all_of(report.after.snapshots)))
+        }
+        (true, _) => {
+            ui.answer("result     whole by logs, names and lengths; `lifeboat check --read-data` reads the bytes")
+        }
         (false, true) => ui.answer("result     not whole; nothing was changed (dry run)"),
         (false, false) => ui.answer(format!("result     not whole: {}", what_stays(report))),
     }
@@ -90,8 +98,8 @@ fn tell(context: &Context, args: &RepairArgs, report: &RepairReport) -> Result<(
 fn all_of(snapshots: u64) -> String {
     match snapshots {
         0 => "there is no snapshot".to_owned(),
-        1 => "the one snapshot can be restored".to_owned(),
-        many => format!("all {} snapshots can be restored", count(many)),
+        1 => "the one snapshot is there".to_owned(),
+        many => format!("all {} snapshots are there", count(many)),
     }
 }
 
@@ -105,8 +113,9 @@ fn what_stays(report: &RepairReport) -> String {
         .chain(after.files_hurt.iter().map(|(snapshot, ..)| *snapshot))
         .collect();
     let whole = after.snapshots.saturating_sub(hurt.len() as u64);
-    let whole = format!("{} of {} snapshots can be restored whole", count(whole), count(after.snapshots));
+    let whole = format!("nothing is known to be wrong with {} of {} snapshots", count(whole), count(after.snapshots));
     match (report.could_read, after.files_hurt.len()) {
+        (true, FILES_COUNTED..) => format!("{whole}; of the others at least {FILES_COUNTED} files are hurt"),
         (true, files) => format!("{whole}; of the others {} hurt", counted(files as u64, "file is", "files are")),
         (false, _) => format!("{whole}; which files of the others are hurt only an identity can tell"),
     }

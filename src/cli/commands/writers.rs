@@ -5,7 +5,6 @@ use crate::cli::context::{Context, host_name};
 use crate::cli::output::counted;
 use crate::cli::report::Failure;
 use crate::cli::time::read_time;
-use crate::model::Moment;
 use crate::plan::restore::show;
 use crate::repository::{Error, Repository};
 
@@ -20,17 +19,17 @@ pub fn revoke(context: &Context, writer: &str, since: Option<&str>, dry_run: boo
         ui.story(format!("Nothing counts that the store received from {} on.", since.shown));
         since.moment
     });
-    let gone = snapshots_since(&repository, writer, since)?;
+    let ends = repository.ends_before(writer, since)?;
+    let gone = repository.snapshots_beyond(writer, &ends)?;
     if !ui.json {
-        for (id, source, received) in &gone {
-            ui.answer(format!(
-                "{}  {id}  {source}  received {}",
-                if dry_run { "WOULD GO" } else { "GOES    " },
-                show(*received)
-            ))?;
+        for snapshot in &gone {
+            let received = snapshot.received.map_or_else(|| "unknown".to_owned(), show);
+            let (id, source) = (snapshot.record.id, &snapshot.record.source);
+            let word = if dry_run { "WOULD GO" } else { "GOES    " };
+            ui.answer(format!("{word}  {id}  {source}  received {received}"))?;
         }
     }
-    let ids: Vec<&String> = gone.iter().map(|(id, ..)| id).collect();
+    let ids: Vec<_> = gone.iter().map(|snapshot| snapshot.record.id).collect();
     let snapshots = counted(gone.len() as u64, "snapshot", "snapshots");
     if dry_run {
         if ui.json {
@@ -91,19 +90,4 @@ fn check_writer(repository: &Repository, writer: &str) -> Result<(), Failure> {
         true => Ok(()),
         false => Err(Failure::usage(format!("there is no writer `{writer}`"), "`lifeboat key list` shows them.")),
     }
-}
-
-/// Snapshots of a writer that the store received from a time on: id, source, when.
-fn snapshots_since(
-    repository: &Repository,
-    writer: &str,
-    since: Option<Moment>,
-) -> Result<Vec<(String, String, Moment)>, Failure> {
-    let Some(since) = since else { return Ok(Vec::new()) };
-    let all = repository.catalog().snapshots().map_err(Error::from)?;
-    let late = all.into_iter().filter(|snapshot| snapshot.writer_name == writer).filter_map(|snapshot| {
-        let received = snapshot.received.filter(|received| *received >= since)?;
-        Some((snapshot.record.id.to_string(), snapshot.record.source, received))
-    });
-    Ok(late.collect())
 }

@@ -147,6 +147,7 @@ fn repository_hint(error: &repository::Error) -> Option<String> {
         E::NotAdmitted(_) => {
             "Where an identity is at hand, run `lifeboat key admit REQUEST`, then this again.".to_owned()
         }
+        E::Ended(_) => "Join as a new writer: `lifeboat init --identity FILE`. Its snapshots are restored as before.".to_owned(),
         E::Overruled { host, .. } => overruled_hint(host.is_some()).to_owned(),
         E::CopyRecipients(store) => format!(
             "Make the lists the same: `lifeboat key list` shows this one, `lifeboat --repo '{store}' key add KEY` and `key remove KEY` change the copy's. \
