@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::log::{Listed, Problem};
+use super::log::Listed;
+use super::problem::Problem;
 use super::rulings::parse_ruling_key;
 use super::{Error, Repository};
 use crate::catalog::Head;

@@ -10,113 +10,13 @@ use std::collections::{HashMap, HashSet};
 use bytes::Bytes;
 
 use super::layout::{COMMIT_CONTEXT, commit_key, is_writer_name, parse_commit_key};
+use super::problem::{Problem, SyncReport};
 use super::rulings::parse_ruling_key;
 use super::{Error, Repository};
 use crate::catalog::{self, ChunkTables, CommitAt, Head, WriterRow};
 use crate::model::{Commit, CommitHeader, CommitId, CommitLine, Moment, Seen, limits};
 use crate::progress::{Event, Progress};
 use crate::seal::{open_signed, sign_text};
-
-/// Something that the logs should hold and do not, or the other way round.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Problem {
-    /// A commit's bytes do not match its name, or it does not open, or it is not signed by its writer.
-    BadCommit {
-        /// The object.
-        key: String,
-        /// What is wrong.
-        why: String,
-    },
-    /// A commit that this program does not understand: a newer one made it.
-    NewerCommit {
-        /// The object.
-        key: String,
-        /// What made it.
-        program: String,
-    },
-    /// A commit that others refer to is not there.
-    MissingCommit {
-        /// Whose log.
-        writer: String,
-        /// Which place.
-        sequence: u64,
-        /// Its digest, as those who saw it say.
-        digest: CommitId,
-    },
-    /// Two commits share a place: a cloned or rolled-back host.
-    Fork {
-        /// Whose log.
-        writer: String,
-        /// Which place.
-        sequence: u64,
-    },
-    /// A writer's description is missing, damaged or not signed by the admission key.
-    BadWriter {
-        /// The writer.
-        writer: String,
-        /// What is wrong.
-        why: String,
-    },
-    /// The catalog counts what a ruling no longer does, and could not be read anew yet.
-    StillCounted {
-        /// Whose log.
-        writer: String,
-    },
-    /// A sealed secret, a list of recipients or a ruling is missing, damaged or not signed by the admission key.
-    BadKeys {
-        /// The object.
-        key: String,
-        /// What is wrong.
-        why: String,
-    },
-    /// The signed list of recipients in the store is not the one that this host pinned.
-    OtherRecipients {
-        /// The list in the store.
-        found: String,
-    },
-}
-
-impl std::fmt::Display for Problem {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::BadCommit { key, why } => write!(f, "commit `{key}` is not to be trusted: {why}"),
-            Self::NewerCommit { key, program } => {
-                write!(
-                    f,
-                    "commit `{key}` was made by a newer lifeboat (`{program}`), and this one does not know all of it"
-                )
-            }
-            Self::MissingCommit { writer, sequence, digest } => {
-                write!(f, "commit {sequence} ({}) of writer `{writer}` is missing in the store", digest.short())
-            }
-            Self::Fork { writer, sequence } => write!(
-                f,
-                "the log of writer `{writer}` has two commits {sequence}: a host was cloned or rolled back; both are read"
-            ),
-            Self::BadWriter { writer, why } => write!(f, "writer `{writer}` is not to be trusted: {why}"),
-            Self::StillCounted { writer } => write!(
-                f,
-                "this catalog still counts what writer `{writer}` wrote after its log was ended or given away: end the \
-                 `lifeboat follow` that runs here, then run `lifeboat catalog rebuild`"
-            ),
-            Self::BadKeys { key, why } => write!(f, "`{key}` is not to be trusted: {why}"),
-            Self::OtherRecipients { found } => write!(
-                f,
-                "the list of recipients in the store ({found}) is not the one that this host pinned; \
-                 this host goes on sealing to its own"
-            ),
-        }
-    }
-}
-
-/// What reading the logs found.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SyncReport {
-    /// Commits that were new to the catalog.
-    pub commits: u64,
-    /// What is wrong.
-    pub problems: Vec<Problem>,
-}
 
 /// Places below the newest known commit that are listed again.
 const LOOK_BACK: u64 = 100;
@@ -169,13 +69,14 @@ impl Repository {
         Ok(())
     }
 
-    fn sync_writer(&mut self, name: &str, report: &mut SyncReport, progress: &dyn Progress) -> Result<(), Error> {
+    /// Whether a writer has a description that the admission key signed; what is wrong with it goes to the report.
+    fn is_described(&mut self, name: &str, report: &mut SyncReport) -> Result<bool, Error> {
         use crate::store::Error as E;
         match self.writer_description(name) {
-            Ok(_) => {}
+            Ok(_) => Ok(true),
             Err(Error::Store(e @ (E::TooLarge { .. } | E::Truncated { .. }))) => {
                 report.problems.push(Problem::BadWriter { writer: name.to_owned(), why: e.to_string() });
-                return Ok(());
+                Ok(false)
             }
             Err(Error::Store(store @ crate::store::Error::NotFound { .. })) => {
                 // A crashed `init` leaves this: nothing can be signed by a writer without a description.
@@ -184,16 +85,22 @@ impl Repository {
                     let why = "its description is missing".to_owned();
                     report.problems.push(Problem::BadWriter { writer: name.to_owned(), why });
                 }
-                return Ok(());
+                Ok(false)
             }
             Err(e @ Error::BadObject { .. }) => {
                 // A crashed `init` of another repository id may leave one without a log: litter, not an alarm.
                 if !self.list_log(name, None)?.is_empty() {
                     report.problems.push(Problem::BadWriter { writer: name.to_owned(), why: e.to_string() });
                 }
-                return Ok(());
+                Ok(false)
             }
-            Err(e) => return Err(e),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn sync_writer(&mut self, name: &str, report: &mut SyncReport, progress: &dyn Progress) -> Result<(), Error> {
+        if !self.is_described(name, report)? {
+            return Ok(());
         }
         let row = self.catalog.writer(name)?;
         let mut known = self.catalog.newest(row)?;

@@ -26,6 +26,7 @@ mod mend;
 mod open;
 mod packs;
 mod pipeline;
+mod problem;
 mod prune;
 mod recipients;
 mod relocate;
@@ -49,12 +50,12 @@ pub use layout::{
     Description, RecipientsList, WriterDescription, commit_key, is_source_name, is_writer_name, parse_commit_key,
 };
 pub use lock::Lock;
-pub use log::{Problem, SyncReport};
 pub use manifest::{ExtentReader, ManifestReader, read_local_manifest};
 pub use marks::Mark;
 pub use mend::{FramesMended, LogMended};
 pub use open::{Keys, OpenOptions, Repository};
 pub use packs::PackListing;
+pub use problem::{Problem, SyncReport};
 pub use prune::{Repacked, RetiredNow};
 pub use recipients::{EarlierPacks, RecipientsError};
 pub use rulings::{End, Era, Ruling, Standing};

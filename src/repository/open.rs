@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::host::{HostFolder, HostWriter};
 use super::init::{Admission, parse_secret};
 use super::layout::{DESCRIPTION, Description, ORIGIN, WriterDescription, WriterSecret};
-use super::log::{Problem, SyncReport};
+use super::problem::{Problem, SyncReport};
 use super::{Error, init};
 use crate::catalog::{Catalog, WriterRow};
 use crate::chunk::{Cutter, GearTable};

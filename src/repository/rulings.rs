@@ -14,8 +14,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::init::{Admission, digest_of, json_line};
-use super::log::{Listed, SyncReport};
-use super::{Error, Problem, Repository};
+use super::log::Listed;
+use super::{Error, Problem, Repository, SyncReport};
 use crate::catalog::{Head, SnapshotRow, WriterRow};
 use crate::model::{CommitId, Digest, Moment, RepositoryId, SegmentKey, limits};
 use crate::seal::{VerifyingKey, open_signed, sign_text};
@@ -206,9 +206,8 @@ impl Repository {
                 true => Err(unsigned()),
                 false => match self.store.get(key, limits::SMALL_MAX as u64) {
                     Ok(text) if digest_of(&text) != digest => Err("its bytes do not match its name".to_owned()),
-                    Ok(text) => Ruling::parse(&text, writer, self).map(|_| text).map_err(|why| {
+                    Ok(text) => Ruling::parse(&text, writer, self).map(|_| text).inspect_err(|_| {
                         junk.insert(digest);
-                        why
                     }),
                     Err(e @ (E::NotFound { .. } | E::Truncated { .. } | E::TooLarge { .. })) => Err(e.to_string()),
                     Err(e) => return Err(e.into()),

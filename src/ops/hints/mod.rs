@@ -100,6 +100,16 @@ fn recipients_hint(error: &repository::RecipientsError) -> String {
     }
 }
 
+/// Of a store that does not answer, or fails where trying again is of no use.
+fn unreachable_hint(error: &store::Error) -> &'static str {
+    match error {
+        store::Error::Unreachable { tries: 1, .. } => {
+            "Trying again would not help: check its free space and the permissions. What is stored is safe."
+        }
+        _ => "What is stored is safe. Run the same command again when the store answers; it reuses what is there.",
+    }
+}
+
 /// Whether S3 refused an object for want of a checksum: only its own words say so.
 fn wants_checksums(error: &store::Error) -> bool {
     let mut source: Option<&dyn std::error::Error> = Some(error);
@@ -196,13 +206,7 @@ fn repository_hint(error: &repository::Error) -> Option<String> {
         E::Store(e) if wants_checksums(e) => {
             "The bucket locks objects, and asks for a checksum with each: set `checksums = true` under [repository]. Nothing was stored.".to_owned()
         }
-        E::Store(store::Error::Unreachable { tries: 1, .. }) => {
-            "Trying again would not help: check its free space and the permissions. What is stored is safe.".to_owned()
-        }
-        E::Store(store::Error::Unreachable { .. } | store::Error::Deadline { .. }) => {
-            "What is stored is safe. Run the same command again when the store answers; it reuses what is there."
-                .to_owned()
-        }
+        E::Store(e @ (store::Error::Unreachable { .. } | store::Error::Deadline { .. })) => unreachable_hint(e).to_owned(),
         E::Io { doing: "make", .. } => {
             "Give a directory that can be written: `--state-dir DIR`. To read or restore, any empty one does.".to_owned()
         }
