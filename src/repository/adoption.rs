@@ -5,16 +5,13 @@
 //! keys that nobody has; adopting again makes another. Invariant: the old keys count for what stood before, and for nothing after.
 //! Not here: finding out that the old host is really gone. If it is not, it is refused from its next commit on.
 
-use bytes::Bytes;
-
 use super::host::KeyFile;
 use super::init::{self, Admission};
-use super::layout::WriterSecret;
 use super::rulings::{End, Era};
 use super::{Error, Repository};
-use crate::model::{Digest, Moment};
+use crate::model::Moment;
 use crate::progress::Progress;
-use crate::seal::{Sealer, SigningKey, generate_identity};
+use crate::seal::{SigningKey, generate_identity};
 
 /// What came of adopting a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +60,7 @@ impl Repository {
         }
         let (identity, recipient) = generate_identity();
         let signing = SigningKey::from_seed(&init::random()?);
-        let secret_object = self.put_secret(writer, &recipient, &admission)?;
+        let secret_object = init::put_secret(&self.store, &admission, self.description.repository, writer, &recipient)?;
         eras.push(Era { host: host.to_owned(), recipient, key: signing.public(), until: None });
         self.rule(writer, eras, now, now)?;
         let keys = KeyFile {
@@ -83,18 +80,6 @@ impl Repository {
         let handed_over = self.hand_over(progress)?;
         self.load_chunks(writer, progress)?;
         Ok(Adopted { host: before, ends, handed_over })
-    }
-
-    fn put_secret(&self, writer: &str, recipient: &str, admission: &Admission) -> Result<Digest, Error> {
-        let keys = |source| Error::Keys { what: "the writer's secret".to_owned(), source };
-        let secret =
-            WriterSecret { repository: self.description.repository, secret: init::hex(admission.secret.expose()) };
-        let sealer = Sealer::new(vec![recipient.parse().map_err(keys)?]);
-        let sealed = sealer.seal(&init::json_line(&secret, "secret")?).map_err(keys)?;
-        let digest = init::digest_of(&sealed);
-        let key = format!("writers/{writer}/secret-{digest}.age");
-        self.store.appender().create(&key, &[Bytes::from(sealed)])?;
-        Ok(digest)
     }
 
     /// Ends a writer's log: what the store received from it before a time counts, with no time all that it has written so far, and nothing

@@ -362,17 +362,27 @@ fn new_writer(part: &WriterPart, options: &InitOptions<'_>) -> Result<(KeyFile, 
 
 /// Puts a writer's secret and then its signed description: with the second it exists.
 fn put_writer(store: &Store, admission: &Admission, request: &Request) -> Result<Digest, Error> {
-    let name = &request.writer;
-    let keys = |source| Error::Keys { what: "the writer's secret".to_owned(), source };
-    let appender = store.appender();
-    let secret = WriterSecret { repository: request.repository, secret: hex(admission.secret.expose()) };
-    let sealer = Sealer::new(vec![request.recipient.parse().map_err(keys)?]);
-    let sealed = sealer.seal(&json_line(&secret, "secret")?).map_err(keys)?;
-    let secret_object = digest_of(&sealed);
-    appender.create(&format!("writers/{name}/secret-{secret_object}.age"), &[Bytes::from(sealed)])?;
+    let secret_object = put_secret(store, admission, request.repository, &request.writer, &request.recipient)?;
     let text = sign_text(WRITER_CONTEXT, &json_line(request, "writer.json")?, &admission.signing);
-    appender.create(&format!("writers/{name}/writer.json"), &[Bytes::from(text)])?;
+    store.appender().create(&format!("writers/{}/writer.json", request.writer), &[Bytes::from(text)])?;
     Ok(secret_object)
+}
+
+/// Puts the repository's secret, sealed to a writer's keys; returns the digest in its name.
+pub(super) fn put_secret(
+    store: &Store,
+    admission: &Admission,
+    repository: RepositoryId,
+    writer: &str,
+    recipient: &str,
+) -> Result<Digest, Error> {
+    let keys = |source| Error::Keys { what: "the writer's secret".to_owned(), source };
+    let secret = WriterSecret { repository, secret: hex(admission.secret.expose()) };
+    let sealer = Sealer::new(vec![recipient.parse().map_err(keys)?]);
+    let sealed = sealer.seal(&json_line(&secret, "secret")?).map_err(keys)?;
+    let digest = digest_of(&sealed);
+    store.appender().create(&format!("writers/{writer}/secret-{digest}.age"), &[Bytes::from(sealed)])?;
+    Ok(digest)
 }
 
 fn join(store: &Store, admission: &Admission, part: &WriterPart, options: &InitOptions<'_>) -> Result<KeyFile, Error> {

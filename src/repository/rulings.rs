@@ -89,15 +89,24 @@ pub struct Standing {
 impl Standing {
     /// Who writes the log now. Nobody where it was revoked.
     pub fn current(&self) -> Option<&Era> {
-        self.eras.iter().rev().find(|era| era.until.is_none())
+        current_of(&self.eras)
     }
 
     /// Beyond which place nothing counts, where the log has ended.
     fn end(&self) -> Option<u64> {
-        let ends = self.eras.iter().map(|era| era.until.as_ref());
-        let ends: Option<Vec<_>> = ends.collect();
-        Some(ends?.into_iter().flatten().map(|end| end.sequence).max().unwrap_or(0))
+        end_of(&self.eras)
     }
+}
+
+/// The era that goes on.
+fn current_of(eras: &[Era]) -> Option<&Era> {
+    eras.iter().rev().find(|era| era.until.is_none())
+}
+
+/// The last place of a log of which no era goes on.
+fn end_of(eras: &[Era]) -> Option<u64> {
+    let ends: Option<Vec<_>> = eras.iter().map(|era| era.until.as_ref()).collect();
+    Some(ends?.into_iter().flatten().map(|end| end.sequence).max().unwrap_or(0))
 }
 
 /// The commits of ended eras that count.
@@ -334,8 +343,7 @@ impl Repository {
 
     /// Beyond which place nothing of a log counts, where it has ended.
     pub(super) fn log_end(&self, writer: &str) -> Result<Option<u64>, Error> {
-        let Some((_, ruling)) = self.newest_ruling(writer)? else { return Ok(None) };
-        Ok(Standing { eras: ruling.eras, ruled: None, had_by: ruling.had_by }.end())
+        Ok(self.newest_ruling(writer)?.and_then(|(_, ruling)| end_of(&ruling.eras)))
     }
 
     /// Whether the catalog holds commits that a ruling no longer counts. Asked once for each ruling.
@@ -376,8 +384,7 @@ impl Repository {
 
     /// The segments that count of a writer whose log has ended: those that counting commits name. `None` while it goes on.
     pub(super) fn counted_segments(&self, writer: &str) -> Result<Option<HashSet<SegmentKey>>, Error> {
-        let goes_on = |ruling: &Ruling| ruling.eras.iter().any(|era| era.until.is_none());
-        if self.newest_ruling(writer)?.is_none_or(|(_, ruling)| goes_on(&ruling)) {
+        if self.log_end(writer)?.is_none() {
             return Ok(None);
         }
         let mut counted = HashSet::new();
@@ -392,7 +399,7 @@ impl Repository {
     pub(super) fn check_standing(&self) -> Result<(), Error> {
         let host = self.host()?;
         let Some((_, ruling)) = self.newest_ruling(&host.name)? else { return Ok(()) };
-        let current = ruling.eras.iter().rev().find(|era| era.until.is_none());
+        let current = current_of(&ruling.eras);
         if current.is_some_and(|era| era.key == host.signing.public()) {
             return Ok(());
         }

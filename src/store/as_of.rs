@@ -128,8 +128,7 @@ impl AsOf {
     /// The URL of the bucket itself.
     async fn url(&self) -> Result<url::Url> {
         let path = Path::from("x");
-        let signed = self.0.bucket.signed_url("GET".parse().map_err(generic_method)?, &path, SIGNED_FOR).await?;
-        let mut url = signed;
+        let mut url = self.0.bucket.signed_url("GET".parse().map_err(generic)?, &path, SIGNED_FOR).await?;
         url.set_query(None);
         let folder = url.path().strip_suffix('x').unwrap_or("/").to_owned();
         url.set_path(&folder);
@@ -221,10 +220,6 @@ impl AsOf {
 
 /// A signature that nobody uses: the URL alone is wanted.
 const SIGNED_FOR: std::time::Duration = std::time::Duration::from_secs(1);
-
-fn generic_method(e: impl std::error::Error + Send + Sync + 'static) -> Error {
-    generic(e)
-}
 
 /// A prefix of keys as text: of whole parts.
 fn text_of(prefix: Option<&Path>) -> String {

@@ -204,7 +204,7 @@ fn repository_hint(error: &repository::Error) -> Option<String> {
             "Check the credentials and their rights: a backup needs to list, read and create.".to_owned()
         }
         E::Store(e) if wants_checksums(e) => {
-            "The bucket locks objects, and asks for a checksum with each: set `checksums = true` under [repository]. Nothing was stored.".to_owned()
+            "The bucket locks objects, and asks for a checksum with each: set `checksums = true` under [repository]. What is stored is safe.".to_owned()
         }
         E::Store(e @ (store::Error::Unreachable { .. } | store::Error::Deadline { .. })) => unreachable_hint(e).to_owned(),
         E::Io { doing: "make", .. } => {
