@@ -73,6 +73,25 @@ impl Catalog {
         })
     }
 
+    /// Takes lines over that were left out when their commit was taken over: `at.commit` holds these alone, and none that adds a pack.
+    pub fn take_later(&mut self, at: CommitAt<'_>) -> Result<(), Error> {
+        let path = self.path.clone();
+        let sqlite = |source| Error::Sqlite { doing: "write", path: path.clone(), source };
+        let transaction =
+            self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(sqlite)?;
+        let sql = "SELECT id FROM log_commit WHERE digest = ?1 AND writer = ?2 AND readable = 1";
+        let row =
+            transaction.query_row(sql, params![at.digest.as_bytes(), at.writer.0], |row| row.get(0)).map_err(sqlite)?;
+        match take_lines(&transaction, at, row, &ChunkTables::new(), 0) {
+            Ok(()) => transaction.commit().map_err(sqlite),
+            Err(Trouble::Sqlite(source)) => Err(sqlite(source)),
+            Err(Trouble::Unfit(why)) => {
+                let header = &at.commit.header;
+                Err(Error::BadCommit { writer: header.writer.clone(), sequence: header.sequence, why })
+            }
+        }
+    }
+
     /// Finds the frames of a commit's snapshots again: a hole in the log before it has closed since it was taken over.
     pub fn recount(&mut self, at: CommitAt<'_>) -> Result<(), Error> {
         let path = self.path.clone();

@@ -22,6 +22,8 @@ pub struct SnapshotRow {
     pub record: SnapshotRecord,
     /// When the store received its commit, by the store's clock; unknown until the log was listed. Of a copy: when the first store did.
     pub received: Option<Moment>,
+    /// When this store received it, be it a copy or not.
+    pub arrived: Option<Moment>,
     /// Whether a policy must leave it alone.
     pub pinned: bool,
     /// Whether its writer's log says that it is forgotten.
@@ -126,6 +128,7 @@ impl Catalog {
                 writer: WriterRow(writer),
                 writer_name,
                 received: first.or(arrived),
+                arrived,
                 pinned: marks.pinned.contains(&named),
                 forgotten: marks.forgotten.contains(&named),
                 accepted: marks.accepted.contains(&named),

@@ -105,10 +105,15 @@ struct Copy {
 impl Catalog {
     /// Which frames of a writer are needed.
     pub fn usage(&self, writer: WriterRow) -> Result<Usage, Error> {
-        self.at_one_moment(|| self.usage_now(writer))
+        self.at_one_moment(|| self.usage_now(writer, |copy| -copy.row))
     }
 
-    fn usage_now(&self, writer: WriterRow) -> Result<Usage, Error> {
+    /// The same where of several copies that can be read the oldest stays.
+    pub fn usage_by_oldest(&self, writer: WriterRow) -> Result<Usage, Error> {
+        self.at_one_moment(|| self.usage_now(writer, |copy| copy.row))
+    }
+
+    fn usage_now(&self, writer: WriterRow, order: fn(&Copy) -> i64) -> Result<Usage, Error> {
         let (mut used, mut ever) = (Vec::new(), Vec::new());
         for snapshot in self.all_snapshots()?.into_iter().filter(|snapshot| snapshot.writer == writer) {
             ever.extend(&snapshot.record.uses.0);
@@ -120,7 +125,7 @@ impl Catalog {
         let mut usage = Usage { used: Ranges::of(used), ever: Ranges::of(ever), ..Usage::default() };
         for key in self.keys_with_copies()? {
             for copies in self.copies_of(writer, key)?.into_values() {
-                judge(&mut usage, &copies);
+                judge(&mut usage, &copies, order);
             }
         }
         self.find_lost(writer, &mut usage)?;
@@ -243,10 +248,10 @@ impl Catalog {
     }
 }
 
-/// Which of the copies of a frame stays.
-fn judge(usage: &mut Usage, copies: &[Copy]) {
+/// Which of the copies of a frame stays: of those that are as good the first in an order.
+fn judge(usage: &mut Usage, copies: &[Copy], order: fn(&Copy) -> i64) {
     let is_used = copies.iter().any(|copy| usage.used.has(copy.row));
-    let Some(best) = copies.iter().min_by_key(|copy| (copy.rank, std::cmp::Reverse(copy.row))) else { return };
+    let Some(best) = copies.iter().min_by_key(|copy| (copy.rank, order(copy))) else { return };
     let place = (best.pack, best.at);
     // Where none of them can be read, whatever a repair may still find in them stays.
     let all_there = (DAMAGED..GONE).contains(&best.rank);

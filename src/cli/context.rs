@@ -310,7 +310,20 @@ impl Context {
         Ok(self.open_as(progress, false)??.0)
     }
 
+    /// Opens the repository as the keeper of another writer.
+    pub fn open_as_keeper(&self, writer: &str, progress: &dyn Progress) -> Result<(Repository, Vec<Problem>), Failure> {
+        let (repository, report) = self.open_for(progress, true, Some(writer))??;
+        for problem in &report.problems {
+            self.ui.warning(format!("{writer}: {problem}"));
+        }
+        Ok((repository, report.problems))
+    }
+
     fn open_as(&self, progress: &dyn Progress, sync: bool) -> Result<Opening, Failure> {
+        self.open_for(progress, sync, None)
+    }
+
+    fn open_for(&self, progress: &dyn Progress, sync: bool, keeper_of: Option<&str>) -> Result<Opening, Failure> {
         let state = self.state_dir()?;
         // A catalog that is there keeps its owner: SQLite gives its journals to them. A new one would be root's.
         if self.global.catalog.is_none() && self.config.repository.catalog.is_none() && !has_catalog(&state) {
@@ -325,6 +338,7 @@ impl Context {
             },
             keys: self.keys()?,
             sync,
+            keeper_of,
         };
         Ok(Repository::open(self.store(false)?, options, progress))
     }

@@ -173,6 +173,10 @@ fn run(cli: Cli, stop: Arc<AtomicBool>) -> Result<Outcome, Failure> {
         Command::Key(KeyCommand::Revoke { writer, since, dry_run }) => {
             commands::writers::revoke(&context, &writer, since.as_deref(), dry_run)
         }
+        Command::Key(KeyCommand::Keeper { keeper, of, all, hold, end }) => {
+            let hold = (!end).then_some(hold);
+            commands::keeper::set(&context, &keeper, &of, all, hold)
+        }
         Command::Key(KeyCommand::Adopt { writer, host }) => {
             commands::writers::adopt(&context, &writer, host.as_deref())
         }

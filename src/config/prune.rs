@@ -1,9 +1,11 @@
 //! `[prune]`: how much is freed, and how long what is retired waits.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 use super::parse_size;
-use crate::model::Span;
+use crate::model::{Retention, Span};
 
 /// `[prune]`.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -15,9 +17,19 @@ pub struct PruneSection {
     pub max_unused: Option<String>,
     /// Bytes that one prune copies at most, as `10G`.
     pub max_repack_size: Option<String>,
+    /// On a keeper: of streams, by `writer/source` or by `source`, how long every second can be restored. Without, the log stays from the oldest
+    /// snapshot on.
+    #[serde(default)]
+    pub windows: BTreeMap<String, Span>,
 }
 
 impl PruneSection {
+    /// What a keeper keeps of a stream.
+    pub fn window_of(&self, writer: &str, source: &str) -> Option<Retention> {
+        let window = self.windows.get(&format!("{writer}/{source}")).or_else(|| self.windows.get(source))?;
+        Some(Retention { window: Some(window.clone()), ..Retention::default() })
+    }
+
     pub(super) fn check(&self) -> Result<(), String> {
         self.max_unused.as_deref().map(parse_percent).transpose()?;
         self.max_repack_size.as_deref().map(parse_size).transpose()?;

@@ -119,6 +119,7 @@ fn repository_kind(error: &repository::Error) -> Kind {
         | E::NeedsIdentity(_)
         | E::NotAWriter(_)
         | E::NotAdmitted(_)
+        | E::NotItsKeeper(_)
         | E::Overruled { .. }
         | E::Fingerprint { .. } => Kind::Key,
         E::BadObject { .. } | E::Pack { .. } | E::Frame { .. } | E::UnknownFrame(_) | E::Manifest { .. } => {

@@ -7,7 +7,7 @@
 
 use super::host::KeyFile;
 use super::init::{self, Admission};
-use super::rulings::{End, Era};
+use super::rulings::{End, Era, Standing};
 use super::{Error, Repository};
 use crate::model::Moment;
 use crate::progress::Progress;
@@ -53,7 +53,7 @@ impl Repository {
         let admission = Admission::open(&self.store, &self.description, &opener)?;
         let (recipients_list, list) = self.current_recipients()?;
         let ends = self.ends_before(writer, None)?;
-        let mut eras = self.standing(writer)?.eras;
+        let Standing { mut eras, keepers, .. } = self.standing(writer)?;
         let before = eras.last().map(|era| era.host.clone()).unwrap_or_default();
         for era in eras.iter_mut().filter(|era| era.until.is_none()) {
             era.until = Some(ends.clone());
@@ -62,7 +62,7 @@ impl Repository {
         let signing = SigningKey::from_seed(&init::random()?);
         let secret_object = init::put_secret(&self.store, &admission, self.description.repository, writer, &recipient)?;
         eras.push(Era { host: host.to_owned(), recipient, key: signing.public(), until: None });
-        self.rule(writer, eras, now, now)?;
+        self.rule(writer, (eras, keepers), now, now)?;
         let keys = KeyFile {
             lifeboat_writer: 1,
             repository: self.description.repository,
@@ -86,10 +86,11 @@ impl Repository {
     /// that it writes from now on. Needs an identity.
     pub fn revoke_writer(&mut self, writer: &str, since: Option<Moment>, now: Moment) -> Result<Vec<End>, Error> {
         let ends = self.ends_before(writer, since)?;
-        let mut eras = self.standing(writer)?.eras;
+        let Standing { mut eras, mut keepers, .. } = self.standing(writer)?;
         // What all of these commits have for ancestors is fixed, whoever signed it.
         eras.iter_mut().for_each(|era| era.until = Some(ends.clone()));
-        self.rule(writer, eras, since.unwrap_or(now), now)?;
+        keepers.iter_mut().for_each(|keeper| keeper.until = Some(ends.clone()));
+        self.rule(writer, (eras, keepers), since.unwrap_or(now), now)?;
         Ok(ends)
     }
 }

@@ -145,7 +145,7 @@ impl Repository {
     /// Whether packs of this host that are needed here are missing or damaged, as far as the last listing and whoever read them knows.
     pub fn has_lost_packs(&mut self) -> Result<bool, Error> {
         let row = self.host_row()?;
-        let usage = self.catalog.usage(row)?;
+        let usage = self.usage(row)?;
         let packs = self.catalog.pack_uses(row, &usage)?;
         let bad =
             |id| Ok::<_, Error>(self.catalog.find_pack(row, id)?.is_some_and(|pack| pack.state != PackState::Good));

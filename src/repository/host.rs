@@ -51,6 +51,8 @@ pub struct HostWriter {
     pub(super) signing: SigningKey,
     /// Its age public key.
     pub(super) recipient: String,
+    /// Who reads commits and directories, keepers that a ruling names aside.
+    pub(super) readers: Vec<Recipient>,
     pub(super) opener: Opener,
     /// Seals frames: to the recipients.
     pub(super) data: std::sync::Arc<Sealer>,
@@ -94,7 +96,8 @@ impl KeyFile {
             recipient,
             opener: Opener::new(Identities::from_age_text(&self.identity).map_err(seal)?),
             data: std::sync::Arc::new(Sealer::new(recipients)),
-            log: std::sync::Arc::new(Sealer::new(readers)),
+            log: std::sync::Arc::new(Sealer::new(readers.clone())),
+            readers,
         })
     }
 }
@@ -127,6 +130,16 @@ impl HostFolder {
         };
         make(&folder)?;
         make(&folder.join("manifests"))?;
+        Ok(Self { folder })
+    }
+
+    /// The folder in which this host keeps what it needs as the keeper of another writer; made where there is none.
+    pub(super) fn of_kept(&self, writer: &str) -> Result<Self, Error> {
+        let folder = self.folder.join("keeper").join(writer);
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        let made = builder.create(folder.join("manifests"));
+        made.map_err(|source| Error::Io { doing: "make", path: folder.clone(), source })?;
         Ok(Self { folder })
     }
 

@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 
+use super::keeping::keeper_may_say;
 use super::layout::{COMMIT_CONTEXT, commit_key, is_writer_name, parse_commit_key};
 use super::problem::{Problem, SyncReport};
 use super::rulings::parse_ruling_key;
@@ -38,7 +39,12 @@ impl Repository {
     /// Reads every log beyond what the catalog knows. Logs that no key at hand opens are noted by name only.
     pub fn sync(&mut self, progress: &dyn Progress) -> Result<SyncReport, Error> {
         let mut report = SyncReport::default();
-        for name in self.store.folders("writers")? {
+        let names = match self.hold {
+            // A keeper's catalog of a writer is of that one alone.
+            Some(_) => vec![self.host()?.name.clone()],
+            None => self.store.folders("writers")?,
+        };
+        for name in names {
             if !is_writer_name(&name) {
                 let why = "its name is no writer's name".to_owned();
                 report.problems.push(Problem::BadWriter { writer: name, why });
@@ -138,6 +144,7 @@ impl Repository {
             let Head { sequence, digest } = known;
             report.problems.push(Problem::MissingCommit { writer: name.to_owned(), sequence, digest });
         }
+        self.set_believed_until(name, &listed)?;
         let fresh: Vec<&Listed> = listed.iter().filter(|l| !have.contains(&l.head)).collect();
         if !fresh.is_empty() {
             progress.event(Event::Stage("reading the log"));
@@ -157,6 +164,7 @@ impl Repository {
             self.recount_behind_holes(name, row, &unread, &listed)?;
             let received: Vec<_> = listed.iter().map(|listed| (listed.head, listed.received)).collect();
             self.catalog.note_received(row, &received)?;
+            self.believe_held(name, row)?;
         }
         // Several ends: a fork that no commit has joined yet. A joined one is history.
         // And of a log that has ended: nobody may join it any more.
@@ -232,11 +240,11 @@ impl Repository {
         let commit = match self.open_commit(writer, object) {
             // Before it is looked into: what is in a commit that does not count is nobody's concern.
             Ok((era, _)) if !self.counts(writer, era, object)? => return Ok(()),
-            Ok((_, content)) => self.parse_commit(writer, object, &content),
+            Ok((signer, content)) => self.parse_commit(writer, object, signer, &content).map(|commit| (signer, commit)),
             Err(e) => Err(e),
         };
         let commit = match commit {
-            Ok(commit) => commit,
+            Ok((signer, commit)) => self.believed(object, signer, commit)?,
             // Not noted in the catalog: only what is signed, and what a signed commit names as its parent, is a part of
             // a log. Anybody who may write to the store can put other things there.
             Err(Error::BadObject { key, why }) => {
@@ -274,7 +282,7 @@ impl Repository {
     pub(super) fn read_commit(&mut self, writer: &str, object: &Listed) -> Result<Commit, Error> {
         let (era, content) = self.open_commit(writer, object)?;
         if self.counts(writer, era, object)? {
-            return self.parse_commit(writer, object, &content);
+            return self.parse_commit(writer, object, era, &content);
         }
         Err(Error::BadObject { key: object.key.clone(), why: "it was signed after that key's time".to_owned() })
     }
@@ -282,10 +290,10 @@ impl Repository {
     /// Reads one commit, and says which era's key signed it: whether it counts is another question. What is wrong is `BadObject`.
     pub(super) fn read_signed(&mut self, writer: &str, object: &Listed) -> Result<(usize, Commit), Error> {
         let (era, content) = self.open_commit(writer, object)?;
-        Ok((era, self.parse_commit(writer, object, &content)?))
+        Ok((era, self.parse_commit(writer, object, era, &content)?))
     }
 
-    /// What an era's key signed under the name of a commit.
+    /// What one of the signers of a log signed under the name of a commit, and which.
     fn open_commit(&mut self, writer: &str, object: &Listed) -> Result<(usize, Vec<u8>), Error> {
         let bad = |why: String| Error::BadObject { key: object.key.clone(), why };
         if object.size > limits::COMMIT_MAX as u64 {
@@ -311,10 +319,10 @@ impl Repository {
             None => self.resealed_text(writer, object)?.ok_or_else(|| bad(why))?,
         };
         let mut signed = Err(bad("nobody may have signed it".to_owned()));
-        for (era, who) in standing.eras.iter().enumerate().rev() {
-            match open_signed(COMMIT_CONTEXT, &text, &who.key, writer) {
+        for (signer, (key, _)) in standing.signers().into_iter().enumerate().rev() {
+            match open_signed(COMMIT_CONTEXT, &text, &key, writer) {
                 Ok(content) => {
-                    signed = Ok((era, content.to_vec()));
+                    signed = Ok((signer, content.to_vec()));
                     break;
                 }
                 Err(e) if signed.is_err() => signed = Err(bad(e.to_string())),
@@ -324,8 +332,8 @@ impl Repository {
         signed
     }
 
-    /// Reads what was signed under the name of a commit: it must be made for that place.
-    fn parse_commit(&self, writer: &str, object: &Listed, content: &[u8]) -> Result<Commit, Error> {
+    /// Reads what was signed under the name of a commit: it must be made for that place, and say what its signer may say.
+    fn parse_commit(&mut self, writer: &str, object: &Listed, signer: usize, content: &[u8]) -> Result<Commit, Error> {
         let bad = |why: String| Error::BadObject { key: object.key.clone(), why };
         let commit = Commit::parse(content).map_err(|why| match Commit::made_by_newer(content) {
             Some(program) => Error::NewerCommit { key: object.key.clone(), program },
@@ -335,6 +343,9 @@ impl Repository {
         let place = (header.repository, header.writer.as_str(), header.sequence);
         if place != (self.description.repository, writer, object.head.sequence) {
             return Err(bad(format!("it is commit {} of `{}`, put here", header.sequence, header.writer)));
+        }
+        if self.standing(writer)?.is_keeper(signer) && !commit.lines.iter().all(keeper_may_say) {
+            return Err(bad("a keeper signed it, and it says what only its writer may".to_owned()));
         }
         Ok(commit)
     }
@@ -475,7 +486,8 @@ impl Repository {
         }
         let host = self.host()?;
         let keys = |source| Error::Keys { what: "the commit".to_owned(), source };
-        let sealed = host.log.seal_compressed(&sign_text(COMMIT_CONTEXT, &text, &host.signing)).map_err(keys)?;
+        let sealed =
+            self.log_sealer()?.seal_compressed(&sign_text(COMMIT_CONTEXT, &text, &host.signing)).map_err(keys)?;
         let digest = CommitId::new(*blake3::hash(&sealed).as_bytes());
         self.store.appender().create(&commit_key(name, sequence, &digest), &[Bytes::from(sealed)])?;
         self.catalog.ingest(CommitAt { writer: row, digest, commit: &commit }, chunks, now.timestamp())?;

@@ -184,6 +184,7 @@ impl Repository {
             writer_name,
             record: own,
             received: None,
+            arrived: None,
             pinned: false,
             forgotten: false,
             accepted: false,
@@ -236,7 +237,7 @@ impl Repository {
         let row = self.host_row()?;
         let mut mended = FramesMended::default();
         let mut hurt: Vec<(PackRow, Vec<FrameRow>)> = Vec::new();
-        let usage = self.catalog.usage(row)?;
+        let usage = self.usage(row)?;
         for pack in self.catalog.packs(row)? {
             // What was retired or deleted does not come back, but for what a snapshot needs.
             if pack.deleted && !usage.lost_packs.contains(&pack.row) {
@@ -423,7 +424,7 @@ impl Repository {
             frames.into_iter().for_each(|frame| builder.push(frame));
             let owner = Owner { repository: self.description.repository, writer: &name };
             let host = self.host()?;
-            let built = builder.finish(owner, None, &host.signing, &host.log);
+            let built = builder.finish(owner, None, &host.signing, &*self.log_sealer()?);
             let built = built.map_err(|source| Error::Pack { pack: "being made".to_owned(), source })?;
             self.store.appender().create(&pack_key(&name, &built.id), &built.parts)?;
             mended.packs += 1;

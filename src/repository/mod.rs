@@ -15,6 +15,7 @@ mod drills;
 mod fetch;
 mod host;
 mod init;
+mod keeping;
 mod keeps;
 mod layout;
 mod local_copy;
@@ -46,6 +47,7 @@ pub use draft::{Counts, Draft, SessionEnd, SnapshotDraft};
 pub use fetch::{Fetch, FrameReader, FrameWorker, Sink, plan_fetches, split_fetches};
 pub use host::{HostFolder, HostWriter};
 pub use init::{Admission, InitOptions, Made, Request, init};
+pub use keeping::{HeldBack, Keeper, KeeperSet};
 pub use layout::{
     Description, RecipientsList, WriterDescription, commit_key, is_source_name, is_writer_name, parse_commit_key,
 };
@@ -85,6 +87,9 @@ pub enum Error {
     /// There is one already.
     #[error("there is a repository in `{0}` already")]
     Exists(String),
+    /// This host may not free what a writer's log does not need.
+    #[error("this host is no keeper of writer `{0}`")]
+    NotItsKeeper(String),
     /// This host has joined it already.
     #[error("this host is writer `{writer}` of the repository in `{store}` already")]
     AlreadyWriter {

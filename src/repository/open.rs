@@ -36,6 +36,8 @@ pub struct OpenOptions<'a> {
     pub keys: Keys,
     /// Whether to read what logs say beyond the catalog. A backup reads at least its own.
     pub sync: bool,
+    /// The writer for which this host acts as its keeper, in place of acting as itself.
+    pub keeper_of: Option<&'a str>,
 }
 
 /// An open repository.
@@ -61,6 +63,8 @@ pub struct Repository {
     pub(super) not_understood: HashMap<String, (String, String)>,
     /// The highest row of a commit in the catalog when the present run began.
     pub(super) horizon: Option<i64>,
+    /// Set where this host acts as the keeper of another writer.
+    pub(super) hold: Option<super::keeping::Hold>,
 }
 
 /// Reads `lifeboat.json` and its digest.
@@ -91,10 +95,15 @@ impl Repository {
         if origin.is_some_and(|origin| origin != secret.commitment()) {
             return Err(not_pinned(&store, fingerprint, pins));
         }
+        let (host, folder, hold) = match options.keeper_of {
+            None => (host, folder, None),
+            Some(writer) => super::keeping::act_for(writer, host, &folder, &store)?,
+        };
         let catalog_lock = folder.catalog_lock()?;
         let catalog = match &options.catalog {
-            Some(path) => Catalog::open(path)?,
-            None => Catalog::open(&folder.catalog())?,
+            // A keeper has one for each of its writers.
+            Some(path) if hold.is_none() => Catalog::open(path)?,
+            _ => Catalog::open(&folder.catalog())?,
         };
         let content = secret.content_key();
         let mut repository = Self {
@@ -114,6 +123,7 @@ impl Repository {
             rulings: super::rulings::Rulings::default(),
             not_understood: HashMap::new(),
             horizon: None,
+            hold,
         };
         repository.claim_catalog()?;
         let report = if options.sync { repository.sync_obeying(progress)? } else { SyncReport::default() };
@@ -317,7 +327,7 @@ impl Repository {
         sealed: &[u8],
         at: u64,
     ) -> Result<Directory, Error> {
-        let keys: Vec<_> = self.standing(writer)?.eras.into_iter().rev().map(|era| era.key).collect();
+        let keys: Vec<_> = self.standing(writer)?.signers().into_iter().rev().map(|(key, _)| key).collect();
         self.parse_directory_of(writer, pack, sealed, at, &keys)
     }
 

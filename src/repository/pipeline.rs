@@ -40,7 +40,7 @@ impl Repository {
             writer: host.name.clone(),
             recipients: host.recipients_list,
             data: Arc::clone(&host.data),
-            log: Arc::clone(&host.log),
+            log: self.log_sealer()?,
             signing: host.signing.clone(),
             progress: Arc::clone(progress),
         })

@@ -76,7 +76,8 @@ impl std::fmt::Display for Problem {
             }
             Self::Fork { writer, sequence } => write!(
                 f,
-                "the log of writer `{writer}` has two commits {sequence}: a host was cloned or rolled back; both are read"
+                "the log of writer `{writer}` has two commits {sequence}: a host was cloned or rolled back, or its keeper committed at \
+                 the same moment; both are read"
             ),
             Self::BadWriter { writer, why } => write!(f, "writer `{writer}` is not to be trusted: {why}"),
             Self::StillCounted { writer } => write!(

@@ -99,7 +99,7 @@ impl Repository {
     pub fn prune_facts(&mut self, problems: &[Problem]) -> Result<(Facts, Usage), Error> {
         let (writer, row) = (self.host()?.name.clone(), self.host_row()?);
         let unknown = self.prune_unknown(problems)?;
-        let usage = self.catalog.usage(row)?;
+        let usage = self.usage(row)?;
         let retired: HashMap<PackId, Retired> = self
             .catalog
             .retired(row)?
@@ -149,7 +149,7 @@ impl Repository {
             let mut lines = Vec::new();
             if repository.prune_unknown(&[])?.is_empty() {
                 let row = repository.host_row()?;
-                let usage = repository.catalog.usage(row)?;
+                let usage = repository.usage(row)?;
                 for id in packs {
                     let Some(pack) = repository.catalog.find_pack(row, id)? else { continue };
                     if !pack.deleted && repository.needed_of(&pack, &usage)?.is_empty() {
@@ -362,7 +362,7 @@ impl Repository {
         }
         let host = self.host()?;
         let owner = Owner { repository: self.description.repository, writer: &host.name };
-        let built = builder.finish(owner, record, &host.signing, &host.log);
+        let built = builder.finish(owner, record, &host.signing, &*self.log_sealer()?);
         let built: Built = built.map_err(|source| Error::Pack { pack: "being made".to_owned(), source })?;
         self.store.appender().create(&pack_key(&host.name, &built.id), &built.parts)?;
         let directory = built.directory;
@@ -403,7 +403,7 @@ impl Repository {
                 return Ok(lines);
             }
             let row = repository.host_row()?;
-            let usage = repository.catalog.usage(row)?;
+            let usage = repository.usage(row)?;
             for source in &sources {
                 let Some(pack) = repository.catalog.find_pack(row, &source.id)? else { continue };
                 // A snapshot that was committed meanwhile may use what was not needed when it was copied.

@@ -148,7 +148,7 @@ impl Repository {
     /// Which of this host's packs are sealed to an earlier list than it seals to now.
     pub fn earlier_packs(&mut self) -> Result<(EarlierPacks, Usage), Error> {
         let (row, list) = (self.host_row()?, self.host()?.recipients_list);
-        let usage = self.catalog.usage(row)?;
+        let usage = self.usage(row)?;
         let mut earlier = EarlierPacks::default();
         for pack in self.catalog.pack_uses(row, &usage)?.into_iter().filter(|pack| !pack.retired) {
             earlier.all += 1;

@@ -212,11 +212,14 @@ def keyed(key, parts):
 LINES = {"pack", "snapshot", "seen", "renumber", "lost", "segment", "forget", "pin", "unpin", "accept",  # of a commit
          "retire", "keep", "deleted", "drill"}
 
+KEEPER_LINES = {"pack", "seen", "renumber", "retire", "keep", "deleted"}
+
 
 # --- The repository -------------------------------------------------------------------------------------------------
 class Writer:
     def __init__(self, name, key):
         self.name, self.eras = name, [(key, None)]  # keys, and the commits at which their time ended: see read_rulings
+        self.era_count = 1   # the keys behind those are of keepers
         self.packs = {}      # id -> size
         self.frames = {}     # id -> [(pack, at, stored, plain), ...]: the same frame may lie in several packs
         self.snapshots = {}  # id -> (record, was it found in a commit?)
@@ -392,14 +395,17 @@ class Repository:
                 ruling = json.loads(self.signed(read_small(path), b"ruling", self.admission))
                 if (ruling["repository"], ruling["writer"]) != (self.id, writer.name):
                     raise Refused("it was made for another place")
-                eras = [(bytes.fromhex(hex32(era["key"])), era.get("until")) for era in ruling["eras"]]
-                found[digest] = (str(ruling["created"]), digest, ruling["previous"], eras)
+                # Keepers sign too: what they moved, and what is gone. A key that is no era's says nothing else.
+                signers = ruling["eras"] + ruling.get("keepers", [])
+                eras = [(bytes.fromhex(hex32(signer["key"])), signer.get("until")) for signer in signers]
+                count = len(ruling["eras"])
+                found[digest] = (str(ruling["created"]), digest, ruling["previous"], eras, count)
             except (Refused, *MALFORMED) as e:
                 tell(f"warning: writer {writer.name}: {show(os.path.basename(path))} is left out: {e}")
-        replaced = {previous for _, _, previous, _ in found.values()}
+        replaced = {ruling[2] for ruling in found.values()}
         newest = [ruling for digest, ruling in found.items() if digest not in replaced]
         if newest:
-            writer.eras = max(newest)[3]
+            writer.eras, writer.era_count = max(newest)[3:]
 
     def log_texts(self, writer):
         """(sequence, digest, which key signed it, content) of each commit whose name and signature are right."""
@@ -451,7 +457,7 @@ class Repository:
                 tell(f"warning: writer {writer.name}: commit {sequence} does not count: its key had ended")
                 continue
             try:
-                parents += self.read_commit(writer, sequence, content)
+                parents += self.read_commit(writer, sequence, content, key >= writer.era_count)
                 writer.log.add(digest)
             except (Refused, *MALFORMED) as e:
                 writer.problems.append(f"commit {sequence:012} is refused: {e}")
@@ -461,7 +467,7 @@ class Repository:
         if not told and self.glob("writers", writer.name, "packs", "*"):
             writer.problems.append("the log is missing")
 
-    def read_commit(self, writer, sequence, content):
+    def read_commit(self, writer, sequence, content, by_keeper):
         head, *lines = [json.loads(line) for line in content.split(b"\n") if line]
         if head["commit"] != 1:
             raise Refused("its version is newer than this program")
@@ -470,6 +476,8 @@ class Repository:
         for line in lines:  # all keys first: nothing is taken from a commit that is not understood
             if len(line) != 1 or not line.keys() <= LINES:
                 raise Refused(f"a newer lifeboat wrote it, with {show(list(line))}: use the recover.py of that one")
+            if by_keeper and not line.keys() <= KEEPER_LINES:
+                raise Refused("a keeper signed it, and it says what only its writer may")
         for line in lines:
             for kind, value in line.items():  # `renumber` and `uses` number frames for deleting; reading needs ids only
                 if kind == "pack":

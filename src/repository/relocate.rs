@@ -94,6 +94,7 @@ impl Relocator {
             rulings: super::rulings::Rulings::default(),
             not_understood: HashMap::new(),
             horizon: None,
+            hold: None,
         };
         repository.sync(&Silent)?;
         Ok(repository)

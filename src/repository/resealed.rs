@@ -6,6 +6,7 @@
 //! host reads its own log. To hand a log over one is.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -17,11 +18,17 @@ use super::{Error, Repository};
 use crate::catalog::PackRow;
 use crate::model::{CommitId, Digest, PackId, limits};
 use crate::progress::{Event, Progress};
-use crate::seal::{open_signed, sign_text};
+use crate::seal::{Sealer, SigningKey, open_signed, sign_text};
 
 const CONTEXT: &str = "lifeboat format 1 resealed";
 /// What the frame around a commit's text takes.
 const AROUND: usize = 64 << 10;
+
+/// Who signs what is sealed anew, and to whom it is sealed.
+struct Seal {
+    signing: SigningKey,
+    sealer: Arc<Sealer>,
+}
 
 /// The first line of the text.
 #[derive(Serialize, Deserialize, PartialEq, Eq)]
@@ -59,16 +66,31 @@ impl Repository {
         let (name, list) = (self.host()?.name.clone(), self.host()?.recipients_list);
         let until: Option<u64> = self.catalog.fact(&fact(&list))?.and_then(|text| text.parse().ok());
         let until = until.filter(|_| !all).unwrap_or(u64::MAX);
-        self.reseal_commits(&folder(&name, &list), until, progress)
+        let seal = Seal { signing: self.host()?.signing.clone(), sealer: self.log_sealer()? };
+        self.reseal_commits(&name, &folder(&name, &list), until, &seal, progress)
     }
 
     /// Seals what this host's log and packs say to itself: it goes on with a log that another one began. Returns how many objects it put.
     pub(super) fn hand_over(&mut self, progress: &dyn Progress) -> Result<u64, Error> {
         let host = self.host()?;
-        let (name, folder) = (host.name.clone(), handed_over(&host.name, &host.recipient));
-        let mut done = self.reseal_commits(&folder, u64::MAX, progress)?;
+        let (name, recipient, signing) = (host.name.clone(), host.recipient.clone(), host.signing.clone());
+        self.hand_over_to(&name, &recipient, &signing, progress)
+    }
+
+    /// The same to any key that a ruling lets read a log: signed by whoever writes it, or by the admission key.
+    pub(super) fn hand_over_to(
+        &mut self,
+        name: &str,
+        recipient: &str,
+        signing: &SigningKey,
+        progress: &dyn Progress,
+    ) -> Result<u64, Error> {
+        let to = recipient.parse().map_err(|source| Error::Keys { what: "a host's key".to_owned(), source })?;
+        let seal = Seal { signing: signing.clone(), sealer: Arc::new(Sealer::new(vec![to])) };
+        let folder = handed_over(name, recipient);
+        let mut done = self.reseal_commits(name, &folder, u64::MAX, &seal, progress)?;
         let there: HashSet<String> = self.store.files(&folder)?.into_iter().collect();
-        let row = self.host_row()?;
+        let row = self.catalog.writer(name)?;
         progress.event(Event::Stage("handing the packs' directories over"));
         for pack in self.catalog.packs(row)?.into_iter().filter(|pack| !pack.deleted) {
             let key = format!("{folder}/{}.age", pack.id);
@@ -78,19 +100,25 @@ impl Repository {
             if progress.cancelled() {
                 return Err(Error::Cancelled);
             }
-            if let Some(text) = self.directory_text(&name, &pack)? {
-                self.put_sealed_anew(&key, &Of::Directory(pack.id), &text)?;
+            if let Some(text) = self.directory_text(name, &pack)? {
+                self.put_sealed_anew(&key, &Of::Directory(pack.id), &text, &seal)?;
                 done += 1;
             }
         }
         Ok(done)
     }
 
-    fn reseal_commits(&mut self, folder: &str, until: u64, progress: &dyn Progress) -> Result<u64, Error> {
-        let name = self.host()?.name.clone();
+    fn reseal_commits(
+        &mut self,
+        name: &str,
+        folder: &str,
+        until: u64,
+        seal: &Seal,
+        progress: &dyn Progress,
+    ) -> Result<u64, Error> {
         let there: HashSet<_> =
             self.store.list(folder, None)?.iter().filter_map(|o| parse_commit_key(&o.key)).collect();
-        let mut wanted = self.list_log(&name, None)?;
+        let mut wanted = self.list_log(name, None)?;
         wanted.retain(|l| l.head.sequence <= until && !there.contains(&(l.head.sequence, l.head.digest)));
         if !wanted.is_empty() {
             progress.event(Event::Stage("sealing the log anew"));
@@ -101,26 +129,25 @@ impl Repository {
                 return Err(Error::Cancelled);
             }
             // What does not open or is not this host's is told by whoever reads the log.
-            let text = match self.text_of(&name, &object)? {
+            let text = match self.text_of(name, &object)? {
                 Some(text) => text,
-                None => match self.resealed_text(&name, &object)? {
+                None => match self.resealed_text(name, &object)? {
                     Some(text) => text,
                     None => continue,
                 },
             };
             let file = object.key.rsplit('/').next().unwrap_or_default();
-            self.put_sealed_anew(&format!("{folder}/{file}"), &Of::Commit(object.head.digest), &text)?;
+            self.put_sealed_anew(&format!("{folder}/{file}"), &Of::Commit(object.head.digest), &text, seal)?;
             done += 1;
         }
         Ok(done)
     }
 
-    fn put_sealed_anew(&self, key: &str, of: &Of, text: &[u8]) -> Result<(), Error> {
-        let host = self.host()?;
+    fn put_sealed_anew(&self, key: &str, of: &Of, text: &[u8], seal: &Seal) -> Result<(), Error> {
         let keys = |source| Error::Keys { what: "what is sealed anew".to_owned(), source };
         let line = serde_json::to_vec(of).map_err(|e| Error::BadObject { key: key.to_owned(), why: e.to_string() })?;
-        let signed = sign_text(CONTEXT, &[&line[..], b"\n", text].concat(), &host.signing);
-        let sealed = host.log.seal_compressed(&signed).map_err(keys)?;
+        let signed = sign_text(CONTEXT, &[&line[..], b"\n", text].concat(), &seal.signing);
+        let sealed = seal.sealer.seal_compressed(&signed).map_err(keys)?;
         self.store.appender().create(key, &[Bytes::from(sealed)])?;
         Ok(())
     }
@@ -187,8 +214,8 @@ impl Repository {
     /// Where what was handed over to this host lies, if it goes on with another one's log.
     fn own_handover(&mut self, writer: &str) -> Result<Option<String>, Error> {
         let Some(host) = self.host.as_ref().filter(|host| host.name == writer) else { return Ok(None) };
-        let place = handed_over(writer, &host.recipient);
-        Ok((self.standing(writer)?.eras.len() > 1).then_some(place))
+        let (place, keeps) = (handed_over(writer, &host.recipient), self.hold.is_some());
+        Ok((keeps || self.standing(writer)?.eras.len() > 1).then_some(place))
     }
 
     fn sealed_anew(&mut self, writer: &str, key: &str, wanted: &Of, limit: usize) -> Result<Option<Vec<u8>>, Error> {
@@ -199,12 +226,14 @@ impl Repository {
             Err(E::NotFound { .. } | E::Truncated { .. } | E::TooLarge { .. }) => return Ok(None),
             Err(e) => return Err(e.into()),
         };
-        // What it carries is not what the name digests: only who writes the log now may say that it is the same.
+        // What it carries is not what the name digests: only who writes the log now may say that it is the same, or who admitted them.
         let Some(now) = self.standing(writer)?.current().map(|era| era.key) else { return Ok(None) };
+        let keys = [now, self.description.admission_key];
         let openers = self.log_openers(writer);
         let text = openers.into_iter().find_map(|opener| opener.open_compressed(&sealed, limit).ok());
         let Some(text) = text else { return Ok(None) };
-        let Ok(content) = open_signed(CONTEXT, &text, &now, writer) else { return Ok(None) };
+        let opened = keys.iter().find_map(|key| open_signed(CONTEXT, &text, key, writer).ok());
+        let Some(content) = opened else { return Ok(None) };
         let Some(end) = content.iter().position(|byte| *byte == b'\n') else { return Ok(None) };
         let of: Option<Of> = serde_json::from_slice(&content[..end]).ok();
         Ok(of.filter(|of| of == wanted).map(|_| content[end + 1..].to_vec()))

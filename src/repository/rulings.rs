@@ -1,5 +1,6 @@
 //! What the admission key says of a writer after it was admitted: which of its commits count, and whose keys sign from then on. One form for
-//! both: a writer that is revoked (its log ends), and one that is adopted (its log goes on with another host's keys).
+//! all: a writer that is revoked (its log ends), one that is adopted (its log goes on with another host's keys), and one that has keepers
+//! (hosts that free what its log does not need: `keeping`).
 //!
 //! A ruling lies in the writer's log under a name that sorts behind every commit, so that whoever lists the log sees it without another
 //! request. The newest one says all. It ends an era by the commits that stood at its end: what they have for ancestors can never change, so
@@ -14,6 +15,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::init::{Admission, digest_of, json_line};
+use super::keeping::Keeper;
 use super::log::Listed;
 use super::{Error, Problem, Repository, SyncReport};
 use crate::catalog::{Head, SnapshotRow, WriterRow};
@@ -62,6 +64,9 @@ pub struct Ruling {
     pub had_by: Moment,
     /// All of the log's eras, in their order.
     pub eras: Vec<Era>,
+    /// The hosts that free what the log does not need.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keepers: Vec<Keeper>,
 }
 
 impl Ruling {
@@ -81,6 +86,8 @@ impl Ruling {
 pub struct Standing {
     /// Its eras; one that goes on where nothing was ever ruled.
     pub eras: Vec<Era>,
+    /// Its keepers.
+    pub keepers: Vec<Keeper>,
     /// The ruling, and when it was made.
     pub ruled: Option<(Digest, Moment)>,
     had_by: Moment,
@@ -95,6 +102,17 @@ impl Standing {
     /// Beyond which place nothing counts, where the log has ended.
     fn end(&self) -> Option<u64> {
         end_of(&self.eras)
+    }
+
+    /// Whose keys sign commits, and until where: of the eras in their order, and behind them of the keepers.
+    pub(super) fn signers(&self) -> Vec<(VerifyingKey, Option<&Vec<End>>)> {
+        let eras = self.eras.iter().map(|era| (era.key, era.until.as_ref()));
+        eras.chain(self.keepers.iter().map(|keeper| (keeper.key, keeper.until.as_ref()))).collect()
+    }
+
+    /// Whether a signer is a keeper.
+    pub(super) fn is_keeper(&self, signer: usize) -> bool {
+        signer >= self.eras.len()
     }
 }
 
@@ -173,6 +191,11 @@ impl Repository {
         Ok(newest.max_by_key(|(digest, ruling)| (ruling.created, *digest)))
     }
 
+    /// The ruling on a writer that is in force, as far as this catalog knows.
+    pub(super) fn ruling_now(&self, writer: &str) -> Result<Option<Ruling>, Error> {
+        Ok(self.newest_ruling(writer)?.map(|(_, ruling)| ruling))
+    }
+
     /// What counts of a writer, as far as this catalog knows.
     pub fn standing(&mut self, writer: &str) -> Result<Standing, Error> {
         if let Some(known) = self.rulings.standings.get(writer) {
@@ -180,12 +203,16 @@ impl Repository {
         }
         let described = self.writer_description(writer)?;
         let standing = match self.newest_ruling(writer)? {
-            Some((digest, ruling)) => {
-                Standing { ruled: Some((digest, ruling.created)), eras: ruling.eras, had_by: ruling.had_by }
-            }
+            Some((digest, ruling)) => Standing {
+                ruled: Some((digest, ruling.created)),
+                eras: ruling.eras,
+                keepers: ruling.keepers,
+                had_by: ruling.had_by,
+            },
             None => {
                 let (host, recipient, key) = (described.host, described.recipient, described.key);
-                Standing { eras: vec![Era { host, recipient, key, until: None }], ruled: None, had_by: Moment::MIN_UTC }
+                let eras = vec![Era { host, recipient, key, until: None }];
+                Standing { eras, keepers: Vec::new(), ruled: None, had_by: Moment::MIN_UTC }
             }
         };
         self.rulings.standings.insert(writer.to_owned(), standing.clone());
@@ -246,7 +273,7 @@ impl Repository {
         Ok(())
     }
 
-    /// For each era the commits of it that count; `None` where it goes on and all do.
+    /// For each signer the commits of it that count; `None` where it goes on and all do.
     fn counted(&mut self, writer: &str) -> Result<std::sync::Arc<Vec<Option<Counted>>>, Error> {
         let standing = self.standing(writer)?;
         let Some((digest, _)) = standing.ruled else { return Ok(std::sync::Arc::new(vec![None])) };
@@ -257,8 +284,8 @@ impl Repository {
         let listed: HashMap<CommitId, Listed> =
             self.list_log(writer, None)?.into_iter().map(|listed| (listed.head.digest, listed)).collect();
         let mut eras = Vec::with_capacity(standing.eras.len());
-        for era in &standing.eras {
-            eras.push(match &era.until {
+        for (_, until) in standing.signers() {
+            eras.push(match until {
                 Some(ends) => Some(Counted { had_by: standing.had_by, ..self.ancestors(writer, ends, &listed)? }),
                 None => None,
             });
@@ -293,9 +320,9 @@ impl Repository {
         Ok(counted)
     }
 
-    /// Whether a commit that an era's key signed counts.
+    /// Whether a commit that one of the signers signed counts.
     pub(super) fn counts(&mut self, writer: &str, era: usize, object: &Listed) -> Result<bool, Error> {
-        if self.standing(writer)?.eras.get(era).is_some_and(|era| era.until.is_none()) {
+        if self.standing(writer)?.signers().get(era).is_some_and(|(_, until)| until.is_none()) {
             return Ok(true);
         }
         let counted = self.counted(writer)?;
@@ -356,6 +383,11 @@ impl Repository {
         if let Some(end) = standing.end() {
             self.catalog.forget_unread_beyond(row, end)?;
         }
+        // Where nobody's time has ended everything counts.
+        if standing.signers().iter().all(|(_, until)| until.is_none()) {
+            self.catalog.set_fact(&applied(writer), &digest.to_string())?;
+            return Ok(false);
+        }
         let counted = self.counted(writer)?;
         let mut rest: HashSet<Head> = HashSet::new();
         for head in self.catalog.commits(row, true)? {
@@ -398,10 +430,20 @@ impl Repository {
     /// Refuses to write where this host's keys do not sign its log any more.
     pub(super) fn check_standing(&self) -> Result<(), Error> {
         let host = self.host()?;
-        let Some((_, ruling)) = self.newest_ruling(&host.name)? else { return Ok(()) };
+        let ours = host.signing.public();
+        let ruling = match self.newest_ruling(&host.name)? {
+            Some((_, ruling)) => ruling,
+            None if self.hold.is_none() => return Ok(()),
+            None => return Err(Error::NotItsKeeper(host.name.clone())),
+        };
         let current = current_of(&ruling.eras);
-        if current.is_some_and(|era| era.key == host.signing.public()) {
-            return Ok(());
+        match self.hold {
+            None if current.is_some_and(|era| era.key == ours) => return Ok(()),
+            Some(_) if ruling.keepers.iter().any(|keeper| keeper.key == ours && keeper.until.is_none()) => {
+                return Ok(());
+            }
+            Some(_) => return Err(Error::NotItsKeeper(host.name.clone())),
+            None => {}
         }
         Err(Error::Overruled {
             writer: host.name.clone(),
@@ -411,7 +453,13 @@ impl Repository {
     }
 
     /// Puts a ruling into a writer's log; needs an identity. The catalog obeys it when it is opened next.
-    pub(super) fn rule(&mut self, writer: &str, eras: Vec<Era>, had_by: Moment, now: Moment) -> Result<Digest, Error> {
+    pub(super) fn rule(
+        &mut self,
+        writer: &str,
+        (eras, keepers): (Vec<Era>, Vec<Keeper>),
+        had_by: Moment,
+        now: Moment,
+    ) -> Result<Digest, Error> {
         let opener = std::sync::Arc::clone(self.data_opener("ruling on a writer")?);
         let admission = Admission::open(&self.store, &self.description, &opener)?;
         let before = self.standing(writer)?.ruled;
@@ -422,6 +470,7 @@ impl Repository {
             previous: before.map(|(digest, _)| digest),
             had_by,
             eras,
+            keepers,
         };
         let text = sign_text(CONTEXT, &json_line(&ruling, "ruling")?, &admission.signing);
         let digest = digest_of(&text);

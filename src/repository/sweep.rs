@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::{Error, Repository};
-use crate::catalog::{ChunkTables, Retired, RetiredObject, pack_key};
+use crate::catalog::{ChunkTables, PackRow, Retired, RetiredObject, pack_key};
 use crate::model::{CommitLine, Moment, Objects, PackId, SegmentKey};
 use crate::plan::prune::due;
 use crate::progress::{Event, Progress};
@@ -106,7 +106,7 @@ impl Repository {
         let Some(now) = self.catalog.store_time(row)? else { return Ok(Vec::new()) };
         let retired: HashMap<RetiredObject, Retired> =
             self.catalog.retired(row)?.into_iter().map(|retired| (retired.object.clone(), retired)).collect();
-        let usage = self.catalog.usage(row)?;
+        let usage = self.usage(row)?;
         let mut doomed = Vec::new();
         for (object, bytes) in batch {
             let Some(said) = retired.get(object) else { continue };
@@ -155,6 +155,9 @@ impl Repository {
     ) -> Result<(), Error> {
         let (name, row) = (self.host()?.name.clone(), self.host_row()?);
         let Some(now) = self.catalog.store_time(row)? else { return Ok(()) };
+        // A keeper does not see the runs of the host, and believes no word of it that something is gone.
+        let (grace, by_keeper) = (grace.max(self.hold_seconds()), self.is_keeper());
+        let is_litter = |pack: Option<PackRow>| pack.is_none_or(|pack| pack.deleted && !by_keeper);
         if self.folder.run_is_under_way()? || !self.prune_unknown(&[])?.is_empty() {
             return Ok(());
         }
@@ -164,7 +167,7 @@ impl Repository {
             let id = object.key.rsplit('/').next().and_then(|name| name.parse::<PackId>().ok());
             let is_old = due(object.received, grace).is_some_and(|due| due <= now);
             if let Some(id) = id.filter(|id| is_old && object.key == pack_key(&name, id))
-                && self.catalog.find_pack(row, &id)?.is_none_or(|pack| pack.deleted)
+                && is_litter(self.catalog.find_pack(row, &id)?)
             {
                 found.push((id, object.size));
             }
@@ -174,7 +177,7 @@ impl Repository {
                 // Another process may have named some of them since.
                 let mut doomed = Vec::new();
                 for (id, bytes) in batch {
-                    if repository.catalog.find_pack(row, id)?.is_none_or(|pack| pack.deleted) {
+                    if is_litter(repository.catalog.find_pack(row, id)?) {
                         doomed.push(Doomed { object: RetiredObject::Pack(*id), bytes: *bytes });
                     }
                 }

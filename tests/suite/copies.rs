@@ -343,7 +343,7 @@ fn what_the_copy_lost_is_sent_again() {
 fn open_pinned(host: &Host, person: &Person, pin: String) -> Result<(), repository::Error> {
     let state = tempfile::tempdir().unwrap();
     let keys = Keys { identities: person.identities(), fingerprints: vec![pin] };
-    let options = OpenOptions { state: state.path(), catalog: None, keys, sync: true };
+    let options = OpenOptions { state: state.path(), catalog: None, keys, sync: true, keeper_of: None };
     Repository::open(host.store(), options, &Silent).map(drop)
 }
 

@@ -38,6 +38,7 @@ mod groups;
 mod hostile;
 mod hosts;
 mod immutability;
+mod keepers;
 mod kills;
 mod landing;
 mod late;

@@ -117,3 +117,51 @@ fn a_copy_has_the_log_too_and_brings_back_any_moment() {
     assert_eq!(scene.restored_rows("point", &["--to", &point.0]), point.1);
     assert_eq!(scene.restored_rows("end", &[]), "30");
 }
+
+#[test]
+fn a_keeper_frees_the_log_of_a_host_that_may_not_and_believes_no_fresh_base_backup() {
+    let Some(scene) = Scene::new(15, &[]) else { return };
+    let keeper = |code: i32, args: &[&str]| {
+        let [repo, id, config] = ["repo", "id", "lifeboat.toml"].map(|name| scene.path(name).display().to_string());
+        let global = ["--repo", &repo, "--identity", &id, "--config", &config, "--state-dir", "keep"];
+        let output = Scene::run_in(&scene.path(""), &global, args);
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.status.code(), Some(code), "{args:?}\n{said}");
+        said
+    };
+    scene.cluster.psql(ORACLE);
+    scene.insert(10);
+    scene.expect(0, &["backup", "db"]);
+    let first = scene.cluster.psql("SELECT pg_walfile_name(pg_current_wal_lsn())");
+    scene.insert(10);
+    scene.archive_all();
+    keeper(0, &["init", "--host", "keep1"]);
+    let listed: serde_json::Value = serde_json::from_str(&keeper(0, &["--json", "key", "list"])).unwrap();
+    let name = listed["this_writer"].as_str().unwrap();
+    keeper(0, &["key", "keeper", name, "--all", "--hold", "30d"]);
+    scene.expect(0, &["backup", "db"]);
+    scene.insert(10);
+    scene.archive_all();
+    let point = scene.point();
+    scene.insert(10);
+    scene.archive_all();
+    let ids = scene.expect(0, &["--json", "snapshots"]);
+    let oldest = ids.split('"').filter(|word| word.len() == 26 && word.starts_with("01")).min().unwrap().to_owned();
+    scene.expect(0, &["forget", "--snapshot", &oldest]);
+    // Whatever the window of the keeper says: the base backup that it would be served by is younger than the hold.
+    let config = std::fs::read_to_string(scene.path("lifeboat.toml")).unwrap();
+    std::fs::write(scene.path("lifeboat.toml"), format!("{config}[prune.windows]\ndb = \"0h\"\n")).unwrap();
+    let said = keeper(0, &["prune", "--keeper", "--grace", "0h"]);
+    assert!(said.contains("held      1 snapshot") && !scene.objects(&first).is_empty(), "{said}");
+    keeper(0, &["key", "keeper", name, "--all", "--hold", "0h"]);
+    std::fs::write(scene.path("lifeboat.toml"), config).unwrap();
+    let said = keeper(0, &["prune", "--keeper", "--grace", "0h"]);
+    assert!(line(&said, "log ").contains("would be").eq(&false) && scene.objects(&first).is_empty(), "{said}");
+    scene.expect(0, &["check", "--read-data"]);
+    let said = scene.expect(0, &["timeline", "db"]);
+    assert!(!said.contains("GAP") && !said.contains("lost "), "{said}");
+    scene.insert(10);
+    scene.archive_all();
+    assert_eq!(scene.restored_rows("point", &["--to", &point.0]), point.1);
+    assert_eq!(scene.restored_rows("end", &[]), "50");
+}

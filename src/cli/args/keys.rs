@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Subcommand;
 
 use super::CODES;
-use crate::model::Digest;
+use crate::model::{Digest, Span};
 
 #[derive(Debug, Subcommand)]
 pub enum KeyCommand {
@@ -87,6 +87,25 @@ pub enum KeyCommand {
         #[arg(short = 'n', long)]
         dry_run: bool,
     },
+    /// Where an identity is: let a host free what other hosts' logs do not need (`prune --keeper` there), so that those need no right to delete
+    #[command(after_help = KEEPER_HELP)]
+    Keeper {
+        /// The keeper, as a writer (`key list` shows it)
+        #[arg(value_name = "KEEPER")]
+        keeper: String,
+        /// Of this writer; several times for several
+        #[arg(long, value_name = "WRITER", required_unless_present = "all")]
+        of: Vec<String>,
+        /// Of every writer that there is now
+        #[arg(long, conflicts_with = "of")]
+        all: bool,
+        /// How long the keeper waits before it believes a host that something may go, by the store's clock
+        #[arg(long, value_name = "TIME", default_value = "7d")]
+        hold: Span,
+        /// It is their keeper no longer
+        #[arg(long)]
+        end: bool,
+    },
     /// On a host that takes the place of one that is gone, with an identity: go on with its log, its packs and its streams
     #[command(after_help = ADOPT_HELP)]
     Adopt {
@@ -106,6 +125,17 @@ On the host itself every backup is refused from its next look at the log on.
 Examples:
   lifeboat key revoke db1-3fa41c --since '2026-11-20 03:00 UTC' --dry-run
   lifeboat key revoke db1-3fa41c --since '2026-11-20 03:00 UTC'
+
+Exit codes: 0 done, 1 not done, 2 wrong command line or configuration, 10 no repository there, \
+12 no key opens it, 13 stored bytes are damaged, 130 interrupted.";
+const KEEPER_HELP: &str = "\
+A keeper reads the logs and the packs' directories of its hosts, never a backup. What a host forgets, it lets go of only after the hold: a \
+thief of the host has to wait, and you have that long to notice. Run the command again for hosts that joined since.
+
+Examples:
+  lifeboat --identity identity.txt key keeper keep1-77aa01 --all
+  lifeboat --identity identity.txt key keeper keep1-77aa01 --of db1-3fa41c --hold 14d
+  lifeboat prune --keeper                  on the keeper, in cron
 
 Exit codes: 0 done, 1 not done, 2 wrong command line or configuration, 10 no repository there, \
 12 no key opens it, 13 stored bytes are damaged, 130 interrupted.";

@@ -10,6 +10,7 @@ Examples:
   lifeboat forget --all --prune            in cron, behind the backup: forget by policy, then free
   lifeboat prune --max-unused 0%           copy whatever is partly unused
   lifeboat prune --time-limit 1h --max-repack-size 10G
+  lifeboat prune --keeper                  on a keeper: of every host that it keeps (docs/keys.md)
 
 Nothing goes at once. What nothing needs is retired: no later backup refers to it. After the grace (a day, by the store's clock) a later \
 prune reads the log again, spares what is needed after all, and deletes the rest. It needs no identity, frees what this host stored, \
@@ -25,6 +26,12 @@ pub struct PruneArgs {
     /// Show what would be freed, and stop
     #[arg(short = 'n', long)]
     pub dry_run: bool,
+    /// Free what the hosts stored that this one keeps, not what it stored itself
+    #[arg(long)]
+    pub keeper: bool,
+    /// With --keeper: of this writer alone; several times for several
+    #[arg(long, value_name = "WRITER", requires = "keeper")]
+    pub of: Vec<String>,
     #[command(flatten)]
     pub how: HowArgs,
 }

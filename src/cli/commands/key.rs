@@ -47,7 +47,6 @@ pub fn list(context: &Context) -> Result<Outcome, Failure> {
             "recipients": list.recipients,
             "earlier_packs": earlier.packs.len(),
             "packs": earlier.all,
-            "keepers": list.keepers,
             "writers": writers.iter().map(|(writer, standing)| described(writer, standing)).collect::<Vec<_>>(),
             "this_writer": own,
         }))?;
@@ -74,9 +73,21 @@ pub fn list(context: &Context) -> Result<Outcome, Failure> {
             let (name, since) = (&writer.writer, day(writer.created));
             let ruled = ruled.unwrap_or_default();
             context.ui.answer(format!("writer       {name}  of host {}, since {since}{ruled}{here}", writer.host))?;
+            for keeper in standing.keepers.iter().filter(|keeper| keeper.until.is_none()) {
+                let hold = hours(keeper.hold);
+                context.ui.answer(format!("keeper       {}  of {name}, believes it after {hold}", keeper.writer))?;
+            }
         }
     }
     Ok(if problems.is_empty() { Outcome::Done } else { Outcome::Damage })
+}
+
+/// As whole days where they are.
+fn hours(seconds: u64) -> String {
+    match seconds {
+        _ if seconds.is_multiple_of(86_400) => format!("{}d", seconds / 86_400),
+        _ => format!("{}h", seconds.div_ceil(3600)),
+    }
 }
 
 /// A writer with what was ruled on it, for a machine.
@@ -84,7 +95,7 @@ fn described(writer: &WriterDescription, standing: &Standing) -> serde_json::Val
     let mut value = serde_json::json!(writer);
     if let Some((digest, at)) = standing.ruled {
         value["ruling"] = serde_json::json!({
-            "digest": digest, "at": at, "revoked": standing.current().is_none(), "host": standing.current().map(|era| &era.host)
+            "keepers": standing.keepers, "digest": digest, "at": at, "revoked": standing.current().is_none(), "host": standing.current().map(|era| &era.host)
         });
     }
     value

@@ -14,6 +14,7 @@ pub mod drill;
 pub mod follow;
 pub mod forget;
 pub mod init;
+pub mod keeper;
 pub mod key;
 pub mod live;
 pub mod look;

@@ -10,8 +10,8 @@ use crate::cli::report::Failure;
 use crate::cli::time::parse_duration;
 use crate::config::{parse_percent, parse_size};
 use crate::model::Moment;
-use crate::ops::prune::{PruneOptions, PrunePlan, PruneReport, plan, prune};
-use crate::plan::prune::Limits;
+use crate::ops::prune::{PruneOptions, PrunePlan, PruneReport, plan, plan_as_keeper, prune};
+use crate::plan::prune::{Limits, due};
 use crate::plan::restore::show;
 use crate::progress::Progress;
 use crate::repository::{Problem, Repository};
@@ -23,6 +23,9 @@ pub const GRACE: i64 = 24 * 3_600;
 
 /// Runs it.
 pub fn run(context: &Context, args: &PruneArgs) -> Result<Outcome, Failure> {
+    if args.keeper {
+        return super::keeper::prune(context, args);
+    }
     let progress = context.progress(true);
     let (mut repository, problems) = context.open(&*progress)?;
     free(context, &mut repository, &problems, &args.how, args.dry_run, &*progress)
@@ -38,8 +41,16 @@ pub fn free(
     progress: &dyn Progress,
 ) -> Result<Outcome, Failure> {
     let options = options(context, how)?;
-    let policy = |source: &str| context.config.retention_of(source);
-    let plan = plan(repository, &options, &policy, problems)?;
+    let is_kept = repository.is_keeper();
+    let writer = repository.host()?.name.clone();
+    let policy = |source: &str| match is_kept {
+        true => context.config.prune.window_of(&writer, source),
+        false => context.config.retention_of(source),
+    };
+    let plan = match is_kept {
+        true => plan_as_keeper(repository, &options, &policy, problems, (context.now(), progress))?,
+        false => plan(repository, &options, &policy, problems)?,
+    };
     if !context.ui.json {
         tell_plan(context, &plan, dry_run)?;
     }
@@ -80,7 +91,15 @@ fn options(context: &Context, how: &HowArgs) -> Result<PruneOptions, Failure> {
 fn tell_plan(context: &Context, plan: &PrunePlan, dry_run: bool) -> Result<(), Failure> {
     let (ui, packs) = (context.ui, &plan.packs);
     let would = if dry_run { "would be " } else { "" };
-    ui.answer(format!("stored    {} in packs of this host, {} of it needed", size(packs.before), size(packs.needed)))?;
+    let whose = plan.writer.as_ref().map_or_else(|| "this host".to_owned(), |writer| format!("`{writer}`"));
+    ui.answer(format!("stored    {} in packs of {whose}, {} of it needed", size(packs.before), size(packs.needed)))?;
+    if let Some(first) = plan.held.iter().find(|held| held.forgets > 0) {
+        let forgets: u64 = plan.held.iter().map(|held| held.forgets).sum();
+        let until =
+            due(first.received, plan.hold).map_or_else(|| "for ever".to_owned(), |due| format!("until {}", show(due)));
+        let what = counted(forgets, "snapshot that it forgot is", "snapshots that it forgot are");
+        ui.answer(format!("held      {what} kept, the first {until}"))?;
+    }
     for why in &packs.unknown {
         ui.answer(format!("UNKNOWN   {why}; nothing is retired or deleted"))?;
     }

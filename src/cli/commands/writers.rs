@@ -84,7 +84,7 @@ pub fn adopt(context: &Context, writer: &str, host: Option<&str>) -> Result<Outc
     Ok(Outcome::Done)
 }
 
-fn check_writer(repository: &Repository, writer: &str) -> Result<(), Failure> {
+pub(super) fn check_writer(repository: &Repository, writer: &str) -> Result<(), Failure> {
     let known = repository.writer_names()?;
     match known.values().any(|name| name == writer) {
         true => Ok(()),

@@ -151,14 +151,6 @@ fn repository_hint(error: &repository::Error) -> Option<String> {
         E::NeedsIdentity(_) => {
             "Give the file with the secret key: `--identity FILE`, or set LIFEBOAT_IDENTITY_FILE.".to_owned()
         }
-        E::NotAWriter(_) => "Join it with an identity at hand, once: `lifeboat init --identity FILE`. Without one: \
-                             `lifeboat key request`, and have it admitted."
-            .to_owned(),
-        E::NotAdmitted(_) => {
-            "Where an identity is at hand, run `lifeboat key admit REQUEST`, then this again.".to_owned()
-        }
-        E::Ended(_) => "Join as a new writer: `lifeboat init --identity FILE`. Its snapshots are restored as before.".to_owned(),
-        E::Overruled { host, .. } => overruled_hint(host.is_some()).to_owned(),
         E::CopyRecipients(store) => format!(
             "Make the lists the same: `lifeboat key list` shows this one, `lifeboat --repo '{store}' key add KEY` and `key remove KEY` change the copy's. \
              Nothing was copied."
@@ -215,9 +207,28 @@ fn repository_hint(error: &repository::Error) -> Option<String> {
             "Move `{}` away, then join again with an identity: `lifeboat init --identity FILE`.",
             path.display()
         ),
-        _ => return None,
+        e => return writers_hint(e).map(str::to_owned),
     };
     Some(hint)
+}
+
+/// Who may write what.
+fn writers_hint(error: &repository::Error) -> Option<&'static str> {
+    use repository::Error as E;
+    Some(match error {
+        E::NotAWriter(_) => {
+            "Join it with an identity at hand, once: `lifeboat init --identity FILE`. Without one: \
+                             `lifeboat key request`, and have it admitted."
+        }
+        E::NotItsKeeper(_) => {
+            "`lifeboat key list` shows the keepers of each writer. Where an identity is: `lifeboat key keeper KEEPER --of WRITER`; a host keeps \
+             its own log anyway, with `lifeboat prune`."
+        }
+        E::NotAdmitted(_) => "Where an identity is at hand, run `lifeboat key admit REQUEST`, then this again.",
+        E::Ended(_) => "Join as a new writer: `lifeboat init --identity FILE`. Its snapshots are restored as before.",
+        E::Overruled { host, .. } => overruled_hint(host.is_some()),
+        _ => return None,
+    })
 }
 
 fn no_plan_hint(error: &NoPlan) -> Option<String> {

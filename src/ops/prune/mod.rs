@@ -18,7 +18,7 @@ use crate::catalog::{RetiredObject, Usage};
 use crate::model::{Moment, Objects, Retention, SegmentKey};
 use crate::plan::prune::{Limits, Pack, Plan, due, plan as decide};
 use crate::progress::Progress;
-use crate::repository::{Problem, Repacked, Repository, SweptReport};
+use crate::repository::{HeldBack, Problem, Repacked, Repository, SweptReport};
 
 pub use self::streams::StreamPlan;
 
@@ -56,6 +56,15 @@ pub type PolicyOf<'p> = &'p dyn Fn(&str) -> Option<Retention>;
 /// What a prune will do. A value: shown, compared, tested.
 #[derive(Debug, Clone, Serialize)]
 pub struct PrunePlan {
+    /// The writer that a keeper keeps; absent where a host frees its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub writer: Option<String>,
+    /// Of that writer, what a keeper does not believe yet.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub held: Vec<HeldBack>,
+    /// Seconds for which it does not.
+    #[serde(skip)]
+    pub hold: u64,
     /// The packs of this host.
     pub packs: Plan,
     /// Its streams of which something is to be done.
@@ -151,7 +160,9 @@ pub fn plan(
     let streams = streams::plan(repository, options.limits.grace, policy, knows_all)?;
     let packs = decide(facts, options.limits);
     let dead_in_frames = dead_in_frames(repository, &usage)?;
-    Ok(PrunePlan { packs, streams, dead_in_frames, usage })
+    let writer = if repository.is_keeper() { Some(repository.host()?.name.clone()) } else { None };
+    let (held, hold) = (repository.held_back()?, repository.hold_seconds());
+    Ok(PrunePlan { writer, held, hold, packs, streams, dead_in_frames, usage })
 }
 
 /// What the newest snapshots do not use of frames that are needed, as far as it was measured.
@@ -173,11 +184,31 @@ fn worth_asking(repository: &mut Repository, plan: &PrunePlan, grace: u64, now: 
     }
     let row = repository.host_row()?;
     let Some(known) = repository.catalog().store_time(row)? else { return Ok(false) };
+    let hold = repository.hold_seconds();
+    let held = repository.held_back()?;
+    if held.iter().any(|held| due(held.received, hold).is_some_and(|due| known < due && due <= now)) {
+        return Ok(true);
+    }
     let retired = repository.catalog().retired(row)?;
     Ok(retired
         .iter()
         .filter_map(|retired| due(retired.since?, retired.grace.max(grace)))
         .any(|due| known < due && due <= now))
+}
+
+/// Makes the plan of a keeper, who joins what it and the writer have committed at the same moment first: else nothing would be known to be free.
+pub fn plan_as_keeper(
+    repository: &mut Repository,
+    options: &PruneOptions,
+    policy: PolicyOf<'_>,
+    problems: &[Problem],
+    (now, progress): (Moment, &dyn Progress),
+) -> Result<PrunePlan, Error> {
+    repository.check_keeper()?;
+    let joined = repository.join_ends(now, progress)?;
+    let problems: Vec<Problem> =
+        problems.iter().filter(|problem| !(joined && matches!(problem, Problem::Fork { .. }))).cloned().collect();
+    plan(repository, options, policy, &problems)
 }
 
 /// Carries a plan out. Where the store is asked for the time first, what that makes due goes too.

@@ -82,14 +82,13 @@ fn streams(repository: &mut Repository) -> Result<BTreeMap<String, Known>, Error
     Ok(all)
 }
 
-/// What may go of a deployment's changes, and from when on every moment stays within reach.
-fn free_documents(records: &[SegmentRecord], known: &Known, window: Option<Moment>) -> (Option<Moment>, Free) {
-    let mut kept = known.bases.clone().unwrap_or_default();
-    kept.sort_by_key(|base| base.at);
-    let mut pieces: Vec<Piece> = records.iter().filter_map(documents::piece_of).collect();
-    pieces.sort_by_key(|piece| (piece.epoch, piece.number));
-    let since = window.or(kept.first().map(|base| base.ended));
-    (since, Free::Documents(plan_documents::free(&pieces, &kept, window).into_iter().collect()))
+/// The snapshots that a keeper believes: those that the store has had for the hold. A thief of the host could say of a new one that it serves
+/// what older ones serve. `None` where a host prunes its own log.
+fn believed(repository: &mut Repository) -> Result<Option<HashSet<SnapshotId>>, Error> {
+    let Some(until) = repository.believed_until() else { return Ok(None) };
+    let all = repository.catalog().all_snapshots()?;
+    let old = all.iter().filter(|snapshot| snapshot.arrived.is_some_and(|at| at <= until));
+    Ok(Some(old.map(|snapshot| snapshot.record.id).collect()))
 }
 
 /// What is done with this host's streams.
@@ -113,12 +112,14 @@ pub(super) fn plan(
         let source = &of.source;
         let goes_on = |(other, it): (&String, &Known)| other != stream && it.source == *source && it.kept;
         let moved_on = !of.kept && known.iter().any(goes_on);
-        let judged = Judged { stream, source, full_name: format!("{own}/{source}"), policy: policy(source), now };
+        let believed = believed(repository)?;
+        let full_name = format!("{own}/{source}");
+        let judged = Judged { stream, source, full_name, policy: policy(source), now, believed };
         let records = repository.catalog().segments(&own, stream).map_err(crate::repository::Error::from)?;
         let is_log = of.bases.is_none();
         let found = match is_log || moved_on {
             true => judged.free(repository, moved_on, &Source::Index)?,
-            false => Some(free_documents(&records, of, judged.window())),
+            false => Some(judged.free_documents(&records, of)),
         };
         let Some((since, mut free)) = found else { continue };
         let is_retired = retired.keys().any(|key| key.0.stream() == stream.as_str());
@@ -203,9 +204,26 @@ struct Judged<'j> {
     full_name: String,
     policy: Option<Retention>,
     now: Option<Moment>,
+    believed: Option<HashSet<SnapshotId>>,
 }
 
 impl Judged<'_> {
+    /// What may go of a deployment's changes, and from when on every moment stays within reach.
+    fn free_documents(&self, records: &[SegmentRecord], known: &Known) -> (Option<Moment>, Free) {
+        let window = self.window();
+        let mut kept = known.bases.clone().unwrap_or_default();
+        kept.sort_by_key(|base| base.at);
+        let mut pieces: Vec<Piece> = records.iter().filter_map(documents::piece_of).collect();
+        pieces.sort_by_key(|piece| (piece.epoch, piece.number));
+        let since = window.or(kept.first().map(|base| base.ended));
+        let free = |kept: &[Base]| plan_documents::free(&pieces, kept, window).into_iter().collect::<BTreeSet<_>>();
+        let all = free(&kept);
+        let Some(believed) = &self.believed else { return (since, Free::Documents(all)) };
+        kept.retain(|base| believed.contains(&base.id));
+        let free = if kept.is_empty() { BTreeSet::new() } else { &all & &free(&kept) };
+        (since, Free::Documents(free))
+    }
+
     fn window(&self) -> Option<Moment> {
         self.policy.as_ref().and_then(|policy| window_since(policy, self.now))
     }
@@ -225,14 +243,21 @@ impl Judged<'_> {
             Source::Index => gather_from_index(repository, &self.full_name, which)?,
             Source::Store => gather(repository, &self.full_name, which)?,
         };
-        let Some(Cluster { archive, .. }) = cluster else { return Ok(None) };
+        let Some(Cluster { mut archive, .. }) = cluster else { return Ok(None) };
         let kept: BTreeSet<SnapshotId> = archive.bases.iter().map(|base| base.id).collect();
         let window = self.window();
         // Nobody said that moments between base backups may go: then all of the log behind the oldest one stays.
         let oldest = archive.bases.iter().map(|base| base.backup.stopped).min();
         let Some(since) = window.or(oldest) else { return Ok(None) };
         tracing::debug!(source = self.source, %since, "the log is kept from here on");
-        Ok(Some((Some(since), Free::Segments(needed(&archive, &kept, Some(since)).free))))
+        let mut free = needed(&archive, &kept, Some(since)).free;
+        if let Some(believed) = &self.believed {
+            archive.bases.retain(|base| believed.contains(&base.id));
+            // Nothing is free of a stream without bases.
+            let by_those = needed(&archive, &kept, Some(since)).free;
+            free.retain(|name| by_those.contains(name));
+        }
+        Ok(Some((Some(since), Free::Segments(free))))
     }
 }
 
@@ -246,6 +271,7 @@ pub(super) fn collect_leftovers(
 ) -> Result<(), Error> {
     let (own, row) = (repository.host()?.name.clone(), repository.host_row()?);
     let Some(now) = repository.catalog().store_time(row)? else { return Ok(()) };
+    let grace = grace.max(repository.hold_seconds());
     for stream in repository.catalog().streams(&own).map_err(crate::repository::Error::from)? {
         let records = repository.catalog().segments(&own, &stream).map_err(crate::repository::Error::from)?;
         let fresh: HashSet<SegmentKey> = repository.fresh_segments()?.iter().map(key_of).collect();

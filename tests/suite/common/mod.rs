@@ -123,7 +123,7 @@ impl Host {
     pub fn open(&self, person: Option<&Person>) -> Result<(Repository, Vec<Problem>), repository::Error> {
         let identities = person.map(Person::identities).unwrap_or_default();
         let keys = Keys { identities, ..Keys::default() };
-        let options = OpenOptions { state: self.state.path(), catalog: None, keys, sync: true };
+        let options = OpenOptions { state: self.state.path(), catalog: None, keys, sync: true, keeper_of: None };
         Repository::open(self.store(), options, &Silent).map(|(repository, report)| (repository, report.problems))
     }
 

@@ -230,7 +230,7 @@ impl Scene {
     fn open(&self, host: &Host, identity: bool, heard: &Heard) -> Result<(Repository, String), ops::Error> {
         let identities = if identity { self.person.identities() } else { Default::default() };
         let keys = Keys { identities, ..Keys::default() };
-        let options = OpenOptions { state: host.state.path(), catalog: None, keys, sync: true };
+        let options = OpenOptions { state: host.state.path(), catalog: None, keys, sync: true, keeper_of: None };
         let (repository, report) = Repository::open(host.store(), options, heard)?;
         let problems: Vec<String> = report.problems.iter().map(ToString::to_string).collect();
         Ok((repository, problems.join("\n")))
