@@ -32,6 +32,7 @@ CREATE TABLE commit_parent (
     parent BLOB NOT NULL,
     PRIMARY KEY (child, parent)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX commit_parent_of ON commit_parent (parent);
 
 -- What joins of forks say: frames of `target` are counted from `first_frame` by that commit and all after it.
 CREATE TABLE renumber (

@@ -37,6 +37,7 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (4, include_str!("../../catalog/0004-retention.sql")),
     (5, include_str!("../../catalog/0005-prune.sql")),
     (6, include_str!("../../catalog/0006-drills.sql")),
+    (7, include_str!("../../catalog/0007-heads.sql")),
 ];
 
 /// The whole schema, for the test that proves that the migrations meet it.

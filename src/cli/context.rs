@@ -407,6 +407,15 @@ pub fn host_name(given: Option<&str>) -> String {
     }
 }
 
+/// Lets plugins of age speak to whoever runs this: "touch your key".
+pub fn reach_person() {
+    #[allow(clippy::print_stderr, reason = "a plugin's words, while a command waits for them")]
+    fn tell(message: &str) {
+        eprintln!("{message}");
+    }
+    crate::seal::set_person(tell, ask_passphrase);
+}
+
 /// A passphrase from LIFEBOAT_PASSPHRASE_FILE, or from the terminal.
 fn ask_passphrase(what: &str) -> Result<SecretString, String> {
     if let Some(file) = std::env::var_os("LIFEBOAT_PASSPHRASE_FILE") {

@@ -120,6 +120,7 @@ fn run(cli: Cli, stop: Arc<AtomicBool>) -> Result<Outcome, Failure> {
         return Err(Failure::usage("with `--as-of` a store is read, never written", hint));
     }
     let context = Context::new(cli.global, stop)?;
+    context::reach_person();
     match cli.command {
         Command::Init(args) => commands::init::run(&context, &args),
         Command::Backup(args) => commands::backup::run(&context, &args),

@@ -138,7 +138,7 @@ pub enum Error {
         by: String,
     },
     /// Neither an identity nor this host's writer key opens what is needed.
-    #[error("{what} cannot be opened with the keys at hand")]
+    #[error("{what} cannot be {} with the keys at hand", tried(source))]
     Keys {
         /// What.
         what: String,
@@ -249,4 +249,12 @@ pub enum Error {
     /// The operating system has none to give.
     #[error("the kernel gave no random numbers")]
     Randomness,
+}
+
+/// What was tried with keys that do not do it.
+fn tried(source: &seal::Error) -> &'static str {
+    match source {
+        seal::Error::Seal(_) => "sealed",
+        _ => "opened",
+    }
 }

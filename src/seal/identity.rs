@@ -1,5 +1,5 @@
 //! age's public and secret keys: recipients that we seal to, identities that open. X25519 (`age1...`) and SSH keys
-//! (ed25519 and RSA) both ways; identity files may be protected by a passphrase, in age's own form.
+//! (ed25519 and RSA) and plugins' keys both ways; identity files may be protected by a passphrase, in age's own form.
 
 use std::io::{BufReader, Read};
 use std::str::FromStr;
@@ -7,6 +7,7 @@ use std::str::FromStr;
 use age::secrecy::{ExposeSecret, SecretString};
 
 use super::Error;
+use super::plugin::{self, PluginRecipient};
 
 /// Identity files are small; more than this is another kind of file.
 const IDENTITY_FILE_MAX: u64 = 1 << 20;
@@ -24,6 +25,7 @@ pub struct Recipient {
 enum RecipientKey {
     X25519(age::x25519::Recipient),
     Ssh(age::ssh::Recipient),
+    Plugin(PluginRecipient),
 }
 
 impl Recipient {
@@ -32,9 +34,10 @@ impl Recipient {
         match &self.key {
             RecipientKey::X25519(key) => key,
             RecipientKey::Ssh(key) => key,
+            RecipientKey::Plugin(key) => key,
         }
     }
-    /// `age1...` or `ssh-...`, without a comment.
+    /// `age1...` (a plugin's too) or `ssh-...`, without a comment.
     pub fn as_str(&self) -> &str {
         &self.text
     }
@@ -53,6 +56,9 @@ impl FromStr for Recipient {
         let text = text.trim();
         if let Ok(key) = age::x25519::Recipient::from_str(text) {
             return Ok(Self { text: text.to_owned(), key: RecipientKey::X25519(key) });
+        }
+        if let Ok(key) = age::plugin::Recipient::from_str(text) {
+            return Ok(Self { text: text.to_owned(), key: RecipientKey::Plugin(PluginRecipient(key)) });
         }
         // The comment of an SSH key is no part of the key: two spellings of one key must be one recipient.
         let bare: Vec<&str> = text.split_whitespace().take(2).collect();
@@ -154,10 +160,14 @@ impl Keyring {
                 if let Some(fingerprint) = comment.trim().strip_prefix("lifeboat fingerprint:") {
                     ring.fingerprints.push(fingerprint.trim().to_owned());
                 }
+            } else if let Some(plugin) = plugin::identity(line) {
+                let plugin = plugin.map_err(|why| bad(format!("line {}: {why}", n + 1)))?;
+                ring.identities.0.push(Box::new(plugin));
             } else if !line.is_empty() {
                 // The line itself may be a mistyped secret: say where it is, not what it says.
-                let identity = age::x25519::Identity::from_str(line)
-                    .map_err(|why| bad(format!("line {}: {why}; expected `AGE-SECRET-KEY-1...`", n + 1)))?;
+                let identity = age::x25519::Identity::from_str(line).map_err(|why| {
+                    bad(format!("line {}: {why}; expected `AGE-SECRET-KEY-1...`, or a plugin's", n + 1))
+                })?;
                 ring.recipients.push(identity.to_public().to_string());
                 ring.identities.0.push(Box::new(identity));
             }

@@ -6,6 +6,7 @@
 
 mod identity;
 mod names;
+mod plugin;
 mod signed;
 
 use std::io::{Read, Write};
@@ -15,6 +16,7 @@ use zstd::zstd_safe::CParameter;
 
 pub use identity::{Identities, Keyring, Recipient, generate_identity, is_protected};
 pub use names::{ContentKey, Secret};
+pub use plugin::set_person;
 pub use signed::{SigningKey, VerifyingKey, open_signed, sign_text, split_signed};
 
 use crate::model::limits;

@@ -48,6 +48,7 @@ mod model;
 mod newcomer;
 mod newcomer_postgres;
 mod pg_dump;
+mod plugins;
 mod postgres;
 mod postgres_delta;
 mod postgres_edges;
