@@ -2,11 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::retired::{RetiredObject, Said, is_deleted, say};
 use super::{Catalog, Error, Head, PackRow, WriterRow};
-use crate::model::{ChunkId, Commit, CommitId, CommitLine, PackId, PackLine, Renumber, SnapshotRecord, Uses};
+use crate::model::{
+    ChunkId, Commit, CommitFrame, CommitId, CommitLine, PackId, PackLine, Renumber, SnapshotRecord, Uses,
+};
 
 /// For each frame of a pack its chunks, where the pack's directory was at hand.
 pub type ChunkTables = HashMap<PackId, Vec<Vec<(ChunkId, u32)>>>;
@@ -74,16 +76,17 @@ impl Catalog {
     }
 
     /// Takes lines over that were left out when their commit was taken over: `at.commit` holds these alone, and none that adds a pack.
-    pub fn take_later(&mut self, at: CommitAt<'_>) -> Result<(), Error> {
+    /// Whether that commit is known.
+    pub fn take_later(&mut self, at: CommitAt<'_>) -> Result<bool, Error> {
         let path = self.path.clone();
         let sqlite = |source| Error::Sqlite { doing: "write", path: path.clone(), source };
         let transaction =
             self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(sqlite)?;
         let sql = "SELECT id FROM log_commit WHERE digest = ?1 AND writer = ?2 AND readable = 1";
-        let row =
-            transaction.query_row(sql, params![at.digest.as_bytes(), at.writer.0], |row| row.get(0)).map_err(sqlite)?;
+        let row = transaction.query_row(sql, params![at.digest.as_bytes(), at.writer.0], |row| row.get(0));
+        let Some(row) = row.optional().map_err(sqlite)? else { return Ok(false) };
         match take_lines(&transaction, at, row, &ChunkTables::new(), 0) {
-            Ok(()) => transaction.commit().map_err(sqlite),
+            Ok(()) => transaction.commit().map(|()| true).map_err(sqlite),
             Err(Trouble::Sqlite(source)) => Err(sqlite(source)),
             Err(Trouble::Unfit(why)) => {
                 let header = &at.commit.header;
@@ -99,8 +102,11 @@ impl Catalog {
         let transaction =
             self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(sqlite)?;
         let again = |record: &SnapshotRecord| -> Result<(), Trouble> {
-            let changed = "DELETE FROM snapshot WHERE id = ?1 AND writer = ?2 RETURNING log_commit";
-            let row = transaction.query_row(changed, params![record.id.to_string(), at.writer.0], |row| row.get(0))?;
+            // Not one of that name which another commit made.
+            let changed = "DELETE FROM snapshot WHERE id = ?1 AND writer = ?2
+                           AND log_commit = (SELECT id FROM log_commit WHERE digest = ?3) RETURNING log_commit";
+            let named = params![record.id.to_string(), at.writer.0, at.digest.as_bytes()];
+            let Some(row) = transaction.query_row(changed, named, |row| row.get(0)).optional()? else { return Ok(()) };
             add_snapshot(&transaction, at.writer, row, record, &at.digest)
         };
         match at.commit.snapshots().try_for_each(again) {
@@ -252,6 +258,9 @@ fn add_pack(
         .prepare_cached("SELECT id FROM pack WHERE writer = ?1 AND name = ?2")?
         .query_row(params![writer.0, pack.id.as_bytes()], |row| row.get(0))?;
     let known = known && added == 1;
+    if added == 0 {
+        check_same(db, row, pack)?;
+    }
     let mut insert = db.prepare_cached(
         "INSERT INTO frame (writer, number, key, name, pack, at, stored, plain, state)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0)",
@@ -265,6 +274,22 @@ fn add_pack(
         }
     }
     Ok(())
+}
+
+/// A pack is named by its bytes: whoever says of one that is known that it holds something else does not tell the truth.
+fn check_same(db: &Connection, row: i64, pack: &PackLine) -> Result<(), Trouble> {
+    let sql = "SELECT size, directory_at, directory_length FROM pack WHERE id = ?1";
+    let known: (i64, i64, i64) = db.query_row(sql, [row], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    let said = (pack.size as i64, pack.directory.at as i64, pack.directory.length as i64);
+    let mut frame = db.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM frame WHERE pack = ?1 AND at = ?2 AND name = ?3 AND stored = ?4 AND plain = ?5)",
+    )?;
+    let mut same = known == said;
+    for CommitFrame(id, at, stored, plain) in &pack.frames {
+        let named = params![row, *at as i64, id.as_bytes(), *stored as i64, *plain as i64];
+        same = same && frame.query_row(named, |row| row.get::<_, bool>(0))?;
+    }
+    if same { Ok(()) } else { Err(Trouble::Unfit(format!("it says of pack {} what it is not", pack.id))) }
 }
 
 /// Bytes behind a frame's chunk table that tell whether it rotted.
@@ -443,7 +468,6 @@ fn lineage(db: &Connection, writer: WriterRow, digest: &CommitId) -> rusqlite::R
 }
 
 fn renumber_frames(db: &Connection, writer: WriterRow, join: i64, renumber: &Renumber) -> Result<(), Trouble> {
-    use rusqlite::OptionalExtension;
     let found: Option<(i64, i64, i64)> = db
         .query_row(
             "SELECT id, first_row, frames FROM log_commit WHERE digest = ?1 AND writer = ?2 AND readable = 1",

@@ -2,11 +2,13 @@
 //!
 //! Invariants: a segment that was acknowledged is on disk here before, whether a commit names it yet or not.
 
+use std::collections::HashSet;
+
 use rusqlite::{Connection, Row, params};
 
 use super::retired::{RetiredObject, is_deleted};
 use super::{Catalog, Error, WriterRow};
-use crate::model::{SegmentKey, SegmentPlace, SegmentRecord};
+use crate::model::{Moment, SegmentKey, SegmentPlace, SegmentRecord};
 
 /// Takes a line of a commit over, unless what it names is gone.
 pub(super) fn take(
@@ -84,6 +86,23 @@ impl Catalog {
         });
         durably(self, "NORMAL")?;
         added
+    }
+
+    /// The segments of a stream that commits name which the store received up to a time.
+    pub fn segments_received_by(
+        &self,
+        writer: &str,
+        stream: &str,
+        until: Moment,
+    ) -> Result<HashSet<SegmentKey>, Error> {
+        let records: Vec<SegmentRecord> = self.read(|db| {
+            let mut rows = db.prepare_cached(
+                "SELECT s.record FROM segment s JOIN log_commit c ON c.id = s.log_commit JOIN received e ON e.digest = c.digest
+                 WHERE s.writer = ?1 AND s.stream = ?2 AND e.at <= ?3",
+            )?;
+            rows.query_map(params![writer, stream, until.timestamp_micros()], parse)?.collect()
+        })?;
+        Ok(records.into_iter().map(|record| SegmentKey(record.place, record.digest)).collect())
     }
 
     /// What is known under a place: one record; two where two servers pushed different bytes under one name.

@@ -105,15 +105,15 @@ struct Copy {
 impl Catalog {
     /// Which frames of a writer are needed.
     pub fn usage(&self, writer: WriterRow) -> Result<Usage, Error> {
-        self.at_one_moment(|| self.usage_now(writer, |copy| -copy.row))
+        self.at_one_moment(|| self.usage_now(writer, judge))
     }
 
-    /// The same where of several copies that can be read the oldest stays.
-    pub fn usage_by_oldest(&self, writer: WriterRow) -> Result<Usage, Error> {
-        self.at_one_moment(|| self.usage_now(writer, |copy| copy.row))
+    /// The same where every copy stays that nobody has retired.
+    pub fn usage_of_all_copies(&self, writer: WriterRow) -> Result<Usage, Error> {
+        self.at_one_moment(|| self.usage_now(writer, judge_none))
     }
 
-    fn usage_now(&self, writer: WriterRow, order: fn(&Copy) -> i64) -> Result<Usage, Error> {
+    fn usage_now(&self, writer: WriterRow, judge: fn(&mut Usage, &[Copy])) -> Result<Usage, Error> {
         let (mut used, mut ever) = (Vec::new(), Vec::new());
         for snapshot in self.all_snapshots()?.into_iter().filter(|snapshot| snapshot.writer == writer) {
             ever.extend(&snapshot.record.uses.0);
@@ -125,7 +125,7 @@ impl Catalog {
         let mut usage = Usage { used: Ranges::of(used), ever: Ranges::of(ever), ..Usage::default() };
         for key in self.keys_with_copies()? {
             for copies in self.copies_of(writer, key)?.into_values() {
-                judge(&mut usage, &copies, order);
+                judge(&mut usage, &copies);
             }
         }
         self.find_lost(writer, &mut usage)?;
@@ -248,10 +248,20 @@ impl Catalog {
     }
 }
 
-/// Which of the copies of a frame stays: of those that are as good the first in an order.
-fn judge(usage: &mut Usage, copies: &[Copy], order: fn(&Copy) -> i64) {
+/// All copies of a used frame stay that are not retired, and of those that are the best ones, where there are no others.
+fn judge_none(usage: &mut Usage, copies: &[Copy]) {
     let is_used = copies.iter().any(|copy| usage.used.has(copy.row));
-    let Some(best) = copies.iter().min_by_key(|copy| (copy.rank, order(copy))) else { return };
+    let Some(best) = copies.iter().map(|copy| copy.rank).min() else { return };
+    for copy in copies {
+        let stays = copy.rank == best || copy.rank == 0 || copy.rank == DAMAGED;
+        usage.copies.insert(copy.row, is_used && stays && copy.rank < GONE);
+    }
+}
+
+/// Which of the copies of a frame stays.
+fn judge(usage: &mut Usage, copies: &[Copy]) {
+    let is_used = copies.iter().any(|copy| usage.used.has(copy.row));
+    let Some(best) = copies.iter().min_by_key(|copy| (copy.rank, std::cmp::Reverse(copy.row))) else { return };
     let place = (best.pack, best.at);
     // Where none of them can be read, whatever a repair may still find in them stays.
     let all_there = (DAMAGED..GONE).contains(&best.rank);

@@ -175,8 +175,8 @@ fn run(cli: Cli, stop: Arc<AtomicBool>) -> Result<Outcome, Failure> {
             commands::writers::revoke(&context, &writer, since.as_deref(), dry_run)
         }
         Command::Key(KeyCommand::Keeper { keeper, of, all, hold, end }) => {
-            let hold = (!end).then_some(hold);
-            commands::keeper::set(&context, &keeper, &of, all, hold)
+            let given = commands::keeper::Given { keeper: &keeper, of: &of, all, hold };
+            if end { commands::keeper::end(&context, &given) } else { commands::keeper::set(&context, &given) }
         }
         Command::Key(KeyCommand::Adopt { writer, host }) => {
             commands::writers::adopt(&context, &writer, host.as_deref())

@@ -4,7 +4,7 @@
 //! Invariants: facts come from the index where it has them, else from the segments themselves; a directory is given its recovery
 //! settings after its files, and `recovery.signal` last. Not here: the choice (`plan::recovery`) and the files' restore.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
@@ -15,7 +15,7 @@ use super::{Error, Kind, chain};
 use crate::format::wal::{ArchiveFile, SegmentFacts, join, scan};
 use crate::format::{history, pg_conf};
 use crate::model::base::BaseBackup;
-use crate::model::{Moment, SegmentName, SegmentPlace, SegmentRecord, SnapshotRecord, Timeline};
+use crate::model::{Moment, SegmentKey, SegmentName, SegmentPlace, SegmentRecord, SnapshotRecord, Timeline};
 use crate::plan::recovery::{Archive, Base, Commits, Fork, Growing, Target, Way};
 use crate::repository::{self, Repository, StreamListing};
 
@@ -126,6 +126,20 @@ pub fn gather(repository: &Repository, source: &str, which: Which<'_>) -> Result
 pub fn gather_from_index(repository: &Repository, source: &str, which: Which<'_>) -> Result<Option<Cluster>, Error> {
     gather_listed(repository, source, which, &|writer, stream| {
         let there = repository.catalog().segments(writer, stream).map_err(repository::Error::from)?;
+        Ok(StreamListing { there, ..StreamListing::default() })
+    })
+}
+
+/// The same by those segments of the index alone that are in a set.
+pub fn gather_from(
+    repository: &Repository,
+    source: &str,
+    which: Which<'_>,
+    only: &HashSet<SegmentKey>,
+) -> Result<Option<Cluster>, Error> {
+    gather_listed(repository, source, which, &|writer, stream| {
+        let mut there = repository.catalog().segments(writer, stream).map_err(repository::Error::from)?;
+        there.retain(|record| only.contains(&SegmentKey(record.place.clone(), record.digest)));
         Ok(StreamListing { there, ..StreamListing::default() })
     })
 }

@@ -120,6 +120,7 @@ fn repository_kind(error: &repository::Error) -> Kind {
         | E::NotAWriter(_)
         | E::NotAdmitted(_)
         | E::NotItsKeeper(_)
+        | E::KeeperEnded(_)
         | E::Overruled { .. }
         | E::Fingerprint { .. } => Kind::Key,
         E::BadObject { .. } | E::Pack { .. } | E::Frame { .. } | E::UnknownFrame(_) | E::Manifest { .. } => {

@@ -86,10 +86,10 @@ impl Repository {
     /// that it writes from now on. Needs an identity.
     pub fn revoke_writer(&mut self, writer: &str, since: Option<Moment>, now: Moment) -> Result<Vec<End>, Error> {
         let ends = self.ends_before(writer, since)?;
-        let Standing { mut eras, mut keepers, .. } = self.standing(writer)?;
+        // Its keepers go on: what they moved lies where their commits say.
+        let Standing { mut eras, keepers, .. } = self.standing(writer)?;
         // What all of these commits have for ancestors is fixed, whoever signed it.
         eras.iter_mut().for_each(|era| era.until = Some(ends.clone()));
-        keepers.iter_mut().for_each(|keeper| keeper.until = Some(ends.clone()));
         self.rule(writer, (eras, keepers), since.unwrap_or(now), now)?;
         Ok(ends)
     }

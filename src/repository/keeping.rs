@@ -4,7 +4,8 @@
 //! in the writer's log: packs that it copied, what is retired, kept, deleted, and nothing else. It has a catalog of its own of each writer.
 //!
 //! Invariants: what the writer itself says to take something away (forgotten, unpinned, lost, retired, deleted) a keeper believes a hold
-//! later, by the store's clock; what adds something, or keeps it, at once. So whoever has stolen the writer's key loses nothing to it
+//! later, by the store's clock; what adds something, or keeps it, at once. What is
+//! young replaces nothing that was known: of a frame every copy stays, of a segment the first word. So whoever has stolen the writer's key loses nothing to it
 //! before the hold is over, and what he stores beside what is there stands for nothing until then. Not here: what is free (`plan::prune`).
 
 use std::sync::Arc;
@@ -24,6 +25,8 @@ use crate::progress::Progress;
 use crate::seal::{Recipient, Sealer, VerifyingKey};
 use crate::store::Store;
 
+/// The hold where none is given: seven days.
+const USUAL_HOLD: u64 = 7 * 86_400;
 /// The catalog's note of commits of which a part waits.
 const HELD: &str = "words that are not believed yet";
 
@@ -71,6 +74,8 @@ pub struct KeeperSet {
     pub ruled: bool,
     /// Objects that were sealed to it, for it to read what was written before.
     pub handed_over: u64,
+    /// Seconds of the hold that it has now.
+    pub hold: u64,
 }
 
 /// What a keeper may write into another one's log.
@@ -83,6 +88,11 @@ pub(super) fn keeper_may_say(line: &CommitLine) -> bool {
 fn takes_away(line: &CommitLine) -> bool {
     use CommitLine as L;
     matches!(line, L::Forget(_) | L::Unpin(_) | L::Lost(_) | L::Retire(_) | L::Deleted(_))
+}
+
+/// What else it does, once it is old enough: a segment line that came too early was held back where its place was known.
+fn is_held(line: &CommitLine) -> bool {
+    takes_away(line) || matches!(line, CommitLine::Segment(_))
 }
 
 /// Makes of this host's keys and folder those with which it acts in another writer's log.
@@ -102,12 +112,12 @@ pub(super) fn act_for(
 }
 
 impl Repository {
-    /// Makes another host keep a writer's log, or with no hold end that; needs an identity. Done again, it hands over what the keeper cannot read
-    /// yet.
+    /// Makes another host keep a writer's log; needs an identity. With no hold one that is there stays as it is. Done again, it hands over what
+    /// the keeper cannot read yet.
     ///
     /// # Errors
     ///
-    /// A log that was revoked, a host that would keep itself, no identity.
+    /// A log that was revoked, a host that would keep itself, one that kept the log before and was ended, no identity.
     pub fn set_keeper(
         &mut self,
         writer: &str,
@@ -127,28 +137,43 @@ impl Repository {
             return Err(Error::NotItsKeeper(writer.to_owned()));
         }
         let before = keepers.clone();
-        let goes_on = |known: &&mut Keeper| known.key == it.key && known.until.is_none();
-        match (keepers.iter_mut().find(goes_on), hold) {
-            (Some(known), Some(hold)) => known.hold = hold,
-            (Some(known), None) => known.until = Some(self.ends_before(writer, None)?),
-            (None, Some(hold)) => keepers.push(Keeper {
+        match keepers.iter_mut().find(|known| known.key == it.key) {
+            // What it signed in between would count again.
+            Some(known) if known.until.is_some() => return Err(Error::KeeperEnded(keeper.to_owned())),
+            Some(known) => known.hold = hold.unwrap_or(known.hold),
+            None => keepers.push(Keeper {
                 writer: keeper.to_owned(),
                 recipient: it.recipient.clone(),
                 key: it.key,
-                hold,
+                hold: hold.unwrap_or(USUAL_HOLD),
                 until: None,
             }),
-            (None, None) => {}
         }
+        // Before it is named, so that it does not begin with holes, and what came meanwhile behind.
+        let mut handed_over = self.hand_over_to(writer, &it.recipient, &admission.signing, progress)?;
+        let hold = keepers.iter().find(|known| known.key == it.key).map_or(USUAL_HOLD, |known| known.hold);
         let ruled = keepers != before;
         if ruled {
             self.rule(writer, (eras, keepers), now, now)?;
+            handed_over += self.hand_over_to(writer, &it.recipient, &admission.signing, progress)?;
         }
-        let handed_over = match hold {
-            Some(_) => self.hand_over_to(writer, &it.recipient, &admission.signing, progress)?,
-            None => 0,
-        };
-        Ok(KeeperSet { ruled, handed_over })
+        Ok(KeeperSet { ruled, handed_over, hold })
+    }
+
+    /// Ends what a host keeps of a writer's log, whatever has become of that host; needs an identity. Whether there was something to end.
+    pub fn end_keeper(&mut self, writer: &str, keeper: &str, now: Moment) -> Result<bool, Error> {
+        self.data_opener("ending a keeper")?;
+        let Standing { eras, mut keepers, .. } = self.standing(writer)?;
+        let ends = self.ends_before(writer, None)?;
+        let mut ended = false;
+        for known in keepers.iter_mut().filter(|known| known.writer == keeper && known.until.is_none()) {
+            known.until = Some(ends.clone());
+            ended = true;
+        }
+        if ended {
+            self.rule(writer, (eras, keepers), now, now)?;
+        }
+        Ok(ended)
     }
 
     /// The writers whose logs this host keeps now, as far as this catalog has seen their rulings.
@@ -191,14 +216,22 @@ impl Repository {
         self.hold.as_ref().map(|hold| hold.until.unwrap_or(Moment::MIN_UTC))
     }
 
+    /// What the store received up to then, of what a keeper reads anew, comes first: what is younger finds it there, and replaces nothing.
+    pub(super) fn in_order_of_belief(&self, fresh: &mut [&Listed]) {
+        if let Some(until) = self.hold.as_ref().and_then(|hold| hold.until) {
+            fresh.sort_by_key(|listed| (listed.received > until, listed.head));
+        }
+    }
+
     /// Whether this host acts as a keeper.
     pub fn is_keeper(&self) -> bool {
         self.hold.is_some()
     }
 
-    /// Which frames of this writer are needed. For a keeper the oldest copy of a frame is the one that stays: a later one may be a thief's.
+    /// Which frames of this writer are needed. For a keeper all copies of a frame stay that nobody has retired: which of them is good it cannot
+    /// know, for it opens none, and a later one may be a thief's.
     pub(super) fn usage(&self, row: WriterRow) -> Result<Usage, Error> {
-        Ok(if self.hold.is_some() { self.catalog.usage_by_oldest(row)? } else { self.catalog.usage(row)? })
+        Ok(if self.hold.is_some() { self.catalog.usage_of_all_copies(row)? } else { self.catalog.usage(row)? })
     }
 
     /// Takes from a listing of the log what time it is, and so until when everything is believed.
@@ -208,7 +241,10 @@ impl Repository {
         }
         let ours = self.host()?.signing.public();
         let keepers = self.standing(writer)?.keepers;
-        let seconds = keepers.iter().find(|keeper| keeper.key == ours).map_or(u64::MAX, |keeper| keeper.hold);
+        let seconds = keepers
+            .iter()
+            .find(|keeper| keeper.key == ours && keeper.until.is_none())
+            .map_or(u64::MAX, |keeper| keeper.hold);
         let span = i64::try_from(seconds).ok().and_then(TimeDelta::try_seconds);
         let now = listed.last().map(|listed| listed.received);
         let until = now.zip(span).and_then(|(now, span)| now.checked_sub_signed(span));
@@ -223,8 +259,17 @@ impl Repository {
         if is_old || self.standing(&commit.header.writer.clone())?.is_keeper(signer) {
             return Ok(commit);
         }
-        let Commit { header, lines } = commit;
-        let (held, lines): (Vec<CommitLine>, Vec<CommitLine>) = lines.into_iter().partition(takes_away);
+        let Commit { header, lines: all } = commit;
+        let (mut held, mut lines): (Vec<CommitLine>, Vec<CommitLine>) = (Vec::new(), Vec::new());
+        for line in all {
+            // Other facts of a segment, or another one in its place, could make it look superfluous.
+            let replaces = match &line {
+                CommitLine::Segment(record) => !self.catalog.segments_at(&header.writer, &record.place)?.is_empty(),
+                _ => false,
+            };
+            let to = if replaces || takes_away(&line) { &mut held } else { &mut lines };
+            to.push(line);
+        }
         if !held.is_empty() {
             let Head { sequence, digest } = object.head;
             let forgets = held.iter().filter(|line| matches!(line, CommitLine::Forget(_))).count() as u64;
@@ -268,8 +313,10 @@ impl Repository {
                 Err(e) => return Err(e),
             };
             let Commit { header, lines } = commit;
-            let later = Commit { header, lines: lines.into_iter().filter(takes_away).collect() };
-            self.catalog.take_later(CommitAt { writer: row, digest: held.digest, commit: &later })?;
+            let later = Commit { header, lines: lines.into_iter().filter(is_held).collect() };
+            if !self.catalog.take_later(CommitAt { writer: row, digest: held.digest, commit: &later })? {
+                continue;
+            }
             rest.retain(|other| other.digest != held.digest);
             self.note_held(&rest)?;
         }

@@ -124,6 +124,10 @@ impl Repository {
         }
         // And those of which the store was never asked when it received them: once, after an older lifeboat.
         from = self.catalog.first_unreceived(row)?.min(from).or(from);
+        if self.hold.is_some() {
+            // Whatever was put far back, a keeper sees it before it has been there for the hold.
+            from = None;
+        }
         let (mut listed, rulings) = self.list_log_and_rulings(name, from)?;
         self.take_rulings(name, &rulings, report)?;
         if self.counts_too_much(name, row)? {
@@ -145,7 +149,8 @@ impl Repository {
             report.problems.push(Problem::MissingCommit { writer: name.to_owned(), sequence, digest });
         }
         self.set_believed_until(name, &listed)?;
-        let fresh: Vec<&Listed> = listed.iter().filter(|l| !have.contains(&l.head)).collect();
+        let mut fresh: Vec<&Listed> = listed.iter().filter(|l| !have.contains(&l.head)).collect();
+        self.in_order_of_belief(&mut fresh);
         if !fresh.is_empty() {
             progress.event(Event::Stage("reading the log"));
         }
@@ -169,7 +174,7 @@ impl Repository {
         // Several ends: a fork that no commit has joined yet. A joined one is history.
         // And of a log that has ended: nobody may join it any more.
         let heads = self.catalog.heads(row)?;
-        if heads.len() > 1 && end.is_none() {
+        if heads.len() > 1 && self.standing(name)?.current().is_some() {
             let twice = listed.windows(2).find(|pair| pair[0].head.sequence == pair[1].head.sequence);
             let sequence = twice.map_or(heads[0].sequence, |pair| pair[0].head.sequence);
             report.problems.push(Problem::Fork { writer: name.to_owned(), sequence });
@@ -243,7 +248,7 @@ impl Repository {
             Ok((signer, content)) => self.parse_commit(writer, object, signer, &content).map(|commit| (signer, commit)),
             Err(e) => Err(e),
         };
-        let commit = match commit {
+        let mut commit = match commit {
             Ok((signer, commit)) => self.believed(object, signer, commit)?,
             // Not noted in the catalog: only what is signed, and what a signed commit names as its parent, is a part of
             // a log. Anybody who may write to the store can put other things there.
@@ -258,6 +263,7 @@ impl Repository {
             }
             Err(e) => return Err(e),
         };
+        commit.header.parents = self.counting_parents(writer, &commit.header)?;
         for parent in &commit.header.parents {
             if self.catalog.knows(row, parent)? {
                 continue;
@@ -353,7 +359,8 @@ impl Repository {
     /// What commits say that they saw of other writers must still be in the store: a withheld end is noticed here.
     fn check_seen(&mut self, report: &mut SyncReport) -> Result<(), Error> {
         for (_, writer, head) in self.catalog.unseen()? {
-            if self.is_left_out(&writer, &head)? {
+            // A keeper's catalog is of one writer alone.
+            if self.hold.is_some() || self.is_left_out(&writer, &head)? {
                 continue;
             }
             let Head { sequence, digest } = head;

@@ -90,6 +90,9 @@ pub enum Error {
     /// This host may not free what a writer's log does not need.
     #[error("this host is no keeper of writer `{0}`")]
     NotItsKeeper(String),
+    /// A keeper that was ended.
+    #[error("`{0}` kept this log before, and was ended")]
+    KeeperEnded(String),
     /// This host has joined it already.
     #[error("this host is writer `{writer}` of the repository in `{store}` already")]
     AlreadyWriter {

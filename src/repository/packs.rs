@@ -160,6 +160,8 @@ impl Repository {
         let mut content = Some(lines);
         self.commit(now, &chunks, progress, &mut |repository, _| {
             let fresh = repository.unknown_packs(content.take().unwrap_or_default())?;
+            // Verifying took its time, and to a keeper they are litter.
+            repository.check_unnamed(&fresh, true)?;
             Ok(fresh.into_iter().map(CommitLine::Pack).collect())
         })?;
         tracing::info!(adopted, "packs of a run that did not end are used");

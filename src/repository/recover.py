@@ -461,7 +461,7 @@ class Repository:
                 writer.log.add(digest)
             except (Refused, *MALFORMED) as e:
                 writer.problems.append(f"commit {sequence:012} is refused: {e}")
-        if not set(parents) <= writer.log:
+        if not set(parents) <= writer.log | writer.left_out:
             writer.problems.append("the log has a hole: a commit has a parent that is missing or refused")
         told = writer.log or writer.left_out or writer.problems
         if not told and self.glob("writers", writer.name, "packs", "*"):

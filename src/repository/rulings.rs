@@ -19,7 +19,7 @@ use super::keeping::Keeper;
 use super::log::Listed;
 use super::{Error, Problem, Repository, SyncReport};
 use crate::catalog::{Head, SnapshotRow, WriterRow};
-use crate::model::{CommitId, Digest, Moment, RepositoryId, SegmentKey, limits};
+use crate::model::{CommitHeader, CommitId, Digest, Moment, RepositoryId, SegmentKey, limits};
 use crate::seal::{VerifyingKey, open_signed, sign_text};
 
 const CONTEXT: &str = "lifeboat format 1 ruling";
@@ -101,7 +101,7 @@ impl Standing {
 
     /// Beyond which place nothing counts, where the log has ended.
     fn end(&self) -> Option<u64> {
-        end_of(&self.eras)
+        end_of(&self.eras, &self.keepers)
     }
 
     /// Whose keys sign commits, and until where: of the eras in their order, and behind them of the keepers.
@@ -121,9 +121,10 @@ fn current_of(eras: &[Era]) -> Option<&Era> {
     eras.iter().rev().find(|era| era.until.is_none())
 }
 
-/// The last place of a log of which no era goes on.
-fn end_of(eras: &[Era]) -> Option<u64> {
-    let ends: Option<Vec<_>> = eras.iter().map(|era| era.until.as_ref()).collect();
+/// The last place of a log to which nobody commits any more: no era goes on, and no keeper.
+fn end_of(eras: &[Era], keepers: &[Keeper]) -> Option<u64> {
+    let untils = eras.iter().map(|era| era.until.as_ref()).chain(keepers.iter().map(|keeper| keeper.until.as_ref()));
+    let ends: Option<Vec<_>> = untils.collect();
     Some(ends?.into_iter().flatten().map(|end| end.sequence).max().unwrap_or(0))
 }
 
@@ -362,6 +363,15 @@ impl Repository {
         Ok(())
     }
 
+    /// The parents of a commit that count: a keeper that went on with a log after its thief names one of his.
+    pub(super) fn counting_parents(&mut self, writer: &str, header: &CommitHeader) -> Result<Vec<CommitId>, Error> {
+        if self.standing(writer)?.ruled.is_none() {
+            return Ok(header.parents.clone());
+        }
+        let left_out: HashSet<CommitId> = self.left_out(writer)?.iter().map(|head| head.digest).collect();
+        Ok(header.parents.iter().filter(|parent| !left_out.contains(parent)).copied().collect())
+    }
+
     /// Whether something that a witness saw of a writer's log, or that lies in it, is not missing, but does not count.
     pub(super) fn is_left_out(&mut self, writer: &str, head: &Head) -> Result<bool, Error> {
         let known = self.left_out(writer)?.contains(head);
@@ -370,7 +380,7 @@ impl Repository {
 
     /// Beyond which place nothing of a log counts, where it has ended.
     pub(super) fn log_end(&self, writer: &str) -> Result<Option<u64>, Error> {
-        Ok(self.newest_ruling(writer)?.and_then(|(_, ruling)| end_of(&ruling.eras)))
+        Ok(self.newest_ruling(writer)?.and_then(|(_, ruling)| end_of(&ruling.eras, &ruling.keepers)))
     }
 
     /// Whether the catalog holds commits that a ruling no longer counts. Asked once for each ruling.
@@ -396,7 +406,7 @@ impl Repository {
                 rest.insert(head);
             }
         }
-        if !rest.is_empty() && standing.current().is_none() {
+        if !rest.is_empty() && standing.end().is_some() {
             return Ok(true);
         }
         if !rest.is_empty() {
@@ -416,7 +426,8 @@ impl Repository {
 
     /// The segments that count of a writer whose log has ended: those that counting commits name. `None` while it goes on.
     pub(super) fn counted_segments(&self, writer: &str) -> Result<Option<HashSet<SegmentKey>>, Error> {
-        if self.log_end(writer)?.is_none() {
+        let ruling = self.ruling_now(writer)?;
+        if ruling.is_none_or(|ruling| current_of(&ruling.eras).is_some()) {
             return Ok(None);
         }
         let mut counted = HashSet::new();

@@ -17,6 +17,8 @@ use crate::store::{Sweeper, Swept};
 
 /// Objects that are deleted before a commit says so.
 const BATCH: usize = 1_000;
+/// For so many seconds a keeper takes nothing for litter: the runs of the host it does not see.
+const A_DAY: u64 = 86_400;
 /// Requests at a time.
 const PARALLEL: usize = 8;
 /// After so many refusals, and not one object gone, nothing further is asked for.
@@ -156,7 +158,8 @@ impl Repository {
         let (name, row) = (self.host()?.name.clone(), self.host_row()?);
         let Some(now) = self.catalog.store_time(row)? else { return Ok(()) };
         // A keeper does not see the runs of the host, and believes no word of it that something is gone.
-        let (grace, by_keeper) = (grace.max(self.hold_seconds()), self.is_keeper());
+        let by_keeper = self.is_keeper();
+        let grace = if by_keeper { grace.max(self.hold_seconds()).max(A_DAY) } else { grace };
         let is_litter = |pack: Option<PackRow>| pack.is_none_or(|pack| pack.deleted && !by_keeper);
         if self.folder.run_is_under_way()? || !self.prune_unknown(&[])?.is_empty() {
             return Ok(());

@@ -24,11 +24,11 @@ use crate::common::{Host, Person, clock, merge_store, tree};
 
 const WEEK: i64 = 7 * 24;
 
-fn writer_of(host: &Host) -> String {
+pub fn writer_of(host: &Host) -> String {
     host.open(None).unwrap().0.host().unwrap().name.clone()
 }
 
-fn set_keeper(
+pub fn set_keeper(
     by: &Host,
     person: &Person,
     of: &str,
@@ -51,6 +51,15 @@ fn open_as_keeper(keeper: &Host, of: &str) -> Result<(Repository, Vec<Problem>),
     Repository::open(keeper.store(), options, &Silent).map(|(repository, report)| (repository, report.problems))
 }
 
+/// Prunes as the keeper of a writer.
+pub fn try_keep(keeper: &Host, of: &str, clock: &dyn Fn() -> Moment) -> Result<PruneReport, ops::Error> {
+    let (mut repository, problems) = open_as_keeper(keeper, of)?;
+    let options = options(0.0, DAY);
+    let plan = plan_as_keeper(&mut repository, &options, &|_| None, &problems, (clock(), &Silent))?;
+    prune(&mut repository, plan, &options, &|_| None, clock, &Silent)
+}
+
+/// The same where the log tells everything.
 fn keep_at(keeper: &Host, of: &str, clock: &dyn Fn() -> Moment) -> Result<PruneReport, ops::Error> {
     let (mut repository, problems) = open_as_keeper(keeper, of)?;
     let options = options(0.0, DAY);
@@ -165,6 +174,16 @@ fn what_a_host_forgot_goes_after_the_hold_and_the_host_goes_on() {
 }
 
 #[test]
+fn what_the_host_saw_of_others_is_none_of_its_concern() {
+    let mut scene = Kept::new();
+    // The keeper stores something itself, and the host's commits say that they saw it.
+    scene.keeper.backup(scene.nights.source.path()).unwrap();
+    scene.night();
+    assert_eq!(open_as_keeper(&scene.keeper, &scene.writer).unwrap().1, []);
+    keep(&scene.keeper, &scene.writer);
+}
+
+#[test]
 fn it_reads_no_backup() {
     let scene = Kept::new();
     let keys = fs::read_to_string(scene.keeper.open(None).unwrap().0.folder().key_file()).unwrap();
@@ -190,22 +209,53 @@ fn it_reads_no_backup() {
     }
 }
 
-#[test]
-fn a_thief_of_the_host_loses_nothing_to_it_before_the_hold_is_over() {
-    let mut scene = Kept::new();
-    scene.night();
-    let packs = scene.nights.store.keys("/packs/");
+/// A commit of a thief who has the host's keys, sealed to the keeper too: he knows the ruling.
+fn put_by_thief(
+    scene: &Kept,
+    (sequence, parents): (u64, Vec<CommitId>),
+    first_frame: u64,
+    lines: Vec<CommitLine>,
+) -> CommitId {
     let thief = Forger::thief_of(&scene.nights.host, &[&scene.nights.person]);
-    // He says that all of it is gone or not needed, and stores junk under the names of the frames.
+    let header = CommitHeader {
+        commit: 1,
+        repository: thief.repository,
+        writer: scene.writer.clone(),
+        sequence,
+        parents,
+        time: clock()(),
+        first_frame,
+        program: "forged".to_owned(),
+    };
+    let text = Commit { header, lines }.encode().unwrap();
+    let sealed = Sealer::new(readers(scene)).seal_compressed(&sign_text(COMMIT, &text, &thief.signing)).unwrap();
+    let key = crate::common::forge::put_as_commit(&scene.nights.host.store(), &scene.writer, sequence, sealed);
+    repository::parse_commit_key(&key).unwrap().1
+}
+
+/// Who reads the host's log.
+fn readers(scene: &Kept) -> Vec<lifeboat::seal::Recipient> {
+    let own = |host: &Host| {
+        let keys = fs::read_to_string(host.open(None).unwrap().0.folder().key_file()).unwrap();
+        let keys: Value = serde_json::from_str(&keys).unwrap();
+        let identity: age::x25519::Identity = keys["identity"].as_str().unwrap().parse().unwrap();
+        identity.to_public().to_string()
+    };
+    let all = [own(&scene.keeper), own(&scene.nights.host), scene.nights.person.recipient.clone()];
+    all.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+/// What a thief would say: junk under the name of every frame, nothing needed, everything gone, all forgotten.
+fn evil_lines(scene: &Kept) -> Vec<CommitLine> {
+    let thief = Forger::thief_of(&scene.nights.host, &[&scene.nights.person]);
     let (repository, _) = scene.nights.host.open(None).unwrap();
-    let (sequence, parents, first_frame) = end_of_log(&repository, &scene.writer);
     let row = repository.catalog().writers().unwrap().into_iter().find(|(_, name)| *name == scene.writer).unwrap().0;
     let known = repository.catalog().packs(row).unwrap();
     let mut lines = Vec::new();
     for pack in &known {
         let frames: Vec<_> = repository.catalog().frames_of(pack.row).unwrap();
         let junk: Vec<ForgedFrame> = frames.iter().map(|_| ForgedFrame::honest(&tree::noise(500, 9))).collect();
-        let mut line = thief.put_pack(&thief_store(&scene), &thief.pack(PackKind::Data, &junk));
+        let mut line = thief.put_pack(&scene.nights.host.store(), &thief.pack(PackKind::Data, &junk));
         for (said, frame) in line.frames.iter_mut().zip(&frames) {
             said.0 = frame.id;
             said.3 = frame.plain;
@@ -218,56 +268,203 @@ fn a_thief_of_the_host_loses_nothing_to_it_before_the_hold_is_over() {
     for id in &scene.ids {
         lines.push(CommitLine::Forget(Marked { snapshot: id.parse().unwrap() }));
     }
-    drop(repository);
-    let header = CommitHeader {
-        commit: 1,
-        repository: thief.repository,
-        writer: scene.writer.clone(),
-        sequence: sequence + 1,
-        parents,
-        time: clock()(),
-        first_frame,
-        program: "forged".to_owned(),
-    };
-    // Sealed to the keeper too: he knows the ruling.
-    let text = Commit { header, lines }.encode().unwrap();
-    let keeper = scene.keeper.open(None).unwrap().0.folder().key_file();
-    let keeper: Value = serde_json::from_str(&fs::read_to_string(keeper).unwrap()).unwrap();
-    let keeper: age::x25519::Identity = keeper["identity"].as_str().unwrap().parse().unwrap();
-    let readers = vec![keeper.to_public().to_string().parse().unwrap(), scene.nights.person.recipient.parse().unwrap()];
-    let sealed = Sealer::new(readers).seal_compressed(&sign_text(COMMIT, &text, &thief.signing)).unwrap();
-    crate::common::forge::put_as_commit(&thief_store(&scene), &scene.writer, sequence + 1, sealed);
+    lines
+}
+
+/// The keeper prunes day by day for less than the hold, the break-in is noticed, and what was there before it restores.
+fn survives(scene: &mut Kept, stolen: CommitId) {
     for _ in 0..6 {
         scene.nights.store.advance(25);
         let ahead = move || clock()() + chrono::TimeDelta::days(400);
-        let kept = keep_at(&scene.keeper, &scene.writer, &ahead).unwrap();
-        // His own packs may go, for nothing needs them.
-        assert!(kept.packs_retired <= known.len() as u64 && kept.litter == 0 && kept.emptied == 0, "{kept:?}");
+        if let Err(e) = try_keep(&scene.keeper, &scene.writer, &ahead) {
+            panic!("{e}");
+        }
     }
-    assert!(packs.iter().all(|pack| scene.nights.store.keys("/packs/").contains(pack)));
-    // The break-in is noticed in time.
     let (mut repository, _) = scene.nights.reader().open(Some(&scene.nights.person)).unwrap();
-    let row = repository.catalog().writers().unwrap().into_iter().find(|(_, name)| *name == scene.writer).unwrap().0;
-    let last = repository.catalog().newest(row).unwrap().unwrap();
-    assert!(last.sequence > sequence);
-    let first = repository
-        .catalog()
-        .commits(row, true)
-        .unwrap()
-        .into_iter()
-        .find(|head| head.sequence == sequence + 1)
-        .unwrap();
-    let since = repository.catalog().received(&first.digest).unwrap();
+    let since = repository.catalog().received(&stolen).unwrap();
+    assert!(since.is_some());
     repository.revoke_writer(&scene.writer, since, clock()()).unwrap();
     drop(repository);
     scene.nights.restores(&scene.nights.reader(), &scene.ids);
 }
 
-const COMMIT: &str = "lifeboat format 1 commit";
-
-fn thief_store(scene: &Kept) -> lifeboat::store::Store {
-    scene.nights.host.store()
+#[test]
+fn a_thief_of_the_host_loses_nothing_to_it_before_the_hold_is_over() {
+    // For a keeper that was there before, and for one that reads the log anew; as the newest commit, and as one before all others.
+    for (anew, first) in [(false, false), (true, false), (true, true)] {
+        let mut scene = Kept::new();
+        scene.night();
+        // What the host itself forgot in time: the keeper copies what is needed beside it, with the junk there.
+        forget_on(&scene.nights.host, &scene.ids[..1]);
+        scene.nights.store.advance(WEEK + 1);
+        scene.night();
+        if !anew {
+            open_as_keeper(&scene.keeper, &scene.writer).unwrap();
+        }
+        let lines = evil_lines(&scene);
+        scene.ids.remove(0);
+        let (repository, _) = scene.nights.host.open(None).unwrap();
+        let (sequence, parents, first_frame) = end_of_log(&repository, &scene.writer);
+        drop(repository);
+        let place = if first { (1, Vec::new()) } else { (sequence + 1, parents) };
+        let stolen = put_by_thief(&scene, place, first_frame, lines);
+        survives(&mut scene, stolen);
+    }
 }
+
+#[test]
+fn no_later_commit_takes_the_place_of_a_snapshot() {
+    let mut scene = Kept::new();
+    scene.nights.store.advance(WEEK + 1);
+    scene.night();
+    open_as_keeper(&scene.keeper, &scene.writer).unwrap();
+    let (repository, _) = scene.nights.host.open(None).unwrap();
+    let (sequence, parents, first_frame) = end_of_log(&repository, &scene.writer);
+    let all = repository.catalog().snapshots().unwrap();
+    drop(repository);
+    // One with a parent that is not there yet says that the snapshots use nothing; then the parent comes, and all behind it is read again.
+    let late =
+        vec![CommitLine::Keep(Objects { packs: vec![lifeboat::model::PackId::new([1; 32])], segments: Vec::new() })];
+    let late_id = put_by_thief(&scene, (sequence, parents.clone()), first_frame, late);
+    let key = scene.nights.store.keys(&late_id.to_string()).remove(0);
+    let body = scene.nights.store.remove(&key);
+    let lines = all.into_iter().map(|mut snapshot| {
+        snapshot.record.uses = lifeboat::model::Uses(Vec::new());
+        CommitLine::Snapshot(snapshot.record)
+    });
+    let stolen = put_by_thief(&scene, (sequence + 1, [parents, vec![late_id]].concat()), first_frame, lines.collect());
+    open_as_keeper(&scene.keeper, &scene.writer).unwrap();
+    scene.nights.store.put_there(&key, body);
+    survives(&mut scene, stolen);
+}
+
+#[test]
+fn what_a_host_moved_sealed_anew_or_stored_again_is_not_taken_for_superfluous() {
+    // It pruned before it had a keeper.
+    let mut nights = Nights::new();
+    let mut ids = nights.nights(3);
+    forget_on(&nights.host, &ids[..1]);
+    ids.remove(0);
+    for _ in 0..2 {
+        prune_on(&nights.host).unwrap();
+        nights.store.advance(25);
+    }
+    assert!(!nights.store.take_deleted().is_empty());
+    let keeper = Host::new(Arc::new(nights.store.clone()));
+    keeper.join(&nights.person).unwrap();
+    let writer = writer_of(&nights.host);
+    set_keeper(&nights.reader(), &nights.person, &writer, &writer_of(&keeper), None).unwrap();
+    let mut scene = Kept { nights, keeper, writer, ids };
+    let daily = |scene: &mut Kept, days: u32| {
+        for _ in 0..days {
+            scene.nights.store.advance(25);
+            scene.night();
+            try_keep(&scene.keeper, &scene.writer, &*clock()).unwrap();
+        }
+        scene.nights.restores(&scene.nights.reader(), &scene.ids);
+    };
+    daily(&mut scene, 3);
+    // A pack is lost: the next backup stores anew what the source has of it, and its newest snapshot restores.
+    let lost = scene.nights.store.keys("/packs/").pop().unwrap();
+    scene.nights.store.remove(&lost);
+    scene.nights.store.advance(25);
+    let source = scene.nights.source.path().to_owned();
+    let id = scene.nights.host.backup(&source).unwrap().record.id.to_string();
+    scene.nights.trees.insert(id.clone(), tree::describe(&source));
+    for _ in 0..4 {
+        scene.nights.store.advance(25);
+        try_keep(&scene.keeper, &scene.writer, &*clock()).unwrap();
+    }
+    assert_eq!(scene.nights.restored(&scene.nights.reader(), &id).unwrap(), scene.nights.trees[&id]);
+    // Sealed anew for somebody else: the new bytes stay, the old ones go when the keeper believes it.
+    let mut scene = Kept::new();
+    let before = scene.nights.store.keys("/packs/");
+    let other = Person::new();
+    let (mut repository, _) = scene.nights.host.open(Some(&scene.nights.person)).unwrap();
+    repository.change_recipients(&[other.recipient.parse().unwrap()], &[], clock()()).unwrap();
+    drop(repository);
+    let (mut repository, _) = scene.nights.host.open(Some(&scene.nights.person)).unwrap();
+    ops::rewrap::rewrap(&mut repository, DAY, None, &*clock(), &Silent).unwrap();
+    drop(repository);
+    daily(&mut scene, 3);
+    assert!(before.iter().all(|pack| scene.nights.store.keys("/packs/").contains(pack)));
+    daily(&mut scene, 9);
+    assert!(!before.iter().any(|pack| scene.nights.store.keys("/packs/").contains(pack)));
+    for id in &scene.ids {
+        let back = tempfile::tempdir().unwrap();
+        let reader = scene.nights.reader();
+        reader.restore(&other, &lifeboat::plan::restore::Wanted::Named(id.clone()), back.path()).unwrap();
+        assert_eq!(tree::describe(back.path()), scene.nights.trees[id]);
+    }
+}
+
+#[test]
+fn of_a_segment_the_first_word_counts_until_the_hold_is_over() {
+    let mut scene = Kept::new();
+    let push = |host: &Host, name: &str, facts: Value| {
+        let (mut repository, _) = host.open(None).unwrap();
+        let at = lifeboat::model::SegmentPlace::new("db-1-15", "00000001", name).unwrap();
+        let record = repository.segment_writer().unwrap().put(at, b"segment", facts, clock()()).unwrap();
+        repository.note_segments(std::slice::from_ref(&record)).unwrap();
+        repository.commit_segments(clock()(), &Silent).unwrap();
+        record
+    };
+    let name = "000000010000000000000001";
+    let record = push(&scene.nights.host, name, serde_json::json!({"n": 1}));
+    let facts_of = |scene: &Kept| {
+        let (repository, _) = open_as_keeper(&scene.keeper, &scene.writer).unwrap();
+        let all = repository.catalog().segments(&scene.writer, "db-1-15").unwrap();
+        all.into_iter().map(|record| (record.place.name().to_owned(), record.facts)).collect::<Vec<_>>()
+    };
+    assert_eq!(facts_of(&scene), [(name.to_owned(), serde_json::json!({"n": 1}))]);
+    let (repository, _) = scene.nights.host.open(None).unwrap();
+    let (sequence, parents, first_frame) = end_of_log(&repository, &scene.writer);
+    drop(repository);
+    let told = lifeboat::model::SegmentRecord { facts: serde_json::json!({"n": 2}), ..record.clone() };
+    let other = lifeboat::model::SegmentRecord { digest: lifeboat::model::Digest::new([3; 32]), ..record };
+    let lines = vec![CommitLine::Segment(told), CommitLine::Segment(other)];
+    put_by_thief(&scene, (sequence + 1, parents), first_frame, lines);
+    scene.nights.store.advance(WEEK - 2);
+    scene.night();
+    assert_eq!(facts_of(&scene), [(name.to_owned(), serde_json::json!({"n": 1}))]);
+    scene.nights.store.advance(3);
+    scene.night();
+    assert_eq!(facts_of(&scene).len(), 2, "what nobody objected to is believed");
+}
+
+#[test]
+fn naming_a_keeper_may_stop_at_every_operation_and_goes_on() {
+    let mut nights = Nights::new();
+    let ids = nights.nights(2);
+    let keeper = Host::new(Arc::new(nights.store.clone()));
+    keeper.join(&nights.person).unwrap();
+    let (writer, name) = (writer_of(&nights.host), writer_of(&keeper));
+    for fails in [Fails::Before, Fails::After] {
+        let mut stopped = 0;
+        for n in 1.. {
+            let store = nights.store.fork();
+            let (host, keeper) =
+                (nights.host.clone_state(Arc::new(store.clone())), keeper.clone_state(Arc::new(store.clone())));
+            let faulty: Arc<dyn ObjectStore> = Faulty::new(Arc::new(store.clone()), n, fails);
+            let by = Host::new(Arc::new(store.clone()));
+            let first = set_keeper(&Host { objects: faulty, ..by.second() }, &nights.person, &writer, &name, None);
+            stopped += u32::from(first.is_err());
+            // It may look meanwhile, and finds holes at worst.
+            let _ = try_keep(&keeper, &writer, &*clock());
+            set_keeper(&by, &nights.person, &writer, &name, None).unwrap();
+            keep(&keeper, &writer);
+            host.backup(nights.source.path()).unwrap();
+            keep(&keeper, &writer);
+            if first.is_ok() {
+                nights.sound(&nights.host, &ids);
+                break;
+            }
+        }
+        assert!(stopped > 8, "{stopped}");
+    }
+}
+
+const COMMIT: &str = "lifeboat format 1 commit";
 
 /// A commit of a host's log that a keeper's key signed.
 fn signed_by_keeper(scene: &Kept, lines: Vec<CommitLine>) -> String {
@@ -291,7 +488,7 @@ fn signed_by_keeper(scene: &Kept, lines: Vec<CommitLine>) -> String {
     let own: age::x25519::Identity = own["identity"].as_str().unwrap().parse().unwrap();
     let readers = vec![scene.nights.person.recipient.parse().unwrap(), own.to_public().to_string().parse().unwrap()];
     let sealed = Sealer::new(readers).seal_compressed(&sign_text(COMMIT, &text, &signing)).unwrap();
-    crate::common::forge::put_as_commit(&thief_store(scene), &scene.writer, sequence + 1, sealed)
+    crate::common::forge::put_as_commit(&scene.nights.host.store(), &scene.writer, sequence + 1, sealed)
 }
 
 #[test]
@@ -313,9 +510,23 @@ fn a_keeper_forgets_nothing_and_makes_no_snapshot() {
 #[test]
 fn a_keeper_that_was_ended_is_refused_and_what_it_signs_since_does_not_count() {
     let mut scene = Kept::new();
-    let keeper = writer_of(&scene.keeper);
-    let ended = set_keeper(&scene.nights.reader(), &scene.nights.person, &scene.writer, &keeper, None).unwrap();
-    assert!(ended.ruled);
+    let (keeper, reader) = (writer_of(&scene.keeper), scene.nights.reader());
+    // Whatever became of it: here its own log has ended first.
+    let (mut repository, _) = reader.open(Some(&scene.nights.person)).unwrap();
+    repository.revoke_writer(&keeper, None, clock()()).unwrap();
+    drop(repository);
+    let (mut repository, _) = reader.open(Some(&scene.nights.person)).unwrap();
+    assert!(repository.end_keeper(&scene.writer, &keeper, clock()()).unwrap());
+    assert!(!repository.end_keeper(&scene.writer, &keeper, clock()()).unwrap(), "once");
+    drop(repository);
+    // Nor is it named again by its old name, for what it signed in between would count.
+    let second = Kept::new();
+    let (name, reader) = (writer_of(&second.keeper), second.nights.reader());
+    let (mut repository, _) = reader.open(Some(&second.nights.person)).unwrap();
+    repository.end_keeper(&second.writer, &name, clock()()).unwrap();
+    drop(repository);
+    let again = set_keeper(&reader, &second.nights.person, &second.writer, &name, None).unwrap_err();
+    assert!(again.to_string().contains("was ended"), "{again}");
     let refused = keep_at(&scene.keeper, &scene.writer, &*clock()).unwrap_err();
     assert!(refused.to_string().contains("no keeper"), "{refused}");
     signed_by_keeper(
@@ -467,7 +678,8 @@ fn from_the_command_line() {
     let said = run(0, "keep", &["--identity", "id", "key", "keeper", &keeper, "--all", "--hold", "0h"]);
     assert!(said.contains(&format!("{keeper} of {host}, hold 0h")) && said.contains("handed over"), "{said}");
     let again = run(0, "keep", &["--identity", "id", "key", "keeper", &keeper, "--of", &host]);
-    assert!(again.contains("hold 7d; 0 objects handed over"), "{again}");
+    assert!(again.contains("hold 0h; 0 objects handed over"), "what it was: {again}");
+    run(0, "keep", &["--identity", "id", "key", "keeper", &keeper, "--of", &host, "--hold", "7d"]);
     assert!(
         run(0, "keep", &["key", "list"]).contains(&format!("keeper       {keeper}  of {host}, believes it after 7d"))
     );

@@ -1,16 +1,19 @@
 //! Random histories against a small model: backups, forgetting, prunes, copies to a second store, forgetting and prunes there, crashes,
-//! clocks that jump, time that passes, a second host. After each step whatever the model says that must restore does, byte for byte, in the
+//! clocks that jump, time that passes, a second host, a clone of each, pushes into streams, listings that lag behind, and a keeper who prunes for
+//! both. After each step whatever the model says that must restore does, byte for byte, in the
 //! first store and in the copies, and nothing else is listed.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use lifeboat::model::SnapshotId;
+use lifeboat::model::{SegmentPlace, SnapshotId};
 use lifeboat::ops;
 use lifeboat::ops::backup::{BackupOptions, World};
 use lifeboat::ops::forget::ForgetError;
 use lifeboat::plan::restore::Wanted;
+use lifeboat::progress::Silent;
+use lifeboat::repository::Problem;
 use object_store::ObjectStore;
 use tempfile::TempDir;
 
@@ -18,8 +21,11 @@ use crate::common::chance::{Chance, each_seed};
 use crate::common::clocked::Clocked;
 use crate::common::faulty::{Fails, Faulty};
 use crate::common::pruned::{DAY, Tree, options, prune_with, try_forget};
-use crate::common::{Host, Person, tree, world};
-use crate::copies;
+use crate::common::{Host, Person, clock, tree, world};
+use crate::{copies, keepers};
+
+/// Hours that the keeper waits.
+const HOLD: i64 = 5;
 
 /// A backup that was tried.
 struct Attempt {
@@ -37,6 +43,10 @@ struct Place {
     attempts: Vec<Attempt>,
     writer: String,
     second: Second,
+    /// An image of the host from some time ago, which is used as well.
+    clone: Host,
+    /// Segments that were acknowledged, by name.
+    pushed: BTreeMap<String, Vec<u8>>,
 }
 
 /// A host's copy.
@@ -62,6 +72,7 @@ struct Model {
     store: Clocked,
     person: Person,
     places: Vec<Place>,
+    keeper: Host,
     chance: Chance,
     story: Vec<String>,
 }
@@ -101,14 +112,28 @@ impl Model {
             host.open(None).unwrap().0.make_copy(&copy.store(), &copy.options(&recipients)).unwrap();
             let second =
                 Second { store: there, writer: name_of(&copy), host: copy, copied: Vec::new(), forgotten: Vec::new() };
-            places.push(Place { host, source, name, attempts: Vec::new(), writer, second });
+            let (clone, pushed) = (host.clone_state(Arc::new(store.clone())), BTreeMap::new());
+            places.push(Place { host, source, name, attempts: Vec::new(), writer, second, clone, pushed });
         }
-        Self { store, person, places, chance: Chance::new(seed), story: Vec::new() }
+        let keeper = Host::new(Arc::new(store.clone()));
+        keeper.join(&person).unwrap();
+        let name = keepers::writer_of(&keeper);
+        for place in &places {
+            keepers::set_keeper(&keeper, &person, &place.writer, &name, Some(HOLD)).unwrap();
+        }
+        Self { store, person, places, keeper, chance: Chance::new(seed), story: Vec::new() }
     }
 
-    /// The store as it is reached this time: it may stop at some operation.
+    /// The store as it is reached this time: it may stop at some operation, and its listings may lag behind.
     fn reached(&mut self) -> Arc<dyn ObjectStore> {
-        let store = self.store.clone();
+        let store = match self.chance.below(6) {
+            0 => {
+                self.story.push("  (listings lag)".to_owned());
+                let chance = &mut self.chance;
+                self.store.lagging(8, &mut || chance.below(2) == 0)
+            }
+            _ => self.store.clone(),
+        };
         self.reach(store)
     }
 
@@ -127,8 +152,16 @@ impl Model {
 
     fn step(&mut self) {
         let n = self.chance.below(self.places.len() as u64) as usize;
-        match self.chance.below(14) {
-            0..=3 => self.backup(n),
+        match self.chance.below(22) {
+            0..=2 => self.backup(n, false),
+            3 => self.backup(n, true),
+            14 | 15 | 19 => self.keep(n),
+            16 | 17 => self.push(n),
+            18 => {
+                self.story.push(format!("an image of {} is made", self.places[n].name));
+                let image = self.places[n].host.clone_state(Arc::new(self.store.clone()));
+                self.places[n].clone = image;
+            }
             4 | 5 => self.forget(n),
             6..=8 => self.prune(n),
             9 | 10 => self.copy(n),
@@ -143,15 +176,18 @@ impl Model {
         }
     }
 
-    fn backup(&mut self, n: usize) {
-        self.story.push(format!("{} backs up", self.places[n].name));
+    /// By the host, or by its clone.
+    fn backup(&mut self, n: usize, by_clone: bool) {
+        let who = if by_clone { "the clone of " } else { "" };
+        self.story.push(format!("{who}{} backs up", self.places[n].name));
         let objects = self.reached();
         let random: [u8; 10] = self.chance.bytes();
         let place = &mut self.places[n];
         change(place.source.path(), &mut self.chance);
         let tail = SnapshotId::new(0, random).to_string()[10..].to_owned();
         place.attempts.push(Attempt { tail, tree: tree::describe(place.source.path()), done: false, forgotten: false });
-        let host = Host { objects, ..place.host.second() };
+        let host = if by_clone { place.clone.second() } else { place.host.second() };
+        let host = Host { objects, ..host };
         // The host's clock is a month off now and then.
         let off = chrono::TimeDelta::days(*self.chance.pick(&[0, 0, 0, 0, -30, 30]));
         let usual = world().clock;
@@ -160,6 +196,42 @@ impl Model {
         if outcome.is_ok() {
             place.attempts.last_mut().unwrap().done = true;
         }
+        self.story.push(format!("  {}", outcome.map_or_else(|e| e.to_string(), |done| done.record.id.to_string())));
+    }
+
+    /// A segment of a stream: acknowledged when it is in the store and in this host's index, in a commit now or later.
+    fn push(&mut self, n: usize) {
+        self.story.push(format!("{} pushes", self.places[n].name));
+        let objects = self.reached();
+        let (size, seed, commits) = (self.chance.below(60_000), self.chance.below(1 << 40), self.chance.below(2) == 0);
+        let place = &mut self.places[n];
+        let (name, bytes) =
+            (format!("{:024X}", (1_u64 << 32) + place.pushed.len() as u64), tree::noise(size as usize, seed));
+        let host = Host { objects, ..place.host.second() };
+        let push = || -> Result<(), lifeboat::repository::Error> {
+            let (mut repository, _) = host.open(None)?;
+            let at = SegmentPlace::new("db-1-15", "00000001", &name).unwrap();
+            let record = repository.segment_writer()?.put(at, &bytes, serde_json::Value::Null, clock()())?;
+            repository.note_segments(&[record])?;
+            Ok(())
+        };
+        if push().is_ok() {
+            place.pushed.insert(name, bytes);
+            if commits {
+                let opened = host.open(None);
+                let said = opened.and_then(|(mut all, _)| all.commit_segments(clock()(), &Silent).map(drop));
+                self.story.push(format!("  {said:?}"));
+            }
+        }
+    }
+
+    /// The keeper prunes what the host stored.
+    fn keep(&mut self, n: usize) {
+        self.story.push(format!("{} is kept", self.places[n].name));
+        let objects = self.reached();
+        let keeper = Host { objects, ..self.keeper.second() };
+        let outcome = keepers::try_keep(&keeper, &self.places[n].writer, &*clock());
+        self.story.push(format!("  {}", outcome.map_or_else(|e| e.to_string(), |done| format!("{done:?}"))));
     }
 
     /// One of the snapshots that are listed, but not the newest.
@@ -198,7 +270,8 @@ impl Model {
     /// Both stores may stop.
     fn copy(&mut self, n: usize) {
         self.story.push(format!("{} copies", self.places[n].name));
-        let (here, there) = (self.reached(), self.reach(self.places[n].second.store.clone()));
+        // Without a lag: what a listing does not show is lost to a copy, and it says so.
+        let (here, there) = (self.reach(self.store.clone()), self.reach(self.places[n].second.store.clone()));
         let place = &mut self.places[n];
         let from = Host { objects: here, ..place.host.second() };
         let to = Host { objects: there, ..place.second.host.second() };
@@ -241,8 +314,10 @@ impl Model {
     fn audit(&mut self) {
         for place in &self.places {
             let (repository, problems) = place.host.open(None).unwrap();
-            assert!(problems.is_empty(), "{problems:?}");
+            // Two ends are joined by whoever commits next.
+            assert!(problems.iter().all(|problem| matches!(problem, Problem::Fork { .. })), "{problems:?}");
             drop(repository);
+            self.reads_all_segments(place);
             let listed = place.listed();
             for attempt in place.attempts.iter().filter(|attempt| attempt.done && !attempt.forgotten) {
                 assert!(listed.iter().any(|id| id.ends_with(&attempt.tail)), "an acknowledged snapshot is gone");
@@ -271,6 +346,18 @@ impl Model {
                 self.restores(&second.host, &format!("{}/{}", second.writer, place.name), &id, &made.tree);
             }
         }
+    }
+
+    fn reads_all_segments(&self, place: &Place) {
+        let (repository, _) = place.host.open(Some(&self.person)).unwrap();
+        let there = repository.list_stream(&place.writer, "db-1-15").unwrap();
+        assert!(there.missing.is_empty(), "{:?}", there.missing);
+        let read = |record| repository.read_segment(&place.writer, record).unwrap();
+        let mut all: BTreeMap<String, Vec<u8>> =
+            there.there.iter().map(|record| (record.place.name().to_owned(), read(record))).collect();
+        // Of a push that failed half-way it may be there.
+        all.retain(|name, _| place.pushed.contains_key(name));
+        assert_eq!(all, place.pushed);
     }
 
     fn restores(&self, host: &Host, full: &str, id: &str, expected: &Tree) {
@@ -308,7 +395,7 @@ fn whatever_the_model_says_must_restore_does() {
     each_seed(3, |seed| {
         let mut model = Model::new(seed);
         let teller = Teller(&mut model, seed);
-        for step in 0..40 {
+        for step in 0..60 {
             teller.0.step();
             // Each time what changed last; all of it now and then.
             if step % 4 == 3 {

@@ -99,9 +99,9 @@ pub enum KeyCommand {
         /// Of every writer that there is now
         #[arg(long, conflicts_with = "of")]
         all: bool,
-        /// How long the keeper waits before it believes a host that something may go, by the store's clock
-        #[arg(long, value_name = "TIME", default_value = "7d")]
-        hold: Span,
+        /// How long the keeper waits before it believes a host that something may go, by the store's clock [default: as it is, 7d for a new one]
+        #[arg(long, value_name = "TIME", conflicts_with = "end")]
+        hold: Option<Span>,
         /// It is their keeper no longer
         #[arg(long)]
         end: bool,

@@ -74,20 +74,12 @@ pub fn list(context: &Context) -> Result<Outcome, Failure> {
             let ruled = ruled.unwrap_or_default();
             context.ui.answer(format!("writer       {name}  of host {}, since {since}{ruled}{here}", writer.host))?;
             for keeper in standing.keepers.iter().filter(|keeper| keeper.until.is_none()) {
-                let hold = hours(keeper.hold);
+                let hold = super::keeper::hours(keeper.hold);
                 context.ui.answer(format!("keeper       {}  of {name}, believes it after {hold}", keeper.writer))?;
             }
         }
     }
     Ok(if problems.is_empty() { Outcome::Done } else { Outcome::Damage })
-}
-
-/// As whole days where they are.
-fn hours(seconds: u64) -> String {
-    match seconds {
-        _ if seconds.is_multiple_of(86_400) => format!("{}d", seconds / 86_400),
-        _ => format!("{}h", seconds.div_ceil(3600)),
-    }
 }
 
 /// A writer with what was ruled on it, for a machine.

@@ -47,7 +47,10 @@ pub fn free(
         true => context.config.prune.window_of(&writer, source),
         false => context.config.retention_of(source),
     };
-    let plan = match is_kept {
+    if is_kept {
+        repository.check_keeper()?;
+    }
+    let plan = match is_kept && !dry_run {
         true => plan_as_keeper(repository, &options, &policy, problems, (context.now(), progress))?,
         false => plan(repository, &options, &policy, problems)?,
     };

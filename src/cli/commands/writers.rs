@@ -44,16 +44,33 @@ pub fn revoke(context: &Context, writer: &str, since: Option<&str>, dry_run: boo
     let ends = repository.revoke_writer(writer, since, context.now())?;
     drop(repository);
     // Read as everybody reads it from now on.
-    let (_, problems) = context.open(&*progress)?;
+    let (mut repository, problems) = context.open(&*progress)?;
     if ui.json {
         ui.json(&serde_json::json!({"writer": writer, "dry_run": false, "snapshots_gone": ids, "until": ends}))?;
     } else {
         let last = ends.iter().map(|end| end.sequence).max().unwrap_or(0);
         ui.answer(format!("revoked   {writer} after its commit {last}; {snapshots} no longer count"))?;
+        for kept in kept_by(&mut repository, writer)? {
+            ui.warning(format!(
+                "`{writer}` is a keeper of `{kept}` still: `lifeboat key keeper {writer} --of {kept} --end`"
+            ));
+        }
         ui.story("Take its credentials away at the store, if you have not. Its host may join anew with a state directory of its own.");
         ui.story("Copies have logs of their own: look there with `lifeboat --repo COPY snapshots`, and forget what came from that host.");
     }
     Ok(if problems.is_empty() { Outcome::Done } else { Outcome::Damage })
+}
+
+/// The writers that a writer keeps.
+fn kept_by(repository: &mut Repository, keeper: &str) -> Result<Vec<String>, Failure> {
+    let mut kept = Vec::new();
+    for name in repository.writer_names()?.into_values() {
+        let keepers = repository.standing(&name)?.keepers;
+        if keepers.iter().any(|known| known.writer == keeper && known.until.is_none()) {
+            kept.push(name);
+        }
+    }
+    Ok(kept)
 }
 
 /// `key adopt`.

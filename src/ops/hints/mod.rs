@@ -224,6 +224,9 @@ fn writers_hint(error: &repository::Error) -> Option<&'static str> {
             "`lifeboat key list` shows the keepers of each writer. Where an identity is: `lifeboat key keeper KEEPER --of WRITER`; a host keeps \
              its own log anyway, with `lifeboat prune`."
         }
+        E::KeeperEnded(_) => {
+            "Let that machine join anew, with a state directory of its own (`lifeboat --state-dir DIR init --identity FILE`), and name it by its new name."
+        }
         E::NotAdmitted(_) => "Where an identity is at hand, run `lifeboat key admit REQUEST`, then this again.",
         E::Ended(_) => "Join as a new writer: `lifeboat init --identity FILE`. Its snapshots are restored as before.",
         E::Overruled { host, .. } => overruled_hint(host.is_some()),

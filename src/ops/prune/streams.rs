@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use serde::Serialize;
 
 use super::super::Error;
-use super::super::cluster::{Cluster, Which, gather, gather_from_index};
+use super::super::cluster::{Cluster, Which, gather, gather_from, gather_from_index};
 use super::PolicyOf;
 use crate::catalog::{Retired, RetiredObject};
 use crate::format::wal::ArchiveFile;
@@ -82,13 +82,24 @@ fn streams(repository: &mut Repository) -> Result<BTreeMap<String, Known>, Error
     Ok(all)
 }
 
-/// The snapshots that a keeper believes: those that the store has had for the hold. A thief of the host could say of a new one that it serves
-/// what older ones serve. `None` where a host prunes its own log.
-fn believed(repository: &mut Repository) -> Result<Option<HashSet<SnapshotId>>, Error> {
-    let Some(until) = repository.believed_until() else { return Ok(None) };
-    let all = repository.catalog().all_snapshots()?;
-    let old = all.iter().filter(|snapshot| snapshot.arrived.is_some_and(|at| at <= until));
-    Ok(Some(old.map(|snapshot| snapshot.record.id).collect()))
+/// What a keeper believes of a stream: what the store has had for the hold. Of something younger a thief of the host could say that it serves
+/// what older things serve.
+struct Believed {
+    snapshots: HashSet<SnapshotId>,
+    segments: HashSet<SegmentKey>,
+}
+
+impl Believed {
+    /// `None` where a host prunes its own log.
+    fn of(repository: &Repository, writer: &str, stream: &str) -> Result<Option<Self>, Error> {
+        let Some(until) = repository.believed_until() else { return Ok(None) };
+        let catalog = repository.catalog();
+        let all = catalog.all_snapshots()?;
+        let old = all.iter().filter(|snapshot| snapshot.arrived.is_some_and(|at| at <= until));
+        let snapshots = old.map(|snapshot| snapshot.record.id).collect();
+        let segments = catalog.segments_received_by(writer, stream, until).map_err(crate::repository::Error::from)?;
+        Ok(Some(Self { snapshots, segments }))
+    }
 }
 
 /// What is done with this host's streams.
@@ -112,7 +123,7 @@ pub(super) fn plan(
         let source = &of.source;
         let goes_on = |(other, it): (&String, &Known)| other != stream && it.source == *source && it.kept;
         let moved_on = !of.kept && known.iter().any(goes_on);
-        let believed = believed(repository)?;
+        let believed = Believed::of(repository, &own, stream)?;
         let full_name = format!("{own}/{source}");
         let judged = Judged { stream, source, full_name, policy: policy(source), now, believed };
         let records = repository.catalog().segments(&own, stream).map_err(crate::repository::Error::from)?;
@@ -132,8 +143,14 @@ pub(super) fn plan(
             free = again;
         }
         let mut plan = StreamPlan { source: source.clone(), stream: stream.clone(), since, ..StreamPlan::default() };
+        let mut places = HashSet::new();
+        let twice: HashSet<_> =
+            records.iter().map(|record| &record.place).filter(|place| !places.insert(*place)).collect();
         for record in records.iter().filter(|record| !record.place.is_passing()) {
-            judge(&mut plan, record, free.has(record) && knows_all, retired.get(&key_of(record)), now, grace);
+            // Of two under one name a keeper does not know which is the right one.
+            let is_free =
+                free.has(record) && knows_all && !(judged.believed.is_some() && twice.contains(&record.place));
+            judge(&mut plan, record, is_free, retired.get(&key_of(record)), now, grace);
         }
         plans.push(plan);
     }
@@ -204,7 +221,7 @@ struct Judged<'j> {
     full_name: String,
     policy: Option<Retention>,
     now: Option<Moment>,
-    believed: Option<HashSet<SnapshotId>>,
+    believed: Option<Believed>,
 }
 
 impl Judged<'_> {
@@ -213,15 +230,21 @@ impl Judged<'_> {
         let window = self.window();
         let mut kept = known.bases.clone().unwrap_or_default();
         kept.sort_by_key(|base| base.at);
-        let mut pieces: Vec<Piece> = records.iter().filter_map(documents::piece_of).collect();
-        pieces.sort_by_key(|piece| (piece.epoch, piece.number));
+        let free = |kept: &[Base], only: &dyn Fn(&SegmentRecord) -> bool| -> BTreeSet<(DbTime, u64)> {
+            let mut pieces: Vec<Piece> =
+                records.iter().filter(|record| only(record)).filter_map(documents::piece_of).collect();
+            pieces.sort_by_key(|piece| (piece.epoch, piece.number));
+            plan_documents::free(&pieces, kept, window).into_iter().collect()
+        };
         let since = window.or(kept.first().map(|base| base.ended));
-        let free = |kept: &[Base]| plan_documents::free(&pieces, kept, window).into_iter().collect::<BTreeSet<_>>();
-        let all = free(&kept);
+        let all = free(&kept, &|_| true);
         let Some(believed) = &self.believed else { return (since, Free::Documents(all)) };
-        kept.retain(|base| believed.contains(&base.id));
-        let free = if kept.is_empty() { BTreeSet::new() } else { &all & &free(&kept) };
-        (since, Free::Documents(free))
+        kept.retain(|base| believed.snapshots.contains(&base.id));
+        let by_those = match kept.is_empty() {
+            true => BTreeSet::new(),
+            false => free(&kept, &|record| believed.segments.contains(&key_of(record))),
+        };
+        (since, Free::Documents(&all & &by_those))
     }
 
     fn window(&self) -> Option<Moment> {
@@ -243,7 +266,7 @@ impl Judged<'_> {
             Source::Index => gather_from_index(repository, &self.full_name, which)?,
             Source::Store => gather(repository, &self.full_name, which)?,
         };
-        let Some(Cluster { mut archive, .. }) = cluster else { return Ok(None) };
+        let Some(Cluster { archive, .. }) = cluster else { return Ok(None) };
         let kept: BTreeSet<SnapshotId> = archive.bases.iter().map(|base| base.id).collect();
         let window = self.window();
         // Nobody said that moments between base backups may go: then all of the log behind the oldest one stays.
@@ -252,9 +275,12 @@ impl Judged<'_> {
         tracing::debug!(source = self.source, %since, "the log is kept from here on");
         let mut free = needed(&archive, &kept, Some(since)).free;
         if let Some(believed) = &self.believed {
-            archive.bases.retain(|base| believed.contains(&base.id));
-            // Nothing is free of a stream without bases.
-            let by_those = needed(&archive, &kept, Some(since)).free;
+            let older = gather_from(repository, &self.full_name, which, &believed.segments)?;
+            let by_those = older.map_or_else(BTreeSet::new, |Cluster { mut archive, .. }| {
+                archive.bases.retain(|base| believed.snapshots.contains(&base.id));
+                // Nothing is free of a stream without bases.
+                needed(&archive, &kept, Some(since)).free
+            });
             free.retain(|name| by_those.contains(name));
         }
         Ok(Some((Some(since), Free::Segments(free))))
@@ -277,7 +303,17 @@ pub(super) fn collect_leftovers(
         let fresh: HashSet<SegmentKey> = repository.fresh_segments()?.iter().map(key_of).collect();
         // What a commit names is not taken back: the whole segment stands for its pieces, and so does the log that goes on behind it.
         let mut whole: BTreeSet<SegmentName> = BTreeSet::new();
-        for record in records.iter().filter(|record| !fresh.contains(&key_of(record))) {
+        let believed = Believed::of(repository, &own, &stream)?;
+        let there: HashSet<SegmentKey> = match believed {
+            Some(_) => repository.list_stream(&own, &stream)?.there.iter().map(key_of).collect(),
+            None => HashSet::new(),
+        };
+        // A keeper takes a whole segment for one only where it has long been named, and is there.
+        let is_whole = |key: &SegmentKey| match &believed {
+            Some(believed) => believed.segments.contains(key) && there.contains(key),
+            None => !fresh.contains(key),
+        };
+        for record in records.iter().filter(|record| is_whole(&key_of(record))) {
             if let Ok(ArchiveFile::Segment(name)) = ArchiveFile::parse(record.place.name()) {
                 whole.insert(name);
             }

@@ -1,6 +1,6 @@
 //! A store whose clock is set by hand, that counts what is deleted, and that may forbid it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -25,6 +25,8 @@ struct State {
     /// Keys that contain one of these cannot be deleted.
     locked: Vec<String>,
     requests: u64,
+    /// What was put, in its order.
+    order: Vec<Path>,
 }
 
 /// The store.
@@ -32,13 +34,22 @@ struct State {
 pub struct Clocked {
     inner: Arc<InMemory>,
     state: Arc<Mutex<State>>,
+    /// What listings do not show to whoever holds this handle.
+    hidden: Arc<HashSet<Path>>,
 }
 
 impl Clocked {
     pub fn new() -> Self {
         let now = "2026-01-01T00:00:00Z".parse().unwrap();
-        let state = State { now, times: HashMap::new(), deleted: Vec::new(), locked: Vec::new(), requests: 0 };
-        Self { inner: Arc::new(InMemory::new()), state: Arc::new(Mutex::new(state)) }
+        let state = State {
+            now,
+            times: HashMap::new(),
+            deleted: Vec::new(),
+            locked: Vec::new(),
+            requests: 0,
+            order: Vec::new(),
+        };
+        Self { inner: Arc::new(InMemory::new()), state: Arc::new(Mutex::new(state)), hidden: Arc::default() }
     }
 
     /// Another store with the same content and the same time.
@@ -50,8 +61,16 @@ impl Clocked {
             deleted: Vec::new(),
             locked: state.locked.clone(),
             requests: 0,
+            order: state.order.clone(),
         };
-        Self { inner: Arc::new(self.inner.fork()), state: Arc::new(Mutex::new(copy)) }
+        Self { inner: Arc::new(self.inner.fork()), state: Arc::new(Mutex::new(copy)), hidden: Arc::default() }
+    }
+
+    /// The same store as one sees it whose listings lag behind: of the last so many objects it does not show those that are picked.
+    pub fn lagging(&self, last: usize, pick: &mut dyn FnMut() -> bool) -> Self {
+        let state = self.state.lock().unwrap();
+        let hidden = state.order.iter().rev().take(last).filter(|_| pick()).cloned().collect();
+        Self { inner: Arc::clone(&self.inner), state: Arc::clone(&self.state), hidden: Arc::new(hidden) }
     }
 
     pub fn advance(&self, hours: i64) {
@@ -104,6 +123,15 @@ impl Clocked {
         meta
     }
 
+    fn shown(&self, listed: BoxStream<'static, Result<ObjectMeta>>) -> BoxStream<'static, Result<ObjectMeta>> {
+        let this = self.clone();
+        let shown = listed.filter_map(move |meta| {
+            let shown = meta.map(|meta| (!this.hidden.contains(&meta.location)).then(|| this.dated(meta))).transpose();
+            std::future::ready(shown)
+        });
+        shown.boxed()
+    }
+
     fn count(&self) {
         self.state.lock().unwrap().requests += 1;
     }
@@ -123,7 +151,9 @@ impl ObjectStore for Clocked {
         let now = self.state.lock().unwrap().now;
         let is_new = self.inner.head(location).await.is_err();
         if is_new {
-            self.state.lock().unwrap().times.insert(location.clone(), now);
+            let mut state = self.state.lock().unwrap();
+            state.times.insert(location.clone(), now);
+            state.order.push(location.clone());
         }
         self.inner.put_opts(location, payload, options).await
     }
@@ -166,19 +196,18 @@ impl ObjectStore for Clocked {
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
         self.count();
-        let this = self.clone();
-        self.inner.list(prefix).map(move |meta| meta.map(|meta| this.dated(meta))).boxed()
+        self.shown(self.inner.list(prefix))
     }
 
     fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
         self.count();
-        let this = self.clone();
-        self.inner.list_with_offset(prefix, offset).map(move |meta| meta.map(|meta| this.dated(meta))).boxed()
+        self.shown(self.inner.list_with_offset(prefix, offset))
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
         self.count();
         let mut result = self.inner.list_with_delimiter(prefix).await?;
+        result.objects.retain(|meta| !self.hidden.contains(&meta.location));
         result.objects = result.objects.into_iter().map(|meta| self.dated(meta)).collect();
         Ok(result)
     }
