@@ -108,6 +108,50 @@ fn what_a_thief_of_the_hosts_keys_overwrites_is_read_as_it_was() {
     assert_eq!(tree::describe(&place.path("back")), before);
 }
 
+/// The line of an answer that is no warning.
+fn json(said: &str) -> Value {
+    let is_answer = |line: &&str| line.starts_with(['{', '[']) && !line.contains("\"warning\"");
+    let line = said.lines().rev().find(is_answer).unwrap_or_else(|| panic!("{said}"));
+    serde_json::from_str(line).unwrap()
+}
+
+#[test]
+fn a_keeper_deletes_what_hosts_may_not_and_nothing_but_packs_and_segments() {
+    let Some(server) = Locked::start() else { return };
+    let place = Place { root: tempfile::tempdir().unwrap(), server };
+    tree::make(&place.path("data"), 5);
+    fs::write(place.path("lifeboat.toml"), "[repository]\nchecksums = true\n").unwrap();
+    place.run(0, "host", &["init", "--generate-identity", "id", "--host", "db1"]);
+    place.run(0, "keeper", &["--identity", "id", "init", "--host", "keep1"]);
+    for night in 0..2 {
+        fs::write(place.path("data/tonight"), tree::noise(5_000_000, night)).unwrap();
+        place.back_up();
+    }
+    let listed = json(&place.run(0, "keeper", &["--json", "key", "list"]));
+    let keeper = listed["this_writer"].as_str().unwrap().to_owned();
+    place.run(0, "keeper", &["--identity", "id", "key", "keeper", &keeper, "--all", "--hold", "0h"]);
+    let ids = place.run(0, "host", &["--json", "snapshots"]);
+    let oldest = ids.split('"').filter(|word| word.len() == 26 && word.starts_with("01")).min().unwrap().to_owned();
+    place.run(0, "host", &["forget", "--snapshot", &oldest]);
+    // The host may not: it is put off, and named.
+    let prune = ["--json", "prune", "--grace", "0h", "--max-unused", "0%"];
+    let put_off = json(&place.run(3, "host", &prune));
+    let report = &put_off["report"];
+    assert!(report["deferred"].as_u64().unwrap() > 0 && report["packs_deleted"] == 0, "{put_off}");
+    let done = json(&place.run(0, "keeper", &[&prune[..], &["--keeper"]].concat()));
+    let report = &done["report"];
+    assert!(report["packs_deleted"].as_u64().unwrap() > 0 && report["deferred"] == 0, "{done}");
+    place.run(0, "host", &["--identity", "id", "check", "--read-data"]);
+    place.run(0, "host", &["--identity", "id", "restore", "data", "--into", "back"]);
+    assert_eq!(tree::describe(&place.path("back")), tree::describe(&place.path("data")));
+    // With its keys a thief hides packs and segments behind delete markers, and nothing else; the locked versions stay.
+    let robbed: Value = serde_json::from_str(&place.server.script("rob", "keeper")).unwrap();
+    let pair = |what: &str| (robbed["allowed_denied"][what][0].as_u64(), robbed["allowed_denied"][what][1].as_u64());
+    let (allowed, denied) = pair("delete");
+    assert!(allowed > Some(0) && denied > Some(5), "{robbed}");
+    assert_eq!(pair("delete version").0, Some(0), "{robbed}");
+}
+
 #[test]
 fn only_a_bucket_that_keeps_versions_has_another_time() {
     let place = tempfile::tempdir().unwrap();

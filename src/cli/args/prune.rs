@@ -39,7 +39,7 @@ pub struct PruneArgs {
 /// How much, and how fast; a flag wins over the same key of `[prune]`.
 #[derive(Debug, Clone, Default, Args)]
 pub struct HowArgs {
-    /// Unused bytes that may stay, in percent of those that are needed [default: 5%]
+    /// Unused bytes that may stay, in percent of those that are needed [default: 3%]
     #[arg(long, value_name = "PERCENT")]
     pub max_unused: Option<String>,
     /// Bytes that are copied at most, as 10G

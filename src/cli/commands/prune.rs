@@ -17,7 +17,7 @@ use crate::progress::Progress;
 use crate::repository::{Problem, Repository};
 
 /// Unused bytes that may stay, in percent of those that are needed.
-const MAX_UNUSED: f64 = 5.0;
+const MAX_UNUSED: f64 = 3.0;
 /// Seconds that what is retired waits: longer than most backups take, and a night later it is gone.
 pub const GRACE: i64 = 24 * 3_600;
 

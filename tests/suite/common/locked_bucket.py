@@ -1,7 +1,7 @@
 """A bucket with versions and an object lock, and users with the policies of docs/deploy/s3; then what a thief with a host's keys does.
 
 locked_bucket.py serve PORT             moto, which takes any checksum for the one that a locked bucket asks for, as S3 says that it does.
-locked_bucket.py make ENDPOINT DOCS     makes bucket and users; prints their keys as JSON. The server asks for signatures after 11 requests.
+locked_bucket.py make ENDPOINT DOCS     makes bucket and users; prints their keys as JSON. The server asks for signatures after 14 requests.
 locked_bucket.py rob ENDPOINT ID SECRET as that user: tries to delete, to unlock and to overwrite everything; prints what was allowed.
 """
 import json
@@ -45,8 +45,13 @@ def make(endpoint, docs):
     s3.put_object_lock_configuration(Bucket="bucket", ObjectLockConfiguration={
         "ObjectLockEnabled": "Enabled", "Rule": {"DefaultRetention": {"Mode": "COMPLIANCE", "Days": 30}}})
     keys = {}
-    for name in ("host", "reader", "admin"):
+    for name in ("host", "reader", "keeper", "admin"):
         policy = json.dumps(ADMIN) if name == "admin" else open(f"{docs}/{name}.json").read().replace("BUCKET", "bucket")
+        if name == "keeper":
+            # Of a request that deletes many S3 asks for the right to each key; moto for that to the bucket, and for none to the keys.
+            policy = json.loads(policy)
+            policy["Statement"].append({"Effect": "Allow", "Action": "s3:DeleteObject", "Resource": "arn:aws:s3:::bucket"})
+            policy = json.dumps(policy)
         iam.create_user(UserName=name)
         iam.put_user_policy(UserName=name, PolicyName=name, PolicyDocument=policy)
         key = iam.create_access_key(UserName=name)["AccessKey"]

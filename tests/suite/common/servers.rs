@@ -205,7 +205,7 @@ impl Locked {
         let command = |_: &Path, ports: &Ports| {
             let mut command = Command::new("python3");
             // As many as it takes to make the users; from then on who is not signed in is refused.
-            command.env("PYTHONPATH", &folder).env("INITIAL_NO_AUTH_ACTION_COUNT", "11");
+            command.env("PYTHONPATH", &folder).env("INITIAL_NO_AUTH_ACTION_COUNT", "14");
             command.arg(script()).args(["serve", &ports.0[0].to_string()]);
             command
         };
