@@ -61,6 +61,14 @@ mod tests {
         let good = "[prune]\ngrace = \"2d\"\nmax_unused = \"10%\"\nmax_repack_size = \"10G\"\n";
         let config = Config::parse(good, Path::new("lifeboat.toml")).unwrap();
         assert_eq!(config.prune.grace.map(|grace| grace.to_string()).as_deref(), Some("2d"));
+        let kept = Config::parse("[prune.windows]\n\"db1/app\" = \"14d\"\napp = \"2d\"\n", Path::new("lifeboat.toml"))
+            .unwrap();
+        let window = |writer: &str, source: &str| {
+            let policy = kept.prune.window_of(writer, source);
+            policy.and_then(|policy| policy.window).map(|window| window.to_string())
+        };
+        assert_eq!(window("db1", "app").as_deref(), Some("14d"), "the full name wins");
+        assert_eq!((window("db2", "app").as_deref(), window("db1", "other")), (Some("2d"), None));
         for bad in ["max_unused = \"5\"", "max_repack_size = \"much\"", "grace = \"5m\"", "keep = 3"] {
             assert!(Config::parse(&format!("[prune]\n{bad}\n"), Path::new("lifeboat.toml")).is_err(), "{bad}");
         }

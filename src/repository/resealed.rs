@@ -227,10 +227,13 @@ impl Repository {
             Err(e) => return Err(e.into()),
         };
         // What it carries is not what the name digests: only who writes the log now may say that it is the same, or who admitted them.
-        let Some(now) = self.standing(writer)?.current().map(|era| era.key) else { return Ok(None) };
         // A keeper does not take the writer's word for what the writer said before.
-        let admission = self.description.admission_key;
-        let keys: Vec<_> = [Some(admission), self.hold.is_none().then_some(now)].into_iter().flatten().collect();
+        let now = self.standing(writer)?.current().map(|era| era.key);
+        let keys = match (self.hold.is_some(), now) {
+            (true, _) => vec![self.description.admission_key],
+            (false, Some(now)) => vec![now, self.description.admission_key],
+            (false, None) => return Ok(None),
+        };
         let openers = self.log_openers(writer);
         let text = openers.into_iter().find_map(|opener| opener.open_compressed(&sealed, limit).ok());
         let Some(text) = text else { return Ok(None) };

@@ -286,6 +286,18 @@ fn survives(scene: &mut Kept, stolen: CommitId) {
     repository.revoke_writer(&scene.writer, since, clock()()).unwrap();
     drop(repository);
     scene.nights.restores(&scene.nights.reader(), &scene.ids);
+    // What the keeper moved since is found by stock tools as well.
+    for id in [&scene.ids[0], scene.ids.last().unwrap()] {
+        recover(&scene.nights, id);
+    }
+    // The keeper goes on with the log, and what the thief stored is litter.
+    scene.nights.store.advance(WEEK + 25);
+    let ahead = move || clock()() + chrono::TimeDelta::days(800);
+    for _ in 0..2 {
+        keep_at(&scene.keeper, &scene.writer, &ahead).unwrap();
+        scene.nights.store.advance(25);
+    }
+    scene.nights.restores(&scene.nights.reader(), &scene.ids);
 }
 
 #[test]
