@@ -417,8 +417,10 @@ impl Note {
     /// A note that cannot be written costs some disk on the server, should the run be killed; no more.
     fn write(&self, id: &str) {
         let _ = std::fs::remove_file(&self.path);
+        // At once: killed between two writes, it would leave a note that nobody understands.
+        let text = format!("{id} {}", std::process::id());
         let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.path);
-        if let Err(e) = made.and_then(|mut file| write!(file, "{id} {}", std::process::id())) {
+        if let Err(e) = made.and_then(|mut file| file.write_all(text.as_bytes())) {
             tracing::info!(%e, "the export's id could not be written down");
         }
     }
