@@ -110,7 +110,7 @@ impl Catalog {
 
     /// The same where every copy stays that nobody has retired.
     pub fn usage_of_all_copies(&self, writer: WriterRow) -> Result<Usage, Error> {
-        self.at_one_moment(|| self.usage_now(writer, judge_none))
+        self.at_one_moment(|| self.usage_now(writer, judge_as_keeper))
     }
 
     fn usage_now(&self, writer: WriterRow, judge: fn(&mut Usage, &[Copy])) -> Result<Usage, Error> {
@@ -249,7 +249,7 @@ impl Catalog {
 }
 
 /// All copies of a used frame stay that are not retired, and of those that are the best ones, where there are no others.
-fn judge_none(usage: &mut Usage, copies: &[Copy]) {
+fn judge_as_keeper(usage: &mut Usage, copies: &[Copy]) {
     let is_used = copies.iter().any(|copy| usage.used.has(copy.row));
     let Some(best) = copies.iter().map(|copy| copy.rank).min() else { return };
     for copy in copies {
