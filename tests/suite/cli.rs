@@ -77,9 +77,10 @@ fn normalize(text: &str) -> String {
             continue;
         }
         let (word, after) = rest.split_at(end);
-        // Ten digits and more without a letter are a fraction of a second.
-        let mixed = word.bytes().any(|b| b.is_ascii_digit()) && word.bytes().any(|b| b.is_ascii_alphabetic());
-        let hex = word.len() >= 10 && word.bytes().all(|b| b.is_ascii_hexdigit()) && mixed;
+        let digit = word.bytes().any(|b| b.is_ascii_digit());
+        // Digits behind a dot are a fraction of a second; elsewhere one digest in a hundred has no letter in it.
+        let fraction = out.ends_with('.') && word.bytes().all(|b| b.is_ascii_digit());
+        let hex = word.len() >= 10 && word.bytes().all(|b| b.is_ascii_hexdigit()) && digit && !fraction;
         out.push_str(match word {
             _ if word.starts_with("age1") && word.len() > 50 => "$RECIPIENT",
             _ if word.len() == 26 && word.starts_with("01") => "$ID",
@@ -90,6 +91,13 @@ fn normalize(text: &str) -> String {
         rest = after;
     }
     out.lines().map(hide_numbers).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn a_digest_is_hidden_with_or_without_a_letter() {
+    assert_eq!(normalize("frame 0123456789 cannot be opened"), "frame $HEX cannot be opened");
+    assert_eq!(normalize("frame 01234567ab"), "frame $HEX");
+    assert_eq!(normalize("12.0123456789 s"), "12.0123456789 s");
 }
 
 /// `2026-11-21T12:00:00Z`
