@@ -1,6 +1,7 @@
 //! The configuration file: TOML to checked types. Unknown keys are refused by name and line; an option that this version
 //! cannot honour is an error, never ignored. Not here: flags, the environment, what the values are used for.
 
+mod agent;
 mod bucket;
 mod convex;
 mod copies;
@@ -8,17 +9,20 @@ mod objectives;
 mod pg_dump;
 mod prune;
 mod retention;
+mod telling;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+pub use self::agent::{AgentSection, Job, ServeSection};
 pub use self::bucket::StoreSection;
 pub use self::copies::{CopySection, same_place};
 pub use self::objectives::{DrillSection, Length, Objective};
 use self::pg_dump::DatabasesKey;
 pub use self::prune::{PruneSection, parse_percent};
+pub use self::telling::{HooksSection, NotifySection, RUNS};
 use crate::model::{DumpFormat, RelPath, Retention, Span};
 use crate::repository::is_source_name;
 use crate::source::convex::ConvexOptions;
@@ -90,6 +94,16 @@ pub struct Config {
     /// Second repositories, by name.
     #[serde(default)]
     pub copies: BTreeMap<String, CopySection>,
+    /// What runs around every deed.
+    pub hooks: Option<HooksSection>,
+    /// Who hears of what, by name.
+    #[serde(default)]
+    pub notify: BTreeMap<String, NotifySection>,
+    /// What runs when.
+    pub agent: Option<AgentSection>,
+    /// The status page.
+    #[serde(default)]
+    pub serve: ServeSection,
     /// What to keep of every source in the copy that is worked on, in place of all other policies.
     #[serde(skip)]
     pub retention_here: Option<Retention>,
@@ -292,6 +306,8 @@ pub struct SourceSection {
     pub retention: Option<Retention>,
     /// How a drill looks at it.
     pub drill: Option<DrillSection>,
+    /// What runs around its own part of a backup or a drill.
+    pub hooks: Option<HooksSection>,
 }
 
 /// `[groups.<name>]`.
@@ -535,6 +551,8 @@ impl Config {
         config.check_retention().map_err(|(section, why)| wrong(section, why))?;
         config.check_copies().map_err(|(section, why)| wrong(section, why))?;
         config.check_objectives().map_err(|(section, why)| wrong(section, why))?;
+        config.check_telling().map_err(|(section, why)| wrong(section, why))?;
+        config.check_agent().map_err(|(section, why)| wrong(section, why))?;
         Ok(config)
     }
 }

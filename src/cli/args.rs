@@ -233,6 +233,9 @@ pub enum Command {
     /// Restore into a scratch place, look at what came back, measure RTO and RPO
     #[command(after_help = drill::DRILL_HELP)]
     Drill(DrillArgs),
+    /// Who hears of what
+    #[command(subcommand)]
+    Notify(NotifyCommand),
     /// Check the stored bytes
     #[command(after_help = CHECK_HELP)]
     Check(CheckArgs),
@@ -538,6 +541,18 @@ pub enum CatalogCommand {
     /// Delete the local index and read it anew from the repository
     #[command(after_help = CODES)]
     Rebuild,
+}
+
+/// `notify`.
+#[derive(Debug, Subcommand)]
+pub enum NotifyCommand {
+    /// Send a message through the channels of the configuration, and say whether it arrived
+    #[command(after_help = CODES)]
+    Test {
+        /// Channels [default: all]
+        #[arg(value_name = "CHANNEL")]
+        channels: Vec<String>,
+    },
 }
 
 #[derive(Debug, Args)]

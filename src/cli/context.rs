@@ -11,6 +11,7 @@ use super::args::{Global, Which};
 use super::output::Ui;
 use super::progress::Console;
 use super::report::Failure;
+use super::telling::Told;
 use super::time::read_time;
 use crate::config::{Config, parse_size, same_place};
 use crate::model::Moment;
@@ -38,6 +39,8 @@ pub struct Context {
     pub at_copy: Option<String>,
     /// The time as of which the store is read.
     pub as_of: Option<Moment>,
+    /// What is known of the run of this process.
+    pub told: Arc<Told>,
 }
 
 /// Folders of the state directory that are looked into, at most.
@@ -67,7 +70,7 @@ impl Context {
             ui.story(format!("The store as of {}", at.shown));
         }
         let as_of = as_of.map(|at| at.moment);
-        let context = Self { global, config, config_file: file, ui, stop, at_copy: None, as_of };
+        let context = Self { global, config, config_file: file, ui, stop, at_copy: None, as_of, told: Arc::default() };
         // `--repo offsite`: a copy that the configuration names, with all that opens it.
         match context.global.repo.clone().filter(|repo| context.config.copy_named(repo).is_some()) {
             Some(repo) => {
@@ -95,6 +98,7 @@ impl Context {
             stop: Arc::clone(&self.stop),
             at_copy,
             as_of: self.as_of,
+            told: Arc::clone(&self.told),
         }
     }
 

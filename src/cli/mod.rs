@@ -8,6 +8,7 @@ mod line;
 mod output;
 mod progress;
 mod report;
+mod telling;
 pub mod time;
 mod wal_args;
 
@@ -18,7 +19,7 @@ use std::sync::atomic::AtomicBool;
 
 use clap::{CommandFactory, Parser};
 
-use args::{CatalogCommand, Cli, Command, KeyCommand};
+use args::{CatalogCommand, Cli, Command, KeyCommand, NotifyCommand};
 use context::Context;
 use report::Failure;
 use wal_args::WalCommand;
@@ -46,6 +47,39 @@ pub(crate) enum Outcome {
     DrillOverdue,
     /// What Nagios calls critical.
     Critical,
+}
+
+impl Outcome {
+    /// The exit code (docs/exit-codes.md).
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Incomplete => 3,
+            Self::Damage => 13,
+            Self::Unfit | Self::Absent => 1,
+            Self::Trouble => 255,
+            Self::RtoMissed => 20,
+            Self::RpoMissed => 21,
+            Self::DrillOverdue => 22,
+            Self::Critical => 2,
+        }
+    }
+
+    /// What it says, for whoever was not there.
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Incomplete => "not complete, or something should be looked at",
+            Self::Damage => "DAMAGE was found",
+            Self::Unfit => "not done",
+            Self::Absent => "not there",
+            Self::Trouble => "trouble",
+            Self::RtoMissed => "the RTO was MISSED",
+            Self::RpoMissed => "the RPO was MISSED",
+            Self::DrillOverdue => "a drill is OVERDUE",
+            Self::Critical => "CRITICAL",
+        }
+    }
 }
 
 /// Runs the command line of this process and returns its exit code.
@@ -84,15 +118,7 @@ fn run_process(cli: Cli) -> u8 {
     catch_signals(&stop);
     let json = cli.global.json;
     match run(cli, stop) {
-        Ok(Outcome::Done) => 0,
-        Ok(Outcome::Incomplete) => 3,
-        Ok(Outcome::Damage) => 13,
-        Ok(Outcome::Unfit | Outcome::Absent) => 1,
-        Ok(Outcome::Trouble) => 255,
-        Ok(Outcome::RtoMissed) => 20,
-        Ok(Outcome::RpoMissed) => 21,
-        Ok(Outcome::DrillOverdue) => 22,
-        Ok(Outcome::Critical) => 2,
+        Ok(outcome) => outcome.code(),
         Err(failure) => {
             failure.print(&mut std::io::stderr().lock(), json);
             // Of `wal get` 1 means that the log ends here: a failure of ours never says that.
@@ -121,66 +147,70 @@ fn run(cli: Cli, stop: Arc<AtomicBool>) -> Result<Outcome, Failure> {
     }
     let context = Context::new(cli.global, stop)?;
     context::reach_person();
-    match cli.command {
-        Command::Init(args) => commands::init::run(&context, &args),
-        Command::Backup(args) => commands::backup::run(&context, &args),
-        Command::Snapshots(args) => commands::look::snapshots(&context, &args),
-        Command::Ls(args) => commands::look::ls(&context, &args),
-        Command::Find(args) => commands::look::find(&context, &args),
-        Command::Bootstrap(args) => commands::bootstrap::run(&context, &args),
-        Command::Compare(args) => commands::compare::compare(&context, &args),
-        Command::Undelete(args) => commands::compare::undelete(&context, &args),
-        Command::Diff(args) => commands::look::diff(&context, &args),
-        Command::Dump(args) => commands::look::dump(&context, &args),
+    match telling::told_command(&cli.command) {
+        Some(told) => telling::around(&context, told, || run_command(&context, cli.command)),
+        None => run_command(&context, cli.command),
+    }
+}
+
+fn run_command(context: &Context, command: Command) -> Result<Outcome, Failure> {
+    match command {
+        Command::Init(args) => commands::init::run(context, &args),
+        Command::Backup(args) => commands::backup::run(context, &args),
+        Command::Snapshots(args) => commands::look::snapshots(context, &args),
+        Command::Ls(args) => commands::look::ls(context, &args),
+        Command::Find(args) => commands::look::find(context, &args),
+        Command::Bootstrap(args) => commands::bootstrap::run(context, &args),
+        Command::Compare(args) => commands::compare::compare(context, &args),
+        Command::Undelete(args) => commands::compare::undelete(context, &args),
+        Command::Diff(args) => commands::look::diff(context, &args),
+        Command::Dump(args) => commands::look::dump(context, &args),
         Command::Stats(args) => match &args.source {
-            Some(source) => commands::look::tables(&context, source, &args.which),
-            None => commands::look::stats(&context),
+            Some(source) => commands::look::tables(context, source, &args.which),
+            None => commands::look::stats(context),
         },
-        Command::Forget(args) => commands::forget::run(&context, &args),
-        Command::Prune(args) => commands::prune::run(&context, &args),
-        Command::Copy(args) => commands::copy::run(&context, &args),
-        Command::Pin(args) => commands::forget::pin(&context, &args, true),
-        Command::Unpin(args) => commands::forget::pin(&context, &args, false),
-        Command::Accept(args) => commands::forget::accept(&context, &args),
-        Command::Restore(mut args) => args.settle().and_then(|()| commands::restore::run(&context, &args)),
-        Command::Status(args) => commands::status::run(&context, &args),
-        Command::Drill(args) => commands::drill::run(&context, &args),
-        Command::Repair(args) => commands::repair::run(&context, &args),
+        Command::Forget(args) => commands::forget::run(context, &args),
+        Command::Prune(args) => commands::prune::run(context, &args),
+        Command::Copy(args) => commands::copy::run(context, &args),
+        Command::Pin(args) => commands::forget::pin(context, &args, true),
+        Command::Unpin(args) => commands::forget::pin(context, &args, false),
+        Command::Accept(args) => commands::forget::accept(context, &args),
+        Command::Restore(mut args) => args.settle().and_then(|()| commands::restore::run(context, &args)),
+        Command::Status(args) => commands::status::run(context, &args),
+        Command::Notify(NotifyCommand::Test { channels }) => commands::notify::test(context, &channels),
+        Command::Drill(args) => commands::drill::run(context, &args),
+        Command::Repair(args) => commands::repair::run(context, &args),
         Command::Check(args) => match &args.live {
-            Some(source) => commands::live::run(&context, source, &args.wal_timeout),
-            None => commands::check::run(&context, &args),
+            Some(source) => commands::live::run(context, source, &args.wal_timeout),
+            None => commands::check::run(context, &args),
         },
-        Command::ValidateStore(args) => commands::validate_store::run(&context, &args),
-        Command::Timeline(args) => commands::timeline::run(&context, &args),
-        Command::PauseGuard(args) => commands::pause::guard(&context, &args),
-        Command::Follow(args) => commands::follow::run(&context, &args),
-        Command::Wal(WalCommand::Push(args)) => commands::wal::run_push(&context, &args),
-        Command::Wal(WalCommand::Get(args)) => commands::wal::run_get(&context, &args),
-        Command::Wal(WalCommand::FetchAhead(args)) => commands::wal::run_ahead(&context, &args),
-        Command::Catalog(CatalogCommand::Rebuild) => commands::catalog::rebuild(&context),
-        Command::Key(KeyCommand::Generate { output }) => commands::key::generate(&context, &output),
-        Command::Key(KeyCommand::List) => commands::key::list(&context),
-        Command::Key(KeyCommand::Add { recipients }) => commands::recipients::change(&context, &recipients, true),
-        Command::Key(KeyCommand::Remove { recipients }) => commands::recipients::change(&context, &recipients, false),
-        Command::Key(KeyCommand::Pin { list }) => commands::recipients::pin(&context, list),
+        Command::ValidateStore(args) => commands::validate_store::run(context, &args),
+        Command::Timeline(args) => commands::timeline::run(context, &args),
+        Command::PauseGuard(args) => commands::pause::guard(context, &args),
+        Command::Follow(args) => commands::follow::run(context, &args),
+        Command::Wal(WalCommand::Push(args)) => commands::wal::run_push(context, &args),
+        Command::Wal(WalCommand::Get(args)) => commands::wal::run_get(context, &args),
+        Command::Wal(WalCommand::FetchAhead(args)) => commands::wal::run_ahead(context, &args),
+        Command::Catalog(CatalogCommand::Rebuild) => commands::catalog::rebuild(context),
+        Command::Key(KeyCommand::Generate { output }) => commands::key::generate(context, &output),
+        Command::Key(KeyCommand::List) => commands::key::list(context),
+        Command::Key(KeyCommand::Add { recipients }) => commands::recipients::change(context, &recipients, true),
+        Command::Key(KeyCommand::Remove { recipients }) => commands::recipients::change(context, &recipients, false),
+        Command::Key(KeyCommand::Pin { list }) => commands::recipients::pin(context, list),
         Command::Key(KeyCommand::Rewrap { dry_run, time_limit }) => {
-            commands::recipients::rewrap(&context, dry_run, time_limit.as_deref())
+            commands::recipients::rewrap(context, dry_run, time_limit.as_deref())
         }
-        Command::Key(KeyCommand::Export { paper }) => commands::paper::export(&context, &paper),
-        Command::Key(KeyCommand::Request { output, host }) => {
-            commands::key::request(&context, &output, host.as_deref())
-        }
-        Command::Key(KeyCommand::Admit { request }) => commands::key::admit(&context, &request),
+        Command::Key(KeyCommand::Export { paper }) => commands::paper::export(context, &paper),
+        Command::Key(KeyCommand::Request { output, host }) => commands::key::request(context, &output, host.as_deref()),
+        Command::Key(KeyCommand::Admit { request }) => commands::key::admit(context, &request),
         Command::Key(KeyCommand::Revoke { writer, since, dry_run }) => {
-            commands::writers::revoke(&context, &writer, since.as_deref(), dry_run)
+            commands::writers::revoke(context, &writer, since.as_deref(), dry_run)
         }
         Command::Key(KeyCommand::Keeper { keeper, of, all, hold, end }) => {
             let given = commands::keeper::Given { keeper: &keeper, of: &of, all, hold };
-            if end { commands::keeper::end(&context, &given) } else { commands::keeper::set(&context, &given) }
+            if end { commands::keeper::end(context, &given) } else { commands::keeper::set(context, &given) }
         }
-        Command::Key(KeyCommand::Adopt { writer, host }) => {
-            commands::writers::adopt(&context, &writer, host.as_deref())
-        }
+        Command::Key(KeyCommand::Adopt { writer, host }) => commands::writers::adopt(context, &writer, host.as_deref()),
         Command::Completions { .. } | Command::Man { .. } | Command::Demo(_) => Ok(Outcome::Done),
     }
 }

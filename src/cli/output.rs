@@ -1,8 +1,20 @@
 //! How answers look: numbers, sizes, tables; and where they go. The answer goes to stdout, the story to stderr.
 
 use std::io::{IsTerminal, Write};
+use std::sync::Mutex;
 
 use super::report::Failure;
+
+/// Warnings of this process that are remembered at most.
+const WARNINGS_MAX: usize = 50;
+/// What this process warned of, for whoever is told how its run ended.
+static WARNINGS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// What this process warned of; `end` forgets it.
+pub fn take_warnings(end: bool) -> Vec<String> {
+    let mut warnings = WARNINGS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if end { std::mem::take(&mut *warnings) } else { warnings.clone() }
+}
 
 /// Where a command speaks.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +51,11 @@ impl Ui {
 
     /// A warning: told even when quiet.
     pub fn warning(&self, text: impl std::fmt::Display) {
+        let mut warnings = WARNINGS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if warnings.len() < WARNINGS_MAX {
+            warnings.push(text.to_string());
+        }
+        drop(warnings);
         let mut err = std::io::stderr().lock();
         if self.json {
             let message = serde_json::json!({"message_type": "warning", "warning": text.to_string()});

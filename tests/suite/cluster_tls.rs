@@ -6,28 +6,17 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::common::scene::{ORACLE, Scene};
-
-/// Runs openssl in a directory.
-fn openssl(directory: &Path, words: &str) {
-    let output = Command::new("openssl").current_dir(directory).args(words.split(' ')).output().unwrap();
-    assert!(output.status.success(), "{words}\n{}", String::from_utf8_lossy(&output.stderr));
-}
+use crate::common::tls;
 
 /// Two authorities, and a certificate of the first one for the server `db.test`, which gets it.
 fn make_certificates(scene: &Scene) {
     let (here, data) = (scene.folder.path(), scene.cluster.data_dir());
-    let new = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
     for name in ["ca", "other"] {
-        openssl(here, &format!("req -x509 {new} -keyout {name}.key -out {name}.crt -subj /CN={name} -days 2"));
+        tls::authority(here, name);
         // The server's user reads it.
         fs::set_permissions(here.join(format!("{name}.crt")), fs::Permissions::from_mode(0o644)).unwrap();
     }
-    openssl(here, &format!("req {new} -keyout server.key -out server.csr -subj /CN=server"));
-    fs::write(here.join("names"), "subjectAltName=DNS:db.test\n").unwrap();
-    openssl(
-        here,
-        "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile names -out server.crt",
-    );
+    tls::server(here, "ca", "db.test");
     for name in ["server.crt", "server.key"] {
         fs::copy(here.join(name), data.join(name)).unwrap();
         fs::set_permissions(data.join(name), fs::Permissions::from_mode(0o600)).unwrap();

@@ -12,6 +12,8 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("seal", &["model"]),
     ("pack", &["model", "seal"]),
     ("plan", &["model"]),
+    ("schedule", &["model"]),
+    ("notify", &["model"]),
     ("store", &["model"]),
     ("client", &["model", "format"]),
     ("source", &["model", "progress", "format", "client", "store"]),
@@ -36,7 +38,7 @@ const FLOORS: &[(&str, &[&str])] = &[
             "repository",
         ],
     ),
-    ("config", &["model", "seal", "store", "client", "source", "repository"]),
+    ("config", &["model", "schedule", "notify", "seal", "store", "client", "source", "repository"]),
     (
         "cli",
         &[
@@ -47,6 +49,8 @@ const FLOORS: &[(&str, &[&str])] = &[
             "seal",
             "pack",
             "plan",
+            "schedule",
+            "notify",
             "store",
             "client",
             "source",

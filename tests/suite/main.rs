@@ -47,6 +47,7 @@ mod metadata;
 mod model;
 mod newcomer;
 mod newcomer_postgres;
+mod notify;
 mod pg_dump;
 mod plugins;
 mod postgres;

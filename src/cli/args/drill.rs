@@ -27,6 +27,7 @@ Examples:
   lifeboat status                                    every source of the configuration
   lifeboat status --nagios                           one line and 0, 1, 2 or 3, as Nagios reads them
   lifeboat status --prometheus /var/lib/node_exporter/lifeboat.prom
+  lifeboat --quiet status --notify                   tells what is new through [notify.NAME]
 
 It reads the catalog, the logs and the listing of clusters' WAL; it fetches no data and needs no identity on the writing host.
 
@@ -46,6 +47,9 @@ pub struct StatusArgs {
     /// Write metrics into FILE too, for node_exporter's textfile collector
     #[arg(long, value_name = "FILE")]
     pub prometheus: Option<PathBuf>,
+    /// Tell the channels of the configuration what is wrong, and what is right again: for cron, every few minutes
+    #[arg(long, conflicts_with = "nagios")]
+    pub notify: bool,
 }
 
 /// `drill`.

@@ -12,6 +12,7 @@ use crate::cli::context::Context;
 use crate::cli::output::{count, counted, duration, size};
 use crate::cli::progress::Console;
 use crate::cli::report::Failure;
+use crate::cli::telling::around_source;
 use crate::cli::time::parse_duration;
 use crate::client::Connection;
 use crate::config::{Archive, Plan, SourceKind, parse_size};
@@ -59,7 +60,8 @@ pub fn run(context: &Context, args: &BackupArgs) -> Result<Outcome, Failure> {
     // One source that fails must not leave the others without a backup that night.
     for task in tasks {
         let name = task.name.clone();
-        match back_up(context, args, task, &mut repository, &progress) {
+        let deed = || back_up(context, args, task, &mut repository, &progress);
+        match around_source(context, "backup", &name, deed) {
             Ok(Outcome::Done) => {}
             Ok(other) => outcome = other,
             Err(failure) if failure.kind() == Kind::Cancelled => return Err(failure),

@@ -9,7 +9,9 @@ use crate::cli::Outcome;
 use crate::cli::args::{DrillArgs, DrillCommand};
 use crate::cli::context::{Context, host_name};
 use crate::cli::output::{counted, duration, size};
+use crate::cli::progress::Console;
 use crate::cli::report::Failure;
+use crate::cli::telling::around_source;
 use crate::cli::time::read_time;
 use crate::cli::{drill_page, output};
 use crate::config::{DrillSection, Length};
@@ -62,42 +64,58 @@ fn hold_all(context: &Context, args: &DrillArgs) -> Result<Outcome, Failure> {
     let mut verdicts = Vec::new();
     let mut noted = false;
     for source in &sources {
-        let id = new_id(context.now())?;
-        let section = context.config.sources.get(source);
-        let own = section.and_then(|section| section.drill.clone()).unwrap_or_default();
-        let objective = context.config.objective_of(source);
-        let command = |cluster: &Cluster, way: &Way, note: &Path| {
-            restore_command(context, cluster, way, false, Some(note)).map_err(|failure| failure.said())
-        };
-        let options = DrillOptions {
-            id,
-            host: host_name(None),
-            at: at(&id)?,
-            scratch: args.scratch_dir.clone().or_else(|| own.scratch_dir.clone()),
-            keep: args.keep,
-            rto: length(args.rto.as_deref())?.or(objective.rto.map(|length| length.0)),
-            rpo: length(args.rpo.as_deref())?.or(objective.rpo.map(|length| length.0)),
-            bin_dir: args.bin_dir.clone().or_else(|| section.and_then(|section| section.bin_dir.clone())),
-            user: own.user.clone(),
-            checks: checks(args, &own),
-            sabotage: args.sabotage,
-            restore_command: &command,
-            clock: &|| context.now(),
-        };
-        let record = drill(&mut repository, source, &options, &*progress, &mut |heard| {
-            progress.clear();
-            hear(context, source, &heard);
-        });
-        progress.clear();
-        let record = record?;
-        verdicts.push(record.verdict);
-        tell(context, &record)?;
-        noted = !args.no_record && note(context, &mut repository, &record)?;
+        around_source(context, "drill", source, || {
+            let record = hold_one(context, args, source, &mut repository, &progress, &at)?;
+            noted = !args.no_record && note(context, &mut repository, &record)?;
+            verdicts.push(record.verdict);
+            Ok(outcome(&[record.verdict]))
+        })?;
     }
     if noted {
         context.ui.story("noted in the log of this host; `lifeboat drill list` shows it");
     }
     Ok(outcome(&verdicts))
+}
+
+/// Holds a drill of one source, and tells how it went.
+fn hold_one(
+    context: &Context,
+    args: &DrillArgs,
+    source: &str,
+    repository: &mut Repository,
+    progress: &Console,
+    at: &dyn Fn(&SnapshotId) -> Result<At, Failure>,
+) -> Result<DrillRecord, Failure> {
+    let id = new_id(context.now())?;
+    let section = context.config.sources.get(source);
+    let own = section.and_then(|section| section.drill.clone()).unwrap_or_default();
+    let objective = context.config.objective_of(source);
+    let command = |cluster: &Cluster, way: &Way, note: &Path| {
+        restore_command(context, cluster, way, false, Some(note)).map_err(|failure| failure.said())
+    };
+    let options = DrillOptions {
+        id,
+        host: host_name(None),
+        at: at(&id)?,
+        scratch: args.scratch_dir.clone().or_else(|| own.scratch_dir.clone()),
+        keep: args.keep,
+        rto: length(args.rto.as_deref())?.or(objective.rto.map(|length| length.0)),
+        rpo: length(args.rpo.as_deref())?.or(objective.rpo.map(|length| length.0)),
+        bin_dir: args.bin_dir.clone().or_else(|| section.and_then(|section| section.bin_dir.clone())),
+        user: own.user.clone(),
+        checks: checks(args, &own),
+        sabotage: args.sabotage,
+        restore_command: &command,
+        clock: &|| context.now(),
+    };
+    let record = drill(repository, source, &options, progress, &mut |heard| {
+        progress.clear();
+        hear(context, source, &heard);
+    });
+    progress.clear();
+    let record = record?;
+    tell(context, &record)?;
+    Ok(record)
 }
 
 fn sources(context: &Context, args: &DrillArgs) -> Result<Vec<String>, Failure> {

@@ -19,6 +19,7 @@ pub mod key;
 pub mod live;
 pub mod look;
 pub mod man;
+pub mod notify;
 pub mod paper;
 pub mod pause;
 pub mod prune;

@@ -85,6 +85,7 @@ fn quiet(context: &Context) -> Context {
         config: context.config.clone(),
         config_file: context.config_file.clone(),
         ui: Ui { quiet: true, ..context.ui },
+        told: std::sync::Arc::clone(&context.told),
         stop: std::sync::Arc::clone(&context.stop),
     }
 }

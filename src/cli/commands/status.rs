@@ -3,33 +3,75 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use serde::Serialize;
+
 use super::copy::{Standing, standings};
 use super::restore::staged;
 use crate::cli::Outcome;
 use crate::cli::args::StatusArgs;
-use crate::cli::context::Context;
+use crate::cli::context::{Context, host_name};
 use crate::cli::output::{count, counted, duration, size};
 use crate::cli::report::Failure;
+use crate::cli::telling::tell;
+use crate::model::Moment;
 use crate::model::convex::FILES_KIND;
+use crate::notify::{Event, MemoryFile, Message};
 use crate::ops::status::{Limits, SourceStatus, Weight, status};
 use crate::plan::restore::show;
+use crate::repository::Repository;
+
+/// How subjects of messages about the state of a source begin.
+const STATUS: &str = "status/";
+
+/// What there is to say.
+pub struct Look {
+    /// Sources.
+    pub sources: Vec<SourceStatus>,
+    /// Copies of the whole.
+    pub copies: Vec<Standing>,
+    /// Channels through which nothing arrives: which, and what is wrong.
+    pub silent: Vec<Silent>,
+}
+
+/// A channel through which nothing arrives.
+#[derive(Debug, Clone, Serialize)]
+pub struct Silent {
+    /// Its name.
+    pub channel: String,
+    /// Since when.
+    pub since: Moment,
+    /// What is wrong.
+    pub words: String,
+}
+
+impl Look {
+    /// The gravest of all.
+    pub fn worst(&self) -> Option<Weight> {
+        let all = self.sources.iter().map(SourceStatus::weight).chain(self.copies.iter().map(|copy| copy.state));
+        let silent = (!self.silent.is_empty()).then_some(Weight::Warning);
+        all.max().max(silent)
+    }
+}
 
 /// Runs it.
 pub fn run(context: &Context, args: &StatusArgs) -> Result<Outcome, Failure> {
-    let found = look(context, args);
+    let found = look_once(context, args);
     if !args.nagios {
-        let (found, copies) = found?;
+        let look = found?;
         if let Some(file) = &args.prometheus {
-            write_metrics(file, &found, &copies, context.now())?;
+            write_metrics(file, &look, context.now())?;
         }
-        show_all(context, &found, &copies)?;
-        return Ok(outcome(worst(&found, &copies)));
+        show_all(context, &look)?;
+        if args.notify {
+            tell_all(context, args, &look);
+        }
+        return Ok(outcome(look.worst()));
     }
     // Nagios reads 0, 1, 2 and 3, and one line.
     match found {
-        Ok((found, copies)) => {
-            context.ui.answer(nagios_line(&found, &copies))?;
-            Ok(match worst(&found, &copies).unwrap_or(Weight::Warning) {
+        Ok(look) => {
+            context.ui.answer(nagios_line(&look))?;
+            Ok(match look.worst().unwrap_or(Weight::Warning) {
                 Weight::Fine => Outcome::Done,
                 Weight::Warning => Outcome::Unfit,
                 Weight::Missed | Weight::Damaged => Outcome::Critical,
@@ -42,18 +84,80 @@ pub fn run(context: &Context, args: &StatusArgs) -> Result<Outcome, Failure> {
     }
 }
 
-/// The gravest of all.
-fn worst(found: &[SourceStatus], copies: &[Standing]) -> Option<Weight> {
-    found.iter().map(SourceStatus::weight).chain(copies.iter().map(|copy| copy.state)).max()
+/// Tells the channels what is wrong, and what is right again.
+fn tell_all(context: &Context, args: &StatusArgs, look: &Look) {
+    let channels: Vec<_> = context.config.channels().into_iter().flatten().collect();
+    if channels.is_empty() {
+        context.ui.warning("nobody is told: the configuration has no [notify.NAME]");
+        return;
+    }
+    let mut known = Vec::new();
+    if let Ok(state) = context.own_state_dir() {
+        known = MemoryFile::in_state(&state).read().troubles(STATUS);
+    }
+    let is_whole = args.sources.is_empty();
+    for message in messages(look, &known, is_whole, context.now(), &host_name(None)) {
+        tell(context, &channels, &message);
+    }
+}
+
+/// What is to be told: what is wrong, and of what was wrong (`known`) what is right again. Those who have heard it do not hear it again.
+pub fn messages(look: &Look, known: &[String], is_whole: bool, now: Moment, host: &str) -> Vec<Message> {
+    let message = |event, subject: String, source: &str, weight: Weight, title: String| Message {
+        event,
+        subject,
+        command: "status".to_owned(),
+        sources: vec![source.to_owned()],
+        run: String::new(),
+        host: host.to_owned(),
+        at: now,
+        exit_code: None,
+        seconds: None,
+        weight: weight as u8,
+        title,
+        lines: Vec::new(),
+    };
+    let mut all = Vec::new();
+    for one in &look.sources {
+        let mut kinds: Vec<&str> = Vec::new();
+        for trouble in one.troubles.iter().filter(|trouble| trouble.weight > Weight::Fine) {
+            // Several of one kind are one trouble.
+            if kinds.contains(&trouble.kind) {
+                continue;
+            }
+            kinds.push(trouble.kind);
+            let title = format!("{} on {host}: {}: {}", one.source, sign(trouble.weight), trouble.words);
+            let subject = format!("{STATUS}{}/{}", one.source, trouble.kind);
+            all.push(message(Event::Trouble, subject, &one.source, trouble.weight, title));
+        }
+    }
+    for copy in look.copies.iter().filter(|copy| copy.state > Weight::Fine) {
+        let words = copy.words.as_deref().unwrap_or("something is wrong");
+        let title = format!("copy {} on {host}: {}: {words}", copy.name, sign(copy.state));
+        all.push(message(Event::Trouble, format!("{STATUS}copy:{}/copy", copy.name), "", copy.state, title));
+    }
+    let is_looked_at = |subject: &str| is_whole || look.sources.iter().any(|one| subject == one.source);
+    for subject in known {
+        let Some((of, kind)) = subject.strip_prefix(STATUS).and_then(|rest| rest.rsplit_once('/')) else { continue };
+        if is_looked_at(of) && !all.iter().any(|message| message.subject == *subject) {
+            let title = format!("{of} on {host} is right again: {kind}");
+            all.push(message(Event::Recovered, subject.clone(), of, Weight::Fine, title));
+        }
+    }
+    all
+}
+
+fn look_once(context: &Context, args: &StatusArgs) -> Result<Look, Failure> {
+    let progress = context.progress(false);
+    let (repository, _) = context.open(&*progress)?;
+    look(context, &repository, &args.sources)
 }
 
 /// Sources, and copies of the whole; of sources that were named those alone.
-fn look(context: &Context, args: &StatusArgs) -> Result<(Vec<SourceStatus>, Vec<Standing>), Failure> {
-    let progress = context.progress(false);
-    let (repository, _) = context.open(&*progress)?;
-    let mut names: Vec<String> = match args.sources.is_empty() {
+pub fn look(context: &Context, repository: &Repository, sources: &[String]) -> Result<Look, Failure> {
+    let mut names: Vec<String> = match sources.is_empty() {
         true => context.config.sources.keys().cloned().collect(),
-        false => args.sources.clone(),
+        false => sources.to_vec(),
     };
     if names.is_empty() {
         let rows = repository.catalog().snapshots().map_err(crate::ops::Error::from)?;
@@ -75,8 +179,15 @@ fn look(context: &Context, args: &StatusArgs) -> Result<(Vec<SourceStatus>, Vec<
             (name, limits)
         })
         .collect();
-    let copies = if args.sources.is_empty() { standings(context, &repository)? } else { Vec::new() };
-    Ok((status(&repository, &wanted, context.now())?, copies))
+    let copies = if sources.is_empty() { standings(context, repository)? } else { Vec::new() };
+    let memory = context.own_state_dir().map(|state| MemoryFile::in_state(&state).read()).unwrap_or_default();
+    let failing = memory.failing().filter(|(name, ..)| sources.is_empty() && context.config.notify.contains_key(*name));
+    let silent = failing.map(|(name, since, words)| Silent {
+        channel: name.to_owned(),
+        since,
+        words: format!("nothing arrives through it since {}: {words}", show(since)),
+    });
+    Ok(Look { silent: silent.collect(), copies, sources: status(repository, &wanted, context.now())? })
 }
 
 fn outcome(worst: Option<Weight>) -> Outcome {
@@ -101,20 +212,26 @@ fn sign(weight: Weight) -> &'static str {
     }
 }
 
-fn show_all(context: &Context, found: &[SourceStatus], copies: &[Standing]) -> Result<(), Failure> {
+/// As JSON.
+pub fn as_json(look: &Look) -> serde_json::Value {
+    let sources: Vec<_> = look
+        .sources
+        .iter()
+        .map(|one| {
+            let mut value = serde_json::json!(one);
+            value["state"] = serde_json::json!(one.weight());
+            value
+        })
+        .collect();
+    serde_json::json!({"message_type": "status", "sources": sources, "copies": look.copies, "silent_channels": look.silent})
+}
+
+fn show_all(context: &Context, look: &Look) -> Result<(), Failure> {
     let ui = context.ui;
     if ui.json {
-        let sources: Vec<_> = found
-            .iter()
-            .map(|one| {
-                let mut value = serde_json::json!(one);
-                value["state"] = serde_json::json!(one.weight());
-                value
-            })
-            .collect();
-        return ui.json(&serde_json::json!({"message_type": "status", "sources": sources, "copies": copies}));
+        return ui.json(&as_json(look));
     }
-    for one in found {
+    for one in &look.sources {
         let newest = one.newest.map_or_else(|| "nothing".to_owned(), show);
         let limit = one.rpo_limit_ms.map_or(String::new(), |ms| format!(" of {}", age(Some(ms))));
         let drill = match (&one.drill, one.passed) {
@@ -134,7 +251,7 @@ fn show_all(context: &Context, found: &[SourceStatus], copies: &[Standing]) -> R
             ui.answer(format!("          {}: {}", sign(trouble.weight), trouble.words))?;
         }
     }
-    for copy in copies {
+    for copy in &look.copies {
         let (name, snapshots) = (&copy.name, counted(copy.snapshots, "snapshot", "snapshots"));
         let at = copy.at.map_or_else(|| "never".to_owned(), show);
         ui.answer(format!("{:8}  copy {name:15}  {at}  {snapshots}", sign(copy.state)))?;
@@ -142,14 +259,17 @@ fn show_all(context: &Context, found: &[SourceStatus], copies: &[Standing]) -> R
             ui.answer(format!("          {}: {words}", sign(copy.state)))?;
         }
     }
-    if found.is_empty() {
+    for silent in &look.silent {
+        ui.answer(format!("warning   notify {:13}  {}", silent.channel, silent.words))?;
+    }
+    if look.sources.is_empty() {
         ui.story("there is no source yet");
     }
     Ok(())
 }
 
-fn nagios_line(found: &[SourceStatus], copies: &[Standing]) -> String {
-    let gravest = worst(found, copies);
+fn nagios_line(look: &Look) -> String {
+    let (found, copies, gravest) = (&look.sources, &look.copies, look.worst());
     let word = match gravest {
         Some(Weight::Fine) => "OK",
         None | Some(Weight::Warning) => "WARNING",
@@ -158,7 +278,8 @@ fn nagios_line(found: &[SourceStatus], copies: &[Standing]) -> String {
     let source = found.iter().find(|one| Some(one.weight()) == gravest);
     let words = source.and_then(|one| Some(format!("{}: {}", one.source, one.troubles.first()?.words)));
     let copy = || copies.iter().find_map(|copy| Some(format!("copy {}: {}", copy.name, copy.words.as_ref()?)));
-    let words = words.or_else(copy);
+    let silent = || look.silent.first().map(|silent| format!("notify {}: {}", silent.channel, silent.words));
+    let words = words.or_else(copy).or_else(silent);
     let words = words.unwrap_or_else(|| format!("{} sources", found.len()));
     let mut ages = String::new();
     for one in found {
@@ -172,19 +293,15 @@ fn nagios_line(found: &[SourceStatus], copies: &[Standing]) -> String {
 }
 
 /// The file is renamed into its place, so that a collector never reads half of one.
-fn write_metrics(
-    file: &Path,
-    found: &[SourceStatus],
-    copies: &[Standing],
-    now: crate::model::Moment,
-) -> Result<(), Failure> {
+fn write_metrics(file: &Path, look: &Look, now: Moment) -> Result<(), Failure> {
     let part = staged(file);
-    let written = std::fs::write(&part, metrics(found, copies, now)).and_then(|()| std::fs::rename(&part, file));
+    let written = std::fs::write(&part, metrics(look, now)).and_then(|()| std::fs::rename(&part, file));
     written.map_err(|e| Failure::io("write", file, e))
 }
 
 /// Prometheus' text format, version 0.0.4.
-fn metrics(found: &[SourceStatus], copies: &[Standing], now: crate::model::Moment) -> String {
+pub fn metrics(look: &Look, now: Moment) -> String {
+    let (found, copies) = (&look.sources, &look.copies);
     type Value = fn(&SourceStatus) -> Option<f64>;
     let rows: [(&str, &str, Value); 9] = [
         ("recovery_point_timestamp_seconds", "the newest moment that can be restored", |one| {

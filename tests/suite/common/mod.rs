@@ -6,6 +6,7 @@ pub mod chance;
 pub mod chaos;
 pub mod clocked;
 pub mod convex;
+pub mod ears;
 pub mod faulty;
 pub mod forge;
 pub mod history;
@@ -18,6 +19,7 @@ pub mod scene;
 pub mod servers;
 pub mod sqlite;
 pub mod started;
+pub mod tls;
 pub mod tree;
 
 use std::path::{Path, PathBuf};

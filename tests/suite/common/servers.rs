@@ -187,6 +187,11 @@ fn found(name: &str, path: &str) -> Option<PathBuf> {
     program
 }
 
+/// The folder below the tools that holds `path`.
+pub fn tool_folder(name: &str, path: &str) -> Option<PathBuf> {
+    Some(found(name, path)?.ancestors().nth(2).unwrap().to_owned())
+}
+
 /// moto with a bucket that keeps versions and locks objects, and with users who may what the policies of docs/deploy/s3 say.
 pub struct Locked {
     server: Server,

@@ -1,0 +1,393 @@
+//! What happens around a deed: hooks, messages to whoever wants to hear, a note of the run.
+//!
+//! Invariants: a message that does not arrive, or a note that cannot be written, changes nothing about the deed; a `before` that fails is the
+//! only hook that keeps it from being done; `failed` and `finally` run whatever happened, also when somebody asked to stop.
+
+use std::sync::Mutex;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::Outcome;
+use super::args::{BackupArgs, Command};
+use super::context::{Context, host_name};
+use super::output::{duration, take_warnings};
+use super::report::Failure;
+use crate::model::{Moment, SnapshotId};
+use crate::notify::{
+    Channel, Event, HookError, Hooks, MemoryFile, Message, Run, RunNotes, SourceRun, Stage, run_hook, send,
+};
+use crate::ops::Kind;
+
+/// Lines of an error and warnings that a message has at most.
+const LINES_MAX: usize = 12;
+
+/// What is known of the run of this process.
+#[derive(Debug, Default)]
+pub struct Told {
+    run: Mutex<Option<String>>,
+    parts: Mutex<Vec<SourceRun>>,
+}
+
+fn locked<T>(of: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// The name of a command whose runs are told, and what it is about; nothing of those that only look.
+pub fn told_command(command: &Command) -> Option<(&'static str, String)> {
+    let list = |names: &[String], all: bool| match (names.is_empty(), all) {
+        (true, _) => "all".to_owned(),
+        (false, _) => names.join(","),
+    };
+    Some(match command {
+        Command::Backup(args) => ("backup", backup_scope(args)),
+        Command::Follow(args) => ("follow", args.source.clone()),
+        Command::Forget(args) if !args.dry_run && args.simulate.is_none() => ("forget", list(&args.sources, args.all)),
+        Command::Prune(args) if !args.dry_run => ("prune", "all".to_owned()),
+        Command::Copy(args) if !args.dry_run => ("copy", "all".to_owned()),
+        Command::Check(args) => ("check", args.live.clone().unwrap_or_else(|| "all".to_owned())),
+        Command::Repair(args) if !args.dry_run => ("repair", "all".to_owned()),
+        Command::Restore(args) if !args.dry_run => {
+            ("restore", args.group.clone().unwrap_or_else(|| args.source.clone()))
+        }
+        Command::Drill(args) if args.command.is_none() && !args.sabotage => {
+            ("drill", args.group.clone().unwrap_or_else(|| list(&args.sources, args.all)))
+        }
+        Command::Status(args) if args.notify => ("status", list(&args.sources, true)),
+        _ => return None,
+    })
+}
+
+fn backup_scope(args: &BackupArgs) -> String {
+    match (&args.group, &args.name, args.sources.is_empty()) {
+        (Some(group), ..) => group.clone(),
+        (None, Some(name), _) => name.clone(),
+        (None, None, true) => "all".to_owned(),
+        (None, None, false) => args.sources.join(","),
+    }
+}
+
+/// A deed that is told.
+struct Deed<'c> {
+    context: &'c Context,
+    command: &'static str,
+    scope: String,
+    source: Option<&'c str>,
+    run: String,
+    began: Moment,
+    clock: Instant,
+    channels: Vec<Channel>,
+    /// A start that is being told while the deed goes on.
+    starting: Option<JoinHandle<()>>,
+}
+
+/// Runs a command with all that belongs around it.
+pub fn around(
+    context: &Context,
+    (command, scope): (&'static str, String),
+    deed: impl FnOnce() -> Result<Outcome, Failure>,
+) -> Result<Outcome, Failure> {
+    let run = new_run(context);
+    *locked(&context.told.run) = Some(run.clone());
+    let hooks = context.config.hooks.as_ref().map(crate::config::HooksSection::hooks).unwrap_or_default();
+    let mut deed_of = Deed::begin(context, command, scope, None, run);
+    let result = deed_of.with_hooks(&hooks, deed);
+    let result = deed_of.end(result);
+    deed_of.note(&result);
+    result
+}
+
+/// Does a command's part for one source, with all that belongs around it.
+pub fn around_source(
+    context: &Context,
+    command: &'static str,
+    source: &str,
+    deed: impl FnOnce() -> Result<Outcome, Failure>,
+) -> Result<Outcome, Failure> {
+    let run = locked(&context.told.run).clone().unwrap_or_else(|| new_run(context));
+    let section = context.config.sources.get(source).and_then(|section| section.hooks.as_ref());
+    let hooks = section.map(crate::config::HooksSection::hooks).unwrap_or_default();
+    let mut deed_of = Deed::begin(context, command, source.to_owned(), Some(source), run);
+    let result = deed_of.with_hooks(&hooks, deed);
+    let result = deed_of.end(result);
+    locked(&context.told.parts).push(SourceRun {
+        source: source.to_owned(),
+        exit_code: code(&result),
+        seconds: deed_of.clock.elapsed().as_secs_f64(),
+        error: result.as_ref().err().map(Failure::said),
+    });
+    result
+}
+
+fn new_run(context: &Context) -> String {
+    let mut random = [0; 10];
+    // A run without chance in its name is still a run.
+    let _ = getrandom::fill(&mut random);
+    SnapshotId::new(context.now().timestamp_millis().max(0) as u64, random).to_string()
+}
+
+fn code(result: &Result<Outcome, Failure>) -> u8 {
+    match result {
+        Ok(outcome) => outcome.code(),
+        Err(failure) => failure.kind() as u8,
+    }
+}
+
+impl<'c> Deed<'c> {
+    fn begin(context: &'c Context, command: &'static str, scope: String, source: Option<&'c str>, run: String) -> Self {
+        let mut channels = Vec::new();
+        for channel in context.config.channels() {
+            match channel {
+                // Parts are for those who named their sources, wholes for the others.
+                Ok(channel) if channel.sources.is_empty() == source.is_none() => channels.push(channel),
+                Ok(_) => {}
+                Err((name, why)) if source.is_none() => {
+                    context.ui.warning(format!("nothing is told through `{name}`: {why}"));
+                }
+                Err(_) => {}
+            }
+        }
+        let (began, clock) = (context.now(), Instant::now());
+        let mut deed = Self { context, command, scope, source, run, began, clock, channels, starting: None };
+        let message = deed.message(Event::Start, format!("{} began", deed.name()), Vec::new(), None);
+        deed.starting = deed.send_meanwhile(message);
+        deed
+    }
+
+    /// `backup of app on host`.
+    fn name(&self) -> String {
+        let of = if self.scope == "all" { String::new() } else { format!(" of {}", self.scope) };
+        format!("{}{of} on {}", self.command, host_name(None))
+    }
+
+    fn message(&self, event: Event, title: String, lines: Vec<String>, exit_code: Option<u8>) -> Message {
+        Message {
+            event,
+            subject: format!("run/{}/{}", self.command, self.scope),
+            command: self.command.to_owned(),
+            sources: self.source.iter().map(|source| (*source).to_owned()).collect(),
+            run: self.run.clone(),
+            host: host_name(None),
+            at: self.context.now(),
+            exit_code,
+            seconds: exit_code.map(|_| self.clock.elapsed().as_secs_f64()),
+            weight: exit_code.unwrap_or(0),
+            title,
+            lines,
+        }
+    }
+
+    fn with_hooks(&self, hooks: &Hooks, deed: impl FnOnce() -> Result<Outcome, Failure>) -> Result<Outcome, Failure> {
+        let before = self.run_all(hooks, Stage::Before, &json!({}));
+        let mut result = match before {
+            Ok(()) => deed(),
+            Err(HookError::Stopped) => Err(crate::repository::Error::Cancelled.into()),
+            Err(e) => {
+                let hint =
+                    format!("Nothing was done. Run the line by hand, or take it out of the hooks of `{}`.", self.scope);
+                Err(Failure::new(Kind::Failed, e.to_string(), Some(hint)))
+            }
+        };
+        let end = self.document(&result);
+        let stage = if matches!(result, Ok(Outcome::Done)) { Stage::After } else { Stage::Failed };
+        for stage in [stage, Stage::Finally] {
+            if let Err(e) = self.run_all(hooks, stage, &end) {
+                self.context.ui.warning(&e);
+                // What a person counts on (`unpause`, `mount -o ro`) was not done.
+                if matches!(result, Ok(Outcome::Done)) {
+                    result = Ok(Outcome::Incomplete);
+                }
+            }
+        }
+        result
+    }
+
+    /// All lines of a stage; the first that fails ends `before`, of the others each has its turn.
+    fn run_all(&self, hooks: &Hooks, stage: Stage, end: &Value) -> Result<(), HookError> {
+        let lines = hooks.lines(stage, self.command);
+        if lines.is_empty() {
+            return Ok(());
+        }
+        let mut document = json!({
+            "message_type": "hook", "stage": stage.word(), "command": self.command, "source": self.source, "scope": self.scope,
+            "run": self.run, "host": host_name(None), "began": self.began,
+        });
+        if let (Some(document), Some(end)) = (document.as_object_mut(), end.as_object()) {
+            document.extend(end.clone());
+        }
+        let mut facts = vec![
+            ("LIFEBOAT_HOOK", stage.word().to_owned()),
+            ("LIFEBOAT_COMMAND", self.command.to_owned()),
+            ("LIFEBOAT_RUN", self.run.clone()),
+        ];
+        facts.extend(self.source.map(|source| ("LIFEBOAT_SOURCE", source.to_owned())));
+        if let Some(code) = end.get("exit_code") {
+            facts.push(("LIFEBOAT_EXIT_CODE", code.to_string()));
+        }
+        let stop = || stage == Stage::Before && self.context.stop.load(Ordering::Relaxed);
+        let mut first = Ok(());
+        for line in lines {
+            let ran = run_hook(line, stage, &document, &facts, hooks.patience, &stop);
+            if stage == Stage::Before {
+                ran?;
+            } else if first.is_ok() {
+                first = ran;
+            } else if let Err(e) = ran {
+                self.context.ui.warning(&e);
+            }
+        }
+        first
+    }
+
+    /// How it ended, for hooks.
+    fn document(&self, result: &Result<Outcome, Failure>) -> Value {
+        let mut end = json!({
+            "exit_code": code(result), "seconds": self.clock.elapsed().as_secs_f64(), "error": Value::Null, "hint": Value::Null,
+        });
+        if let Err(failure) = result {
+            let lines = failure.lines();
+            end["error"] = json!(failure.said());
+            end["hint"] = json!(lines.iter().find_map(|line| line.strip_prefix("hint: ")));
+        }
+        if self.source.is_none() {
+            end["sources"] = json!(*locked(&self.context.told.parts));
+        }
+        end
+    }
+
+    /// Tells how it ended.
+    fn end(&mut self, result: Result<Outcome, Failure>) -> Result<Outcome, Failure> {
+        if self.channels.is_empty() {
+            return result;
+        }
+        let exit_code = code(&result);
+        let took = duration(self.clock.elapsed().as_secs_f64());
+        let (event, title) = match (&result, exit_code) {
+            (_, 0) => (Event::Success, format!("{}: done in {took}", self.name())),
+            (Ok(outcome), _) => {
+                (Event::Failure, format!("{}: {} (exit code {exit_code})", self.name(), outcome.words()))
+            }
+            (Err(failure), _) => {
+                (Event::Failure, format!("{} FAILED (exit code {exit_code}): {}", self.name(), failure.said()))
+            }
+        };
+        let mut lines = Vec::new();
+        if let Err(failure) = &result {
+            lines.extend(failure.lines().into_iter().skip(1));
+        }
+        if self.source.is_none() {
+            let parts = locked(&self.context.told.parts);
+            lines.extend(parts.iter().filter(|part| part.exit_code != 0).map(|part| {
+                let why = part.error.as_ref().map_or(String::new(), |error| format!(": {error}"));
+                format!("{}: exit code {}{why}", part.source, part.exit_code)
+            }));
+            lines.extend(take_warnings(false).into_iter().map(|text| format!("warning: {text}")));
+        }
+        lines.truncate(LINES_MAX);
+        if let Some(starting) = self.starting.take() {
+            // In their order, or a switch would take the end for the end of another run.
+            let _ = starting.join();
+        }
+        let message = self.message(event, title, lines, Some(exit_code));
+        tell(self.context, &self.channels, &message);
+        result
+    }
+
+    /// Sends a start while the deed goes on: a service that is slow must not delay a backup.
+    fn send_meanwhile(&self, message: Message) -> Option<JoinHandle<()>> {
+        let channels: Vec<Channel> = self.channels.iter().filter(|channel| channel.takes(&message)).cloned().collect();
+        if channels.is_empty() {
+            return None;
+        }
+        Some(std::thread::spawn(move || {
+            for channel in channels {
+                if let Err(e) = send(&channel, &message) {
+                    tracing::warn!(channel = channel.name, %e, "a start was not told");
+                }
+            }
+        }))
+    }
+
+    /// Notes the run on this host.
+    fn note(&self, result: &Result<Outcome, Failure>) {
+        let error = result.as_ref().err().map(|failure| {
+            let lines = failure.lines();
+            lines.join("; ").trim_start_matches("error: ").to_owned()
+        });
+        let run = Run {
+            id: self.run.clone(),
+            command: match self.scope.as_str() {
+                "all" => self.command.to_owned(),
+                scope => format!("{} {scope}", self.command),
+            },
+            began: self.began,
+            ended: self.context.now(),
+            exit_code: code(result),
+            error,
+            sources: locked(&self.context.told.parts).clone(),
+            warnings: take_warnings(true),
+        };
+        // Only beside a repository that this host knows: a mistyped command leaves no folder behind.
+        let state = self.context.own_state_dir().ok().filter(|state| state.is_dir());
+        let noted = state.map(|state| RunNotes::in_state(&state).add(&run));
+        if let Some(Err(e)) = noted {
+            tracing::warn!(%e, "the run is not noted for the status page");
+        }
+    }
+}
+
+/// Tells the channels that want it, all at once; what does not arrive is a warning.
+pub fn tell(context: &Context, channels: &[Channel], message: &Message) {
+    for (channel, sent) in deliver(context, channels, message) {
+        if let Err(e) = sent {
+            context.ui.warning(format!("`{channel}` was not told: {e}"));
+        }
+    }
+}
+
+/// Tells the channels that want it, all at once, and remembers who has heard.
+pub fn deliver(
+    context: &Context,
+    channels: &[Channel],
+    message: &Message,
+) -> Vec<(String, Result<(), crate::notify::Error>)> {
+    let wanting: Vec<&Channel> = channels.iter().filter(|channel| channel.takes(message)).collect();
+    if wanting.is_empty() {
+        return Vec::new();
+    }
+    let memory = context.own_state_dir().ok().map(|state| MemoryFile::in_state(&state));
+    let pass = |memory: &mut crate::notify::Memory| -> Vec<(&Channel, Message)> {
+        let passed = wanting.iter().filter_map(|channel| Some((*channel, memory.pass(channel, message)?)));
+        passed.collect()
+    };
+    let passed = match &memory {
+        Some(file) => {
+            let (passed, kept) = file.change(pass);
+            if let Err(e) = kept {
+                tracing::warn!(%e, "what was told is not remembered, and will be told again");
+            }
+            passed
+        }
+        None => pass(&mut crate::notify::Memory::default()),
+    };
+    let sent: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            passed.iter().map(|(channel, message)| scope.spawn(move || send(channel, message))).collect();
+        threads.into_iter().map(|thread| thread.join()).collect()
+    });
+    let mut answers = Vec::new();
+    for ((channel, message), sent) in passed.iter().zip(sent) {
+        let lost = || Err(crate::notify::Error::Address("the sender failed".to_owned()));
+        let sent = sent.unwrap_or_else(|_| lost());
+        if let Some(file) = &memory {
+            let _ = file.change(|memory| match &sent {
+                Ok(()) => memory.arrived(&channel.name),
+                Err(e) => memory.unsent(channel, message, &e.to_string()),
+            });
+        }
+        answers.push((channel.name.clone(), sent));
+    }
+    answers
+}
