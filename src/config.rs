@@ -22,7 +22,7 @@ pub use self::copies::{CopySection, same_place};
 pub use self::objectives::{DrillSection, Length, Objective};
 use self::pg_dump::DatabasesKey;
 pub use self::prune::{PruneSection, parse_percent};
-pub use self::telling::{HooksSection, NotifySection, RUNS};
+pub use self::telling::{HooksSection, NotifySection, RUNS, secret};
 use crate::model::{DumpFormat, RelPath, Retention, Span};
 use crate::repository::is_source_name;
 use crate::source::convex::ConvexOptions;

@@ -20,5 +20,7 @@ pub mod progress;
 pub mod repository;
 pub mod schedule;
 pub mod seal;
+pub mod serve;
 pub mod source;
 pub mod store;
+pub mod words;

@@ -95,6 +95,14 @@ pub struct DamageMark {
 }
 
 impl Catalog {
+    /// Plain bytes of the frames of each pack, by the pack's row.
+    pub fn plain_by_pack(&self) -> Result<HashMap<i64, u64>, Error> {
+        self.read(|db| {
+            let mut query = db.prepare_cached("SELECT pack, SUM(plain) FROM frame GROUP BY pack")?;
+            query.query_map([], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.max(0) as u64)))?.collect()
+        })
+    }
+
     /// What is marked as damaged: no log says it, so that a catalog that is read anew has forgotten it.
     pub fn damage_marks(&self) -> Result<Vec<DamageMark>, Error> {
         self.read(|db| {

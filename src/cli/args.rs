@@ -9,6 +9,7 @@ mod forget;
 mod keys;
 mod look;
 mod prune;
+mod serve;
 mod server;
 mod spelled;
 
@@ -25,6 +26,7 @@ pub use forget::{ForgetArgs, PinArgs};
 pub use keys::KeyCommand;
 pub use look::{DiffArgs, DumpArgs};
 pub use prune::{HowArgs, PruneArgs};
+pub use serve::{AgentArgs, ServeArgs};
 pub use server::ServerArgs;
 pub use spelled::SpelledArgs;
 
@@ -236,6 +238,12 @@ pub enum Command {
     /// Who hears of what
     #[command(subcommand)]
     Notify(NotifyCommand),
+    /// Serve the status page: recovery windows, what ran, what is wrong; metrics
+    #[command(after_help = serve::SERVE_HELP)]
+    Serve(ServeArgs),
+    /// Run what the configuration says, when it says so, where there is no cron
+    #[command(after_help = serve::AGENT_HELP)]
+    Agent(AgentArgs),
     /// Check the stored bytes
     #[command(after_help = CHECK_HELP)]
     Check(CheckArgs),

@@ -283,11 +283,17 @@ impl Context {
 
     /// Opens the repository, reads its logs, and tells what is wrong with them.
     pub fn open(&self, progress: &dyn Progress) -> Result<(Repository, Vec<Problem>), Failure> {
-        let opened = self.open_as(progress, true).and_then(|opening| Ok(opening?));
-        let (repository, report) = opened.map_err(|failure| self.absent(failure))?;
-        for problem in &report.problems {
+        let (repository, problems) = self.open_silently(progress)?;
+        for problem in &problems {
             self.ui.warning(problem);
         }
+        Ok((repository, problems))
+    }
+
+    /// The same without a word: for who looks again and again.
+    pub fn open_silently(&self, progress: &dyn Progress) -> Result<(Repository, Vec<Problem>), Failure> {
+        let opened = self.open_as(progress, true).and_then(|opening| Ok(opening?));
+        let (repository, report) = opened.map_err(|failure| self.absent(failure))?;
         Ok((repository, report.problems))
     }
 

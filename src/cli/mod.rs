@@ -10,6 +10,8 @@ mod progress;
 mod report;
 mod telling;
 pub mod time;
+mod viewer;
+mod waking;
 mod wal_args;
 
 use std::io::{IsTerminal, Write};
@@ -178,6 +180,8 @@ fn run_command(context: &Context, command: Command) -> Result<Outcome, Failure> 
         Command::Restore(mut args) => args.settle().and_then(|()| commands::restore::run(context, &args)),
         Command::Status(args) => commands::status::run(context, &args),
         Command::Notify(NotifyCommand::Test { channels }) => commands::notify::test(context, &channels),
+        Command::Serve(args) => commands::serve::run(context, &args),
+        Command::Agent(args) => commands::agent::run(context, &args),
         Command::Drill(args) => commands::drill::run(context, &args),
         Command::Repair(args) => commands::repair::run(context, &args),
         Command::Check(args) => match &args.live {

@@ -65,9 +65,14 @@ pub struct ServeSection {
     pub listen: Option<SocketAddr>,
     /// A file with the token that a visitor must know.
     pub token_file: Option<PathBuf>,
-    /// Host names under which it is reached, through a reverse proxy.
+    /// Names of this host under which it may be asked for, beside its address and `localhost`.
     #[serde(default)]
     pub hosts: Vec<String>,
+    /// Something in front of it asks visitors who they are: no token is needed, and any name will do.
+    #[serde(default)]
+    pub behind_proxy: bool,
+    /// `false`: an agent serves no page.
+    pub in_agent: Option<bool>,
 }
 
 /// A job, checked.

@@ -125,7 +125,11 @@ pub struct NotifySection {
     to: Vec<String>,
 }
 
-fn secret(path: &Path) -> Result<String, String> {
+/// What a file with a secret says, without the white space around it.
+///
+/// # Errors
+/// It cannot be read.
+pub fn secret(path: &Path) -> Result<String, String> {
     let mut text = String::new();
     let read = std::fs::File::open(path).and_then(|file| file.take(SECRET_MAX).read_to_string(&mut text));
     read.map_err(|e| format!("could not read `{}`: {e}", path.display()))?;

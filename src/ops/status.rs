@@ -12,6 +12,7 @@ use crate::catalog::{DrillRow, SnapshotRow};
 use crate::model::documents::moment_of;
 use crate::model::drill::Verdict;
 use crate::model::{Moment, SnapshotId};
+use crate::plan::coverage::Coverage;
 use crate::plan::documents::RunEnd;
 use crate::plan::recovery::Aim;
 use crate::repository::Repository;
@@ -65,6 +66,36 @@ pub struct LastDrill {
     pub rto_ms: Option<u64>,
 }
 
+/// A snapshot on a source's course.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Point {
+    /// Its id.
+    pub id: SnapshotId,
+    /// The moment that it shows.
+    pub at: Moment,
+    /// Whether it is complete.
+    pub complete: bool,
+    /// Whether it was found abnormal, and nobody has accepted it.
+    pub held: bool,
+    /// Whether it is pinned.
+    pub pinned: bool,
+    /// Plain bytes.
+    pub bytes: u64,
+    /// Bytes that it added to the store.
+    pub added: u64,
+}
+
+/// What of a source's past can be restored: for who draws it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Course {
+    /// Stretches of which any moment can be had, in their order.
+    pub spans: Vec<(Moment, Moment)>,
+    /// Holes in the stream: the last moment before, and the first behind that can be had.
+    pub gaps: Vec<(Moment, Option<Moment>)>,
+    /// Snapshots, oldest first.
+    pub points: Vec<Point>,
+}
+
 /// How one source stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SourceStatus {
@@ -92,6 +123,9 @@ pub struct SourceStatus {
     pub passed: Option<Moment>,
     /// What is wrong, the gravest first.
     pub troubles: Vec<Trouble>,
+    /// Its past.
+    #[serde(skip)]
+    pub course: Course,
 }
 
 impl SourceStatus {
@@ -147,6 +181,7 @@ fn one(
         drill: None,
         passed: None,
         troubles: Vec::new(),
+        course: Course { points: points(rows), ..Course::default() },
     };
     let say =
         |found: &mut SourceStatus, weight, kind, words: String| found.troubles.push(Trouble { weight, kind, words });
@@ -186,6 +221,21 @@ fn one(
     Ok(found)
 }
 
+fn points(rows: &[&SnapshotRow]) -> Vec<Point> {
+    let point = |row: &&SnapshotRow| Point {
+        id: row.record.id,
+        at: row.record.ended,
+        complete: row.record.complete,
+        held: row.is_held(),
+        pinned: row.pinned,
+        bytes: row.record.bytes,
+        added: row.record.added,
+    };
+    let mut points: Vec<Point> = rows.iter().map(point).collect();
+    points.sort_by_key(|point| (point.at, point.id));
+    points
+}
+
 fn of_cluster(repository: &Repository, name: &str, found: &mut SourceStatus) -> Result<(), Error> {
     let Some(cluster) = gather(repository, name, Which::Newest)? else { return Ok(()) };
     let way = cluster.archive.choose(name, &Aim::Latest, None, false);
@@ -193,6 +243,12 @@ fn of_cluster(repository: &Repository, name: &str, found: &mut SourceStatus) -> 
     found.newest = way.as_ref().ok().map(|way| way.reach.to);
     found.oldest = reaches.iter().map(|reach| reach.from).min();
     found.snapshots = reaches.len() as u64;
+    let coverage = Coverage::of(&cluster.archive);
+    found.course.spans = coverage.spans.iter().map(|span| (span.from, span.to)).collect();
+    found.course.gaps = coverage.gaps.iter().map(|gap| (gap.after, gap.until)).collect();
+    for point in &mut found.course.points {
+        point.complete = coverage.bases.iter().any(|mark| mark.snapshot == point.id && mark.complete);
+    }
     let mut say = |weight, kind, words: String| found.troubles.push(Trouble { weight, kind, words });
     if let Some(reach) = way.ok().map(|way| way.reach).filter(|reach| reach.gap) {
         say(Weight::Damaged, "gap", format!("its log has a GAP at segment {}", reach.missing));
@@ -215,6 +271,21 @@ fn of_cluster(repository: &Repository, name: &str, found: &mut SourceStatus) -> 
 fn of_deployment(repository: &Repository, name: &str, found: &mut SourceStatus) -> Result<(), Error> {
     let Some(documents) = documents::gather(repository, name)? else { return Ok(()) };
     found.newest = documents.newest().map(moment_of).max(found.newest);
+    for run in &documents.runs {
+        // Any moment from the first snapshot that lies in it.
+        let first = documents
+            .bases
+            .iter()
+            .filter(|base| run.from <= base.at && base.at <= run.reach())
+            .map(|base| base.at)
+            .min();
+        found.course.spans.extend(first.map(|first| (moment_of(first), moment_of(run.reach()))));
+        if matches!(run.end, RunEnd::Gap { .. }) {
+            let until = documents.runs.iter().map(|other| other.from).filter(|from| *from > run.reach()).min();
+            found.course.gaps.push((moment_of(run.reach()), until.map(moment_of)));
+        }
+    }
+    found.course.spans.sort();
     let mut say = |words: String, kind| found.troubles.push(Trouble { weight: Weight::Damaged, kind, words });
     let gaps = documents.runs.iter().filter(|run| matches!(run.end, RunEnd::Gap { .. })).count();
     if gaps > 0 {

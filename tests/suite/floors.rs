@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("progress", &["model"]),
+    ("words", &[]),
     ("chunk", &["model"]),
     ("format", &["model"]),
     ("seal", &["model"]),
@@ -39,11 +40,14 @@ const FLOORS: &[(&str, &[&str])] = &[
         ],
     ),
     ("config", &["model", "schedule", "notify", "seal", "store", "client", "source", "repository"]),
+    ("serve", &["model", "words", "plan", "notify", "ops"]),
     (
         "cli",
         &[
             "model",
             "progress",
+            "words",
+            "serve",
             "chunk",
             "format",
             "seal",

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)] // a test that panics is a test that fails
 
+mod agent;
 mod attacker;
 mod bootstrap;
 mod bucket;
@@ -66,6 +67,7 @@ mod recovery;
 mod repair;
 mod rot;
 mod rulings;
+mod serve;
 mod space;
 mod spool;
 mod sqlite;

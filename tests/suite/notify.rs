@@ -319,14 +319,8 @@ fn hooks_run_around_a_source_and_around_the_whole() {
         let _ = fs::remove_file(&log);
         text.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>()
     };
-    let expected = [
-        "all-before",
-        "data-before data",
-        "data-after data 0",
-        "data-finally data 0",
-        "all-after 0",
-        "all-finally 0",
-    ];
+    let expected =
+        ["all-before", "data-before data", "data-after data 0", "data-finally data 0", "all-after 0", "all-finally 0"];
     assert_eq!(told(), expected);
     let read = |name: &str| -> serde_json::Value {
         serde_json::from_slice(&fs::read(sealed.path(&format!("{name}.json"))).unwrap()).unwrap()

@@ -1,5 +1,6 @@
 //! One file a command: resolve, call the deed, show what it returned.
 
+pub mod agent;
 pub mod backup;
 mod backup_volume;
 mod beside;
@@ -33,6 +34,7 @@ mod restore_databases;
 mod restore_group;
 mod restore_outside;
 pub mod restore_server;
+pub mod serve;
 pub mod status;
 pub mod timeline;
 pub mod validate_store;

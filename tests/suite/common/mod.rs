@@ -2,6 +2,7 @@
 //! stop, do wrong or have bad weather, real servers.
 
 pub mod broken;
+pub mod browser;
 pub mod chance;
 pub mod chaos;
 pub mod clocked;
@@ -17,6 +18,7 @@ pub mod proxy;
 pub mod pruned;
 pub mod scene;
 pub mod servers;
+pub mod serving;
 pub mod sqlite;
 pub mod started;
 pub mod tls;
