@@ -109,6 +109,72 @@ pub fn verdict(record: &DrillRecord) -> (Verdict, Option<String>) {
     (Verdict::Passed, None)
 }
 
+/// A moment for several sources together: one that each of them had recovery points before and behind, chosen by a seed. `windows` are
+/// those of each source, as for [`At::moment`].
+///
+/// # Errors
+/// There is no such moment: one has nothing that can be restored, or ended before another began.
+pub fn joint_moment(seed: u64, windows: &[Vec<(Moment, Moment)>]) -> Result<Moment, NoAim> {
+    let first = |of: &Vec<(Moment, Moment)>| of.iter().map(|(from, _)| *from).min();
+    let last = |of: &Vec<(Moment, Moment)>| of.iter().map(|(_, to)| *to).max();
+    let all: Option<Vec<(Moment, Moment)>> = windows.iter().map(|of| first(of).zip(last(of))).collect();
+    let all = all.ok_or(NoAim::Nothing)?;
+    let from = all.iter().map(|(from, _)| *from).max().ok_or(NoAim::Nothing)?;
+    let to = all.iter().map(|(_, to)| *to).min().ok_or(NoAim::Nothing)?;
+    pick(seed, &[(from, to)]).filter(|_| from <= to).ok_or(NoAim::Nothing)
+}
+
+/// One record of a group's drill from those of its sources, which were restored one after another as `restore --group` does: their times
+/// are added, the oldest newest recovery point counts, each source is a check. `limits` are the group's own RTO and RPO in milliseconds.
+pub fn together(first: DrillRecord, of: &[DrillRecord], limits: (Option<u64>, Option<u64>)) -> DrillRecord {
+    let mut whole = DrillRecord { kind: "group".to_owned(), ..first };
+    (whole.rto_limit_ms, whole.rpo_limit_ms) = limits;
+    let all = |value: fn(&DrillRecord) -> Option<u64>| of.iter().map(value).collect::<Option<Vec<u64>>>();
+    whole.rto_ms = all(|record| record.rto_ms).map(|all| all.into_iter().fold(0, u64::saturating_add));
+    whole.rpo_ms = all(|record| record.rpo_ms).and_then(|all| all.into_iter().max());
+    whole.shows = of.iter().filter_map(|record| record.shows).min();
+    whole.newest = of.iter().map(|record| record.newest).min().flatten();
+    for record in of {
+        whole.fetched_bytes = whole.fetched_bytes.saturating_add(record.fetched_bytes);
+        whole.restored_bytes = whole.restored_bytes.saturating_add(record.restored_bytes);
+        whole.segments = whole.segments.saturating_add(record.segments);
+        whole.sabotaged |= record.sabotaged;
+        for part in &record.phases {
+            match whole.phases.iter_mut().find(|own| own.phase == part.phase) {
+                Some(own) => own.ms = own.ms.saturating_add(part.ms),
+                None => whole.phases.push(*part),
+            }
+        }
+        // Late or old is for the objectives to say.
+        let end = match record.verdict {
+            Verdict::DataFailed | Verdict::NotHeld => CheckEnd::Failed,
+            Verdict::Passed | Verdict::RtoMissed | Verdict::RpoMissed => CheckEnd::Passed,
+        };
+        let detail = match (&record.problem, end) {
+            (Some(problem), _) => problem.clone(),
+            (None, _) => format!("{} checks", record.checks.len()),
+        };
+        let ms = record.phases.iter().map(|part| part.ms).fold(0, u64::saturating_add);
+        whole.checks.push(DrillCheck { name: format!("source {}", record.source), end, detail, ms });
+    }
+    let found = verdict(&whole);
+    let is_held = |record: &DrillRecord| record.verdict != Verdict::NotHeld;
+    let (judged, problem) = match of.iter().any(|record| record.verdict == Verdict::DataFailed) {
+        true => found,
+        // What could not be held says nothing of the data.
+        false if !of.iter().all(is_held) => (Verdict::NotHeld, found.1),
+        // Of its own objectives first, then of those of its sources.
+        false if found.0 == Verdict::Passed => {
+            of.iter().find(|record| !record.verdict.is_green()).map_or(found, |record| {
+                (record.verdict, record.problem.as_ref().map(|why| format!("{}: {why}", record.source)))
+            })
+        }
+        false => found,
+    };
+    (whole.verdict, whole.problem) = (judged, problem);
+    whole
+}
+
 /// How long a restore will take, by the newest drill of the source that got that far.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
 pub struct Estimate {
@@ -206,6 +272,34 @@ mod tests {
         assert_eq!(verdict(&skipped).0, Verdict::Passed);
         let nothing = DrillRecord { rpo_limit_ms: Some(5000), rpo_ms: None, ..record() };
         assert_eq!(verdict(&nothing).0, Verdict::RpoMissed, "what was not measured is not met");
+    }
+
+    #[test]
+    fn a_group_has_one_moment_and_one_result() {
+        let windows = [vec![(at(100), at(100)), (at(300), at(300))], vec![(at(200), at(500))]];
+        let moments: Vec<Moment> = (0..50).map(|seed| joint_moment(seed, &windows).unwrap()).collect();
+        assert!(moments.iter().all(|moment| (at(200)..=at(300)).contains(moment)), "{moments:?}");
+        assert_eq!(joint_moment(1, &[vec![(at(1), at(2))], vec![(at(3), at(4))]]), Err(NoAim::Nothing));
+        assert_eq!(joint_moment(1, &[vec![(at(1), at(2))], vec![]]), Err(NoAim::Nothing));
+
+        let other = |verdict, problem: Option<&str>| DrillRecord {
+            source: "files".into(),
+            verdict,
+            problem: problem.map(str::to_owned),
+            rpo_ms: Some(20_000),
+            ..record()
+        };
+        let whole = |one: DrillRecord, limits| together(record(), &[record(), one], limits);
+        let passed = whole(other(Verdict::Passed, None), (Some(62_000), None));
+        assert_eq!((passed.verdict, passed.rto_ms, passed.rpo_ms), (Verdict::Passed, Some(62_000), Some(20_000)));
+        assert_eq!((passed.ms_of(Phase::Fetch), passed.segments, passed.checks.len()), (20_000, 20, 2));
+        let late = whole(other(Verdict::Passed, None), (Some(61_000), None));
+        assert_eq!(late.verdict, Verdict::RtoMissed, "one after another they take too long");
+        let failed = whole(other(Verdict::DataFailed, Some("files: x")), (Some(1), None));
+        assert_eq!((failed.verdict, failed.problem), (Verdict::DataFailed, Some("source files: files: x".to_owned())));
+        assert_eq!(whole(other(Verdict::NotHeld, Some("no space")), (None, None)).verdict, Verdict::NotHeld);
+        let own = whole(other(Verdict::RpoMissed, Some("old")), (None, None));
+        assert_eq!((own.verdict, own.problem), (Verdict::RpoMissed, Some("files: old".to_owned())));
     }
 
     #[test]

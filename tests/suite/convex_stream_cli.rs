@@ -111,6 +111,68 @@ fn a_bad_mutation_is_found_and_undone() {
     assert_eq!(place.convex.state().tables[&(String::new(), "users".into())].len(), lines.len());
 }
 
+/// The record that a drill with `--json` answers with.
+fn drilled(place: &Place, code: i32, args: &[&str]) -> serde_json::Value {
+    let (out, err) = place.expect(code, &[&["--json", "drill", "app"], args].concat());
+    let line = out.lines().find(|line| line.contains("\"drill\"")).unwrap_or_else(|| panic!("{out}\n{err}"));
+    serde_json::from_str::<serde_json::Value>(line).unwrap()["drill"].clone()
+}
+
+#[test]
+fn a_drill_folds_the_changes_and_reads_every_line() {
+    let place = Place::full();
+    place.expect(0, &["backup", "app"]);
+    let alone = drilled(&place, 0, &[]);
+    assert_eq!(
+        (&alone["verdict"], &alone["kind"], &alone["segments"]),
+        (&"passed".into(), &"convex".into(), &0.into())
+    );
+    follow_up_to_now(&place);
+    let good = place.convex.latest();
+    place.convex.insert("users", json(ODD));
+    follow_up_to_now(&place);
+    let record = drilled(&place, 0, &["--at", &after(good)]);
+    assert!(record["segments"].as_u64().unwrap() > 0 && record["restored_bytes"].as_u64().unwrap() > 0, "{record}");
+    assert_eq!(
+        record["shows"].as_str().unwrap()[..19],
+        after(good)[..19],
+        "the very moment, not that of the snapshot before it"
+    );
+    let check = |name: &str| {
+        let checks = record["checks"].as_array().unwrap();
+        checks.iter().find(|check| check["name"] == name).unwrap_or_else(|| panic!("no {name}: {record}")).clone()
+    };
+    // As many documents as the deployment had then, by its own model.
+    let state = place.convex.state_at(good);
+    let documents: usize = state.tables.values().map(std::collections::BTreeMap::len).sum();
+    let said = check("documents")["detail"].as_str().unwrap().to_owned();
+    assert!(said.contains(&format!("documents: {documents};")), "{said}: {documents}");
+    assert_eq!((&check("files")["end"], &check("written")["end"]), (&"passed".into(), &"passed".into()));
+    let random = drilled(&place, 0, &["--at", "random:3"]);
+    assert!(random["target"].is_string());
+    assert_eq!(drilled(&place, 13, &["--sabotage"])["verdict"], "data-failed");
+    place.expect(0, &["drill", "list"]);
+    assert!(fs::read_dir(place.path("work")).unwrap().next().is_none(), "nothing is left behind");
+    // A lost segment: the moment behind it cannot be had, and the drill says so.
+    let segments = |folder: std::path::PathBuf| -> Vec<std::path::PathBuf> {
+        let (mut open, mut found) = (vec![folder], Vec::new());
+        while let Some(folder) = open.pop() {
+            for entry in fs::read_dir(folder).unwrap().flatten() {
+                if entry.path().is_dir() { open.push(entry.path()) } else { found.push(entry.path()) }
+            }
+        }
+        found.retain(|path| path.to_string_lossy().contains("/streams/"));
+        found
+    };
+    segments(place.path("repo")).into_iter().for_each(|path| fs::remove_file(path).unwrap());
+    let behind = drilled(&place, 13, &["--at", &after(good)]);
+    assert!(behind["problem"].as_str().unwrap().starts_with("stream: segments of its changes that are gone"), "{behind}");
+    assert!(
+        behind["shows"].as_str() < record["shows"].as_str(),
+        "what comes back is older, and the record says it: {behind}"
+    );
+}
+
 #[test]
 fn mistakes_are_answered_with_what_to_do() {
     let place = Place::new();

@@ -162,6 +162,79 @@ fn what_is_wrong_with_a_tree_fails_with_its_own_code() {
 }
 
 #[test]
+fn a_group_is_drilled_at_one_moment_as_one_result() {
+    let groups = "[sources.more]\nkind = \"volume\"\npath = \"data\"\n[groups.both]\nsources = [\"data\", \"more\"]\n\
+                  [objectives.both]\nrto = \"4h\"\nrpo = \"1h\"\n";
+    let tree = Tree::new(groups);
+    assert!(tree.run(4, &["drill", "--group", "both", "--at", "random"]).contains("nothing can be restored yet"));
+    for _ in 0..3 {
+        tree.run(0, &["backup", "--group", "both"]);
+    }
+    let of = |said: &str| -> Vec<Value> {
+        let lines = said.lines().filter(|line| line.contains("\"message_type\":\"drill\""));
+        lines.map(|line| serde_json::from_str::<Value>(line).unwrap()["drill"].clone()).collect()
+    };
+    let all = of(&tree.run(0, &["--json", "drill", "--group", "both", "--at", "random:5"]));
+    let [data, more, both] = &all[..] else { panic!("{all:?}") };
+    assert_eq!((&both["source"], &both["kind"], &both["at"]), (&"both".into(), &"group".into(), &"random:5".into()));
+    assert!(data["target"].is_string());
+    assert_eq!((&data["target"], &more["target"]), (&both["target"], &both["target"]), "one moment for all");
+    assert_eq!(check(both, "source data")["end"], "passed");
+    let sum = |name: &str| data[name].as_u64().unwrap() + more[name].as_u64().unwrap();
+    assert_eq!(
+        (both["rto_ms"].as_u64(), both["restored_bytes"].as_u64()),
+        (Some(sum("rto_ms")), Some(sum("restored_bytes")))
+    );
+    assert!(tree.run(0, &["drill", "list", "both"]).contains("PASSED"), "it is noted as one");
+    let again = of(&tree.run(0, &["--json", "drill", "--group", "both", "--at", "random:5"]));
+    assert_eq!(again[2]["target"], both["target"], "the seed gives the same moment again");
+    // Together they take too long, though each alone would not.
+    let (took, objective) = (both["rto_ms"].as_u64().unwrap(), "[objectives.both]\nrto = \"4h\"\nrpo = \"1h\"\n");
+    assert!(took > 0);
+    let config = fs::read_to_string(tree.path("lifeboat.toml")).unwrap();
+    fs::write(tree.path("lifeboat.toml"), config.replace(objective, "[objectives.both]\nrpo = \"1s\"\n")).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    let late = of(&tree.run(21, &["--json", "drill", "--group", "both"]));
+    assert_eq!(late[2]["verdict"], "rpo-missed");
+    // One that does not come back fails the whole, and the other is drilled all the same.
+    fs::remove_file(tree.largest("/packs/")).unwrap();
+    let failed = of(&tree.run(13, &["--json", "drill", "--group", "both"]));
+    assert_eq!((failed.len(), &failed[2]["verdict"]), (3, &"data-failed".into()), "{failed:?}");
+}
+
+#[test]
+fn databases_in_a_tree_are_asked_whether_they_are_whole() {
+    let tree = Tree::new("");
+    let database = tree.path("data/app.db");
+    let made = Command::new("python3")
+        .args([
+            "-c",
+            "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('create table t (x)'); \
+                      c.executemany('insert into t values (?)', [('x' * 100,)] * 2000); c.commit()",
+        ])
+        .arg(&database)
+        .status();
+    assert!(made.unwrap().success());
+    tree.run(0, &["backup", "data"]);
+    let drilled = record(&tree.run(0, &["--json", "drill", "data"]));
+    assert_eq!(check(&drilled, "integrity app.db")["detail"], "integrity_check: ok");
+    let quick = record(&tree.run(0, &["--json", "drill", "data", "--quick"]));
+    assert!(quick["checks"].as_array().unwrap().iter().all(|check| check["name"] != "integrity app.db"));
+    // A database that was stored damaged: every byte is as it was, and the drill says what that is worth.
+    let mut bytes = fs::read(&database).unwrap();
+    for byte in &mut bytes[8192..12288] {
+        *byte = 0x55;
+    }
+    fs::write(&database, bytes).unwrap();
+    tree.run(0, &["backup", "data"]);
+    let failed = record(&tree.run(13, &["--json", "drill", "data"]));
+    assert_eq!(
+        (&check(&failed, "files")["end"], &check(&failed, "integrity app.db")["end"]),
+        (&"passed".into(), &"failed".into())
+    );
+}
+
+#[test]
 fn a_moment_by_chance_is_one_that_can_be_had_and_comes_again() {
     let tree = Tree::new("");
     for n in 0..3 {
@@ -304,6 +377,6 @@ fn dumps_are_loaded_into_a_server_of_the_drills_own() {
     assert!(ms(&drilled, "replay") > 0 && ms(&drilled, "start") > 0, "{drilled}");
     assert_eq!(left(&tree.path("scratch")), 0);
     let both = tree.run(0, &["drill", "--group", "both", "--quick", "--scratch-dir", &place]);
-    assert_eq!(both.matches("PASSED").count(), 2, "{both}");
+    assert_eq!(both.matches("PASSED").count(), 3, "each, and both together: {both}");
     assert!(tree.run(2, &["drill", "--group", "none"]).contains("no group `none`"));
 }

@@ -17,9 +17,11 @@ use crate::cli::{drill_page, output};
 use crate::config::{DrillSection, Length};
 use crate::model::drill::{CheckEnd, DrillRecord, Phase, Verdict};
 use crate::model::{Moment, SnapshotId};
+use crate::ops::Kind;
 use crate::ops::cluster::Cluster;
 use crate::ops::drill::{Checks, DrillOptions, Heard, drill};
-use crate::plan::drill::{At, estimate, seed_of};
+use crate::ops::status::{self, Limits, SourceStatus};
+use crate::plan::drill::{At, NoAim, estimate, joint_moment, seed_of, together};
 use crate::plan::recovery::Way;
 use crate::plan::restore::show;
 use crate::repository::{self, Repository};
@@ -33,7 +35,7 @@ pub fn run(context: &Context, args: &DrillArgs) -> Result<Outcome, Failure> {
         None => hold_all(context, args),
         Some(DrillCommand::List { source }) => list(context, source.as_deref()),
         Some(DrillCommand::Show { id, html }) => show_one(context, id, html.as_deref()),
-        Some(DrillCommand::Status { max_age }) => status(context, max_age.as_deref()),
+        Some(DrillCommand::Status { max_age }) => overdue(context, max_age.as_deref()),
     }
 }
 
@@ -57,24 +59,133 @@ fn outcome(verdicts: &[Verdict]) -> Outcome {
 
 fn hold_all(context: &Context, args: &DrillArgs) -> Result<Outcome, Failure> {
     let sources = sources(context, args)?;
-    let at = |id: &SnapshotId| at(context, &args.at, id);
-    at(&SnapshotId::new(0, [0; 10]))?;
+    at(context, &args.at, &SnapshotId::new(0, [0; 10]))?;
     let progress = context.progress(true);
     let (mut repository, _) = context.open(&*progress)?;
-    let mut verdicts = Vec::new();
-    let mut noted = false;
+    let group =
+        args.group.as_deref().map(|name| Group::begin(context, args, name, &sources, &repository)).transpose()?;
+    let mut records = Vec::new();
+    let mut failures = Vec::new();
     for source in &sources {
-        around_source(context, "drill", source, || {
-            let record = hold_one(context, args, source, &mut repository, &progress, &at)?;
-            noted = !args.no_record && note(context, &mut repository, &record)?;
-            verdicts.push(record.verdict);
-            Ok(outcome(&[record.verdict]))
-        })?;
+        let held = around_source(context, "drill", source, || {
+            let which = |id: &SnapshotId| match &group {
+                Some(group) => Ok(group.at),
+                None => at(context, &args.at, id),
+            };
+            let record = hold_one(context, args, source, &mut repository, &progress, &which)?;
+            if !args.no_record {
+                note(context, &mut repository, &record)?;
+            }
+            let end = outcome(&[record.verdict]);
+            records.push(record);
+            Ok(end)
+        });
+        match held {
+            Ok(_) => {}
+            Err(failure) if failure.kind() == Kind::Cancelled => return Err(failure),
+            // The others are drilled all the same.
+            Err(failure) => failures.push(failure),
+        }
     }
-    if noted {
+    if let Some(group) = group.filter(|_| failures.is_empty()) {
+        let record = group.end(context, &records);
+        tell(context, &record)?;
+        if !args.no_record {
+            note(context, &mut repository, &record)?;
+        }
+        records = vec![record];
+    }
+    if !records.is_empty() && !args.no_record && repository.host().is_ok() {
         context.ui.story("noted in the log of this host; `lifeboat drill list` shows it");
     }
+    if let Some(last) = failures.pop() {
+        failures.iter().for_each(|failure| failure.print(&mut std::io::stderr().lock(), context.ui.json));
+        return Err(last);
+    }
+    let verdicts: Vec<Verdict> = records.iter().map(|record| record.verdict).collect();
     Ok(outcome(&verdicts))
+}
+
+/// The drill of a group: all sources at one moment, as one result.
+struct Group {
+    name: String,
+    id: SnapshotId,
+    began: Moment,
+    at: At,
+    asked: String,
+    limits: (Option<u64>, Option<u64>),
+}
+
+impl Group {
+    fn begin(
+        context: &Context,
+        args: &DrillArgs,
+        name: &str,
+        sources: &[String],
+        repository: &Repository,
+    ) -> Result<Self, Failure> {
+        let (began, id) = (context.now(), new_id(context.now())?);
+        let own = context.config.objectives.get(name).copied().unwrap_or_default();
+        let rto = length(args.rto.as_deref())?.or(own.rto.map(|length| length.0));
+        let rpo = length(args.rpo.as_deref())?.or(own.rpo.map(|length| length.0));
+        let asked = at(context, &args.at, &id)?;
+        let no_aim = |e: NoAim| Failure::from(crate::ops::Error::from(e));
+        let at = match asked {
+            At::Random(seed) => {
+                let wanted: Vec<(String, Limits)> =
+                    sources.iter().map(|source| (source.clone(), Limits::default())).collect();
+                let windows = |one: SourceStatus| {
+                    let points =
+                        one.course.points.iter().filter(|point| point.complete).map(|point| (point.at, point.at));
+                    points.chain(one.course.spans.iter().copied()).collect()
+                };
+                let all = status::status(repository, &wanted, began)?.into_iter().map(windows).collect::<Vec<_>>();
+                At::Time(joint_moment(seed, &all).map_err(no_aim)?)
+            }
+            // As old as the group's objective allows, not as each source's own.
+            At::NowRpo => {
+                let rpo = rpo.and_then(|rpo| chrono::TimeDelta::from_std(rpo).ok());
+                let moment = At::NowRpo.moment(began, rpo, &[]).map_err(no_aim)?;
+                moment.map_or(At::Latest, At::Time)
+            }
+            other => other,
+        };
+        let ms = |limit: Option<Duration>| limit.map(|limit| limit.as_millis() as u64);
+        Ok(Self { name: name.to_owned(), id, began, at, asked: asked.words(), limits: (ms(rto), ms(rpo)) })
+    }
+
+    fn end(self, context: &Context, records: &[DrillRecord]) -> DrillRecord {
+        let target = match self.at {
+            At::Time(moment) => Some(moment),
+            _ => None,
+        };
+        let first = DrillRecord {
+            id: self.id,
+            source: self.name,
+            kind: String::new(),
+            host: host_name(None),
+            began: self.began,
+            ended: context.now(),
+            at: self.asked,
+            target,
+            shows: None,
+            newest: None,
+            snapshot: None,
+            verdict: Verdict::NotHeld,
+            problem: None,
+            phases: Vec::new(),
+            rto_ms: None,
+            rpo_ms: None,
+            rto_limit_ms: None,
+            rpo_limit_ms: None,
+            fetched_bytes: 0,
+            restored_bytes: 0,
+            segments: 0,
+            checks: Vec::new(),
+            sabotaged: false,
+        };
+        together(first, records, self.limits)
+    }
 }
 
 /// Holds a drill of one source, and tells how it went.
@@ -170,6 +281,7 @@ fn checks(args: &DrillArgs, own: &DrillSection) -> Checks {
         amcheck: deep(own.amcheck),
         checksums: deep(own.checksums),
         full_read: deep(own.full_read),
+        is_quick: args.quick,
         patience: own.patience.map_or(usual.patience, |length| length.0),
     }
 }
@@ -352,7 +464,7 @@ pub(super) fn newest_green<'r>(rows: &'r [DrillRow], source: &str) -> Option<&'r
     of.filter(|record| record.verdict.is_green()).max_by_key(|record| record.began)
 }
 
-fn status(context: &Context, max_age: Option<&str>) -> Result<Outcome, Failure> {
+fn overdue(context: &Context, max_age: Option<&str>) -> Result<Outcome, Failure> {
     let rows = all(context)?;
     let given = length(max_age)?;
     let now = context.now();

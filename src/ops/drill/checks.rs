@@ -41,6 +41,8 @@ pub struct Checks {
     pub checksums: bool,
     /// `pg_dump` of all databases, to nowhere.
     pub full_read: bool,
+    /// Leaves out what takes long: of databases in trees, SQLite's own check.
+    pub is_quick: bool,
     /// How long each may take.
     pub patience: Duration,
 }
@@ -54,6 +56,7 @@ impl Default for Checks {
             amcheck: true,
             checksums: true,
             full_read: true,
+            is_quick: false,
             patience: Duration::from_secs(3600),
         }
     }

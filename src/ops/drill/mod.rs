@@ -7,6 +7,7 @@
 
 mod checks;
 mod cluster;
+mod deployment;
 mod dumps;
 mod scratch;
 mod tree;
@@ -241,6 +242,11 @@ fn hold(
     }
     let (newest, choice) = find_snapshot(repository, source, &Wanted::Latest, false)?;
     let full_name = newest.full_name();
+    if newest.record.kind == "convex" {
+        held.record.kind.clone_from(&newest.record.kind);
+        let scratch = scratch.insert(Scratch::make(held.options.scratch.as_deref())?);
+        return deployment::hold(repository, &full_name, held, scratch);
+    }
     let all = repository.catalog().snapshots()?;
     let whole = all.iter().filter(|row| row.full_name() == full_name && row.record.complete);
     let windows: Vec<(Moment, Moment)> = whole.map(|row| (row.record.ended, row.record.ended)).collect();

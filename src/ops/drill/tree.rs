@@ -1,11 +1,15 @@
 //! Drills of trees: volumes, archives, the outputs of commands.
 
+use std::path::Path;
+
 use super::checks::command;
 use super::scratch::{Scratch, damage};
 use super::{CheckEnd, Held, Phase};
 use crate::catalog::SnapshotRow;
+use crate::client;
+use crate::model::database::VolumeFacts;
 use crate::ops::restore::{Overwrite, Prepared, RestoreOptions, prepare, restore, verify};
-use crate::ops::{Error, Selection};
+use crate::ops::{Error, Selection, chain};
 use crate::plan::restore::Choice;
 use crate::repository::Repository;
 
@@ -69,6 +73,8 @@ pub(super) fn hold(
     held: &mut Held<'_>,
     scratch: &Scratch,
 ) -> Result<(), Error> {
+    // What other kinds say of themselves names no databases.
+    let facts: VolumeFacts = serde_json::from_value(snapshot.record.facts.clone()).unwrap_or_default();
     let prepared = lay(repository, snapshot, choice, held, scratch, "data")?;
     held.enter(Phase::Assert);
     let into = scratch.path("data");
@@ -77,5 +83,25 @@ pub(super) fn hold(
     }
     held.back();
     look_at_files(repository, &prepared, held)?;
+    look_at_databases(&facts, &into, held)
+}
+
+/// What SQLite finds in the databases that were captured, each for itself.
+fn look_at_databases(facts: &VolumeFacts, into: &Path, held: &mut Held<'_>) -> Result<(), Error> {
+    if held.options.checks.is_quick {
+        return Ok(());
+    }
+    for database in &facts.databases {
+        held.check(&format!("integrity {}", database.path), |_| {
+            if let Some(note) = &database.note {
+                return Ok((CheckEnd::Skipped, format!("SQLite did not open it when it was stored: {note}")));
+            }
+            Ok(match client::sqlite::check(&into.join(&database.path)) {
+                Ok(found) if found.is_empty() => (CheckEnd::Passed, "integrity_check: ok".to_owned()),
+                Ok(found) => (CheckEnd::Failed, format!("integrity_check: {}", found.join("; "))),
+                Err(e) => (CheckEnd::Failed, chain(&e)),
+            })
+        })?;
+    }
     Ok(())
 }

@@ -21,7 +21,7 @@ use self::files::MoreFiles;
 pub use self::into::{Confirmed, IntoPlan, Left, Sent, Target, left, perform, prepare_into, send};
 pub use self::scheduled::{Scheduled, scheduled};
 pub use self::undelete::{Returning, Wanting, bring_back, prepare_back};
-pub use self::write::{write_tree, write_zip};
+pub use self::write::{Written, write_tree, write_zip};
 use super::super::{Error, look};
 use super::each_selected;
 use crate::catalog::SnapshotRow;

@@ -37,15 +37,29 @@ const UNIFORM: &[u8] = b"\"uniform\"\n";
 /// Where the members go.
 enum Sink<W: Write> {
     Zip(Box<zip::Writer<W>>),
-    /// A directory, with what is in no archive too.
-    Tree(PathBuf),
+    /// A directory, with what is in no archive too; and what was written.
+    Tree(PathBuf, Written),
+}
+
+/// The files that were written below a directory, with the BLAKE3 of each as it went out.
+pub type Written = Vec<(PathBuf, blake3::Hash)>;
+
+/// Digests what passes.
+struct Digesting<'r>(&'r mut dyn Read, blake3::Hasher);
+
+impl Read for Digesting<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.0.read(buffer)?;
+        self.1.update(buffer.get(..read).unwrap_or_default());
+        Ok(read)
+    }
 }
 
 impl<W: Write> Sink<W> {
     fn add(&mut self, path: &str, deflate: bool, content: &mut dyn Read) -> Result<u64, ZipError> {
-        let root = match self {
+        let (root, written) = match self {
             Self::Zip(writer) => return writer.add(path, deflate, content),
-            Self::Tree(root) => root,
+            Self::Tree(root, written) => (root, written),
         };
         let wrong = |why: String| ZipError::Member { name: path.to_owned(), why };
         // Names of tables that are new come from the server.
@@ -56,8 +70,10 @@ impl<W: Write> Sink<W> {
                 DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
             }
             let mut output = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file)?;
-            let size = std::io::copy(content, &mut output)?;
+            let mut content = Digesting(content, blake3::Hasher::new());
+            let size = std::io::copy(&mut content, &mut output)?;
             output.sync_all()?;
+            written.push((file.clone(), content.1.finalize()));
             Ok(size)
         };
         write().map_err(ZipError::Write)
@@ -74,7 +90,7 @@ pub fn write_zip<W: Write>(
     progress.event(Event::Stage("writing the archive"));
     match write_all(repository, restore, Sink::Zip(Box::new(zip::Writer::new(output))), progress)? {
         Sink::Zip(writer) => Ok(writer.finish()?),
-        Sink::Tree(_) => Err(ZipError::Archive("it is a directory".to_owned()).into()),
+        Sink::Tree(..) => Err(ZipError::Archive("it is a directory".to_owned()).into()),
     }
 }
 
@@ -84,9 +100,13 @@ pub fn write_tree(
     restore: &DeploymentRestore,
     root: &Path,
     progress: &dyn Progress,
-) -> Result<(), Error> {
+) -> Result<Written, Error> {
     progress.event(Event::Stage("writing"));
-    write_all(repository, restore, Sink::<std::io::Sink>::Tree(root.to_owned()), progress).map(drop)
+    let tree = Sink::<std::io::Sink>::Tree(root.to_owned(), Vec::new());
+    match write_all(repository, restore, tree, progress)? {
+        Sink::Tree(_, written) => Ok(written),
+        Sink::Zip(_) => Err(ZipError::Archive("it is an archive".to_owned()).into()),
+    }
 }
 
 fn write_all<W: Write>(
@@ -167,7 +187,7 @@ impl<W: Write> Writing<'_, W> {
             Part::Tables => self.restore.plan.tables.iter().any(|table| table.component == component),
             Part::Documents(table) | Part::Schema(table) => self.restore.wants_table(&component, table),
             Part::FileList | Part::Blob(_) => self.restore.wants_files(&component),
-            Part::Other => matches!(self.archive, Sink::Tree(_)),
+            Part::Other => matches!(self.archive, Sink::Tree(..)),
         };
         if !wanted {
             return Ok(());
