@@ -77,13 +77,17 @@ fn normalize(text: &str) -> String {
             continue;
         }
         let (word, after) = rest.split_at(end);
+        let is_small = word.bytes().any(|b| b.is_ascii_lowercase());
         let digit = word.bytes().any(|b| b.is_ascii_digit());
         // Digits behind a dot are a fraction of a second; elsewhere one digest in a hundred has no letter in it.
         let fraction = out.ends_with('.') && word.bytes().all(|b| b.is_ascii_digit());
-        let hex = word.len() >= 10 && word.bytes().all(|b| b.is_ascii_hexdigit()) && digit && !fraction;
+        let hex = word.len() >= 10 && word.bytes().all(|b| b.is_ascii_hexdigit()) && digit;
         out.push_str(match word {
             _ if word.starts_with("age1") && word.len() > 50 => "$RECIPIENT",
             _ if word.len() == 26 && word.starts_with("01") => "$ID",
+            word if fraction => word,
+            // Ids are written large, digests small; of digits alone the word before says which.
+            _ if hex && (is_small || out.ends_with("frame ")) => "$HEX",
             _ if word.len() == 10 && word.starts_with("01") => "$SHORT",
             _ if hex => "$HEX",
             word => word,
@@ -97,6 +101,8 @@ fn normalize(text: &str) -> String {
 fn a_digest_is_hidden_with_or_without_a_letter() {
     assert_eq!(normalize("frame 0123456789 cannot be opened"), "frame $HEX cannot be opened");
     assert_eq!(normalize("frame 01234567ab"), "frame $HEX");
+    assert_eq!(normalize("drill 01M8Z4QK7P of data"), "drill $SHORT of data");
+    assert_eq!(normalize("drill 0123456789 of data"), "drill $SHORT of data");
     assert_eq!(normalize("12.0123456789 s"), "12.0123456789 s");
 }
 
@@ -179,6 +185,11 @@ fn help_of_every_command() {
         &["unpin"],
         &["restore"],
         &["check"],
+        &["drill"],
+        &["status"],
+        &["notify", "test"],
+        &["serve"],
+        &["agent"],
         &["validate-store"],
         &["catalog"],
         &["catalog", "rebuild"],

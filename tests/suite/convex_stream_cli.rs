@@ -166,7 +166,10 @@ fn a_drill_folds_the_changes_and_reads_every_line() {
     };
     segments(place.path("repo")).into_iter().for_each(|path| fs::remove_file(path).unwrap());
     let behind = drilled(&place, 13, &["--at", &after(good)]);
-    assert!(behind["problem"].as_str().unwrap().starts_with("stream: segments of its changes that are gone"), "{behind}");
+    assert!(
+        behind["problem"].as_str().unwrap().starts_with("stream: segments of its changes that are gone"),
+        "{behind}"
+    );
     assert!(
         behind["shows"].as_str() < record["shows"].as_str(),
         "what comes back is older, and the record says it: {behind}"
