@@ -26,7 +26,7 @@ def make(folder, lifeboat, nights):
     (data / "x").write_text("x")
     lines = ['[repository]\nurl = "repo"\nstate_dir = "state"\n[serve]\nlisten = "127.0.0.1:0"\n'
              '[agent.jobs.yearly]\nat = "0 0 1 1 *"\nrun = "backup --all"\n']
-    for n in range(SOURCES):
+    for n in range(1, SOURCES + 1):
         lines.append(f'[sources.s{n:02}]\nkind = "volume"\npath = "data"\n[objectives.s{n:02}]\nrpo = "1000d"\n')
     (folder / "lifeboat.toml").write_text("".join(lines))
     if not (folder / "repo").exists():
@@ -82,10 +82,10 @@ def main():
             url = agent.stdout.readline().split()[-1]
             time.sleep(2)
             first = median(lambda: first_byte(url + "/"))
-            source = median(lambda: first_byte(url + "/source/s00"))
+            source = median(lambda: first_byte(url + "/source/s01"))
             parts = ["/", "/style.css", "/live.js", "/icon.svg"]
             whole = sum(size(url + part) for part in parts)
-            one = size(url + "/source/s00")
+            one = size(url + "/source/s01")
             time.sleep(12)
             first_byte(url + "/")
             time.sleep(8)

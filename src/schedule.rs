@@ -1,9 +1,9 @@
 //! Timetables: when a job is due, by cron expressions in a time zone, with jitter, and what becomes of runs that were missed.
 //!
 //! Pure: no clock, no waiting. Invariants: of several missed runs one is made up for; jitter is the same for the same job, host and
-//! time, so that an agent that starts again runs nothing twice; a clock that was wrong delays a job until its next time at most.
-//! Expressions are cron's: five fields, names of days and months, `@daily` and the like; where both days are given, either counts. A time
-//! that the summer skips is made up for when it ends; one that comes twice is run once.
+//! time, so that an agent that starts again runs nothing twice.
+//! Expressions are cron's: five fields, names of days and months, `@daily` and the like; where both days are given, either counts. A single time
+//! of day that the summer skips is made up for when it ends, and one that comes twice is run once; of lists of times neither holds.
 
 use std::time::Duration;
 

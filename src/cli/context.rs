@@ -102,6 +102,20 @@ impl Context {
         }
     }
 
+    /// The same for a thread of its own.
+    pub fn twin(&self) -> Self {
+        Self {
+            global: self.global.clone(),
+            config: self.config.clone(),
+            config_file: self.config_file.clone(),
+            ui: self.ui,
+            stop: Arc::clone(&self.stop),
+            at_copy: self.at_copy.clone(),
+            as_of: self.as_of,
+            told: Arc::clone(&self.told),
+        }
+    }
+
     /// Whether this works on the repository of the configuration, or there is none to tell it from.
     pub fn is_own(&self) -> bool {
         let same = |repo: &String| self.config.repository.url.as_ref().is_none_or(|own| same_place(own, repo));

@@ -2,9 +2,18 @@
 
 use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::report::Failure;
 pub use crate::words::{count, counted, duration, size};
+
+/// Whether a run is under way that must come to its end, whoever reads its answer.
+static MUST_END: AtomicBool = AtomicBool::new(false);
+
+/// From now on a reader that went away ends nothing: a backup goes on without it.
+pub fn must_end() {
+    MUST_END.store(true, Ordering::Relaxed);
+}
 
 /// Warnings of this process that are remembered at most.
 const WARNINGS_MAX: usize = 50;
@@ -27,11 +36,12 @@ pub struct Ui {
 }
 
 impl Ui {
-    /// A line of the answer. A reader that went away (`| head`) ends the command quietly.
+    /// A line of the answer. A reader that went away (`| head`) ends a command quietly that only answers.
     pub fn answer(&self, line: impl std::fmt::Display) -> Result<(), Failure> {
         let mut out = std::io::stdout().lock();
         match writeln!(out, "{line}") {
             Ok(()) => Ok(()),
+            Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe && MUST_END.load(Ordering::Relaxed) => Ok(()),
             Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
             Err(e) => Err(Failure::io("write to", std::path::Path::new("standard output"), e)),
         }

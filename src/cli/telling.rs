@@ -3,6 +3,7 @@
 //! Invariants: a message that does not arrive, or a note that cannot be written, changes nothing about the deed; a `before` that fails is the
 //! only hook that keeps it from being done; `failed` and `finally` run whatever happened, also when somebody asked to stop.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 use super::Outcome;
 use super::args::{BackupArgs, Command};
 use super::context::{Context, host_name};
-use super::output::{duration, take_warnings};
+use super::output::{duration, must_end, take_warnings};
 use super::report::Failure;
 use crate::model::{Moment, SnapshotId};
 use crate::notify::{
@@ -89,6 +90,7 @@ pub fn around(
     (command, scope): (&'static str, String),
     deed: impl FnOnce() -> Result<Outcome, Failure>,
 ) -> Result<Outcome, Failure> {
+    must_end();
     let run = new_run(context);
     *locked(&context.told.run) = Some(run.clone());
     let hooks = context.config.hooks.as_ref().map(crate::config::HooksSection::hooks).unwrap_or_default();
@@ -135,6 +137,17 @@ fn code(result: &Result<Outcome, Failure>) -> u8 {
     }
 }
 
+/// How grave an exit code is: whether a later failure of the same run is another piece of news.
+fn graveness(code: u8) -> u8 {
+    match code {
+        0 => 0,
+        3 | 22 | 130 => 1,
+        20 | 21 => 2,
+        13 => 4,
+        _ => 3,
+    }
+}
+
 impl<'c> Deed<'c> {
     fn begin(context: &'c Context, command: &'static str, scope: String, source: Option<&'c str>, run: String) -> Self {
         let mut channels = Vec::new();
@@ -173,7 +186,7 @@ impl<'c> Deed<'c> {
             at: self.context.now(),
             exit_code,
             seconds: exit_code.map(|_| self.clock.elapsed().as_secs_f64()),
-            weight: exit_code.unwrap_or(0),
+            weight: exit_code.map_or(0, graveness),
             title,
             lines,
         }
@@ -182,7 +195,14 @@ impl<'c> Deed<'c> {
     fn with_hooks(&self, hooks: &Hooks, deed: impl FnOnce() -> Result<Outcome, Failure>) -> Result<Outcome, Failure> {
         let before = self.run_all(hooks, Stage::Before, &json!({}));
         let mut result = match before {
-            Ok(()) => deed(),
+            // A defect must not keep `finally` from running, nor anybody from hearing of it.
+            Ok(()) => catch_unwind(AssertUnwindSafe(deed)).unwrap_or_else(|_| {
+                Err(Failure::new(
+                    Kind::Failed,
+                    "lifeboat met a defect of its own and stopped; standard error says where",
+                    None,
+                ))
+            }),
             Err(HookError::Stopped) => Err(crate::repository::Error::Cancelled.into()),
             Err(e) => {
                 let hint =
@@ -347,6 +367,12 @@ pub fn tell(context: &Context, channels: &[Channel], message: &Message) {
     }
 }
 
+/// Who has heard what of this repository: two on one host do not speak for each other.
+pub fn memory_of(context: &Context) -> Option<MemoryFile> {
+    let state = context.own_state_dir().ok()?;
+    Some(MemoryFile::in_state(&state, &context.url().unwrap_or_default()))
+}
+
 /// Tells the channels that want it, all at once, and remembers who has heard.
 pub fn deliver(
     context: &Context,
@@ -357,7 +383,7 @@ pub fn deliver(
     if wanting.is_empty() {
         return Vec::new();
     }
-    let memory = context.own_state_dir().ok().map(|state| MemoryFile::in_state(&state));
+    let memory = memory_of(context);
     let pass = |memory: &mut crate::notify::Memory| -> Vec<(&Channel, Message)> {
         let passed = wanting.iter().filter_map(|channel| Some((*channel, memory.pass(channel, message)?)));
         passed.collect()

@@ -91,7 +91,7 @@ impl Email {
         for to in &self.to {
             mail = mail.to(to.clone());
         }
-        // Lets mail programs put those of one trouble together, and keeps vacation notices away (RFC 3834).
+        // Keeps vacation notices away (RFC 3834).
         let mail = mail
             .header(AutoSubmitted)
             .body(message.text())

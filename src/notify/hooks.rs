@@ -93,7 +93,7 @@ pub enum HookError {
     /// It could not be begun.
     #[error("the hook `{line}` ({stage}) could not be run: {why}")]
     Begin {
-        /// The line.
+        /// The first word of its line: the others may be secrets.
         line: String,
         /// When it ran.
         stage: &'static str,
@@ -103,7 +103,7 @@ pub enum HookError {
     /// It ended with something else than 0.
     #[error("the hook `{line}` ({stage}) ended with {status}")]
     Ended {
-        /// The line.
+        /// The first word of its line: the others may be secrets.
         line: String,
         /// When it ran.
         stage: &'static str,
@@ -113,7 +113,7 @@ pub enum HookError {
     /// It took longer than it may, and was killed.
     #[error("the hook `{line}` ({stage}) was killed after {} s", after.as_secs())]
     TooLong {
-        /// The line.
+        /// The first word of its line: the others may be secrets.
         line: String,
         /// When it ran.
         stage: &'static str,
@@ -137,14 +137,15 @@ pub fn run_hook(
     patience: Duration,
     stop: &dyn Fn() -> bool,
 ) -> Result<(), HookError> {
-    let stage = stage.word();
+    let (stage, whole) = (stage.word(), line);
+    let line = line.split_whitespace().next().unwrap_or_default();
     let begin = |e: std::io::Error| HookError::Begin { line: line.to_owned(), stage, why: e.to_string() };
     let mut text = document.to_string();
     if text.len() > DOCUMENT_MAX {
         text = serde_json::json!({"message_type": "hook", "truncated": true}).to_string();
     }
     let mut command = Command::new("sh");
-    command.arg("-c").arg(line).process_group(0).stdin(Stdio::piped());
+    command.arg("-c").arg(whole).process_group(0).stdin(Stdio::piped());
     command.stdout(std::io::stderr()).stderr(Stdio::inherit());
     command.envs(facts.iter().map(|(name, value)| (*name, value.as_str())));
     let mut child = command.spawn().map_err(begin)?;
@@ -195,7 +196,7 @@ mod tests {
         assert_eq!(run("test \"$(cat)\" = '{\"source\":\"app\"}' && test \"$LIFEBOAT_SOURCE\" = app", long), Ok(()));
         assert_eq!(run("true", long), Ok(()), "whether it reads or not");
         let ended = run("exit 7", long).unwrap_err();
-        assert_eq!(ended.to_string(), "the hook `exit 7` (before) ended with exit code 7");
+        assert_eq!(ended.to_string(), "the hook `exit` (before) ended with exit code 7");
         let killed = run("kill -9 $$", long).unwrap_err();
         assert!(killed.to_string().ends_with("ended with signal 9"), "{killed}");
     }

@@ -3,7 +3,6 @@
 //! Formats: Healthchecks' pinging API (`/start`, `/<exit status>`, `?rid=UUID`; bodies of at most 10 kB are shown), Slack's incoming
 //! webhooks (`text`, with `&`, `<` and `>` escaped), Discord's (`content`, at most 2,000 characters; no mentions).
 
-use std::io::Read;
 use std::time::Duration;
 
 use reqwest::blocking::{Client, RequestBuilder};
@@ -13,8 +12,6 @@ use super::{Address, Error, Event, Failed, Message};
 
 /// A whole request takes at most so long.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// Bytes of an answer that are read.
-const ANSWER_MAX: u64 = 512;
 
 pub(super) fn ping(address: &Address, message: &Message) -> Result<(), Failed> {
     let mut url = address.expose();
@@ -84,11 +81,9 @@ fn post(address: &Address, request: impl Fn(&Client) -> RequestBuilder) -> Resul
     if status.is_success() {
         return Ok(());
     }
-    let mut said = Vec::new();
-    let _ = answer.take(ANSWER_MAX).read_to_end(&mut said);
-    let said = String::from_utf8_lossy(&said).split_whitespace().collect::<Vec<_>>().join(" ");
+    // Its words stay unread: many a server repeats the address in them.
     let again = status.is_server_error() || status.as_u16() == 429;
-    Err(Failed { error: Error::Refused { place, said: format!("{status} {said}").trim().to_owned() }, again })
+    Err(Failed { error: Error::Refused { place, said: status.to_string() }, again })
 }
 
 /// The innermost cause, which names no URL.

@@ -70,9 +70,14 @@ impl Memory {
                 }
             }
             Event::Success | Event::Recovered => {
-                let mut was_bad = false;
+                let was_bad =
+                    self.troubles.get(&message.subject).is_some_and(|heard| heard.contains_key(&channel.name));
+                if was_bad && self.is_full(channel, now) {
+                    // It is told with the next success.
+                    return None;
+                }
                 if let Some(heard) = self.troubles.get_mut(&message.subject) {
-                    was_bad = heard.remove(&channel.name).is_some();
+                    heard.remove(&channel.name);
                     if heard.is_empty() {
                         self.troubles.remove(&message.subject);
                     }
@@ -108,9 +113,22 @@ impl Memory {
         Some(message)
     }
 
+    /// Whether a channel has had as many messages of late as it takes.
+    fn is_full(&self, channel: &Channel, now: Moment) -> bool {
+        let of = self.channels.get(&channel.name);
+        let recent = of.map_or(0, |traffic| {
+            traffic.sent.iter().filter(|at| **at <= now && now - **at < TimeDelta::hours(1)).count()
+        });
+        recent >= channel.at_most as usize
+    }
+
     /// A message did not arrive: it counts as not heard, and the channel as failing.
     pub fn unsent(&mut self, channel: &Channel, message: &Message, why: &str) {
-        if let Some(heard) = self.troubles.get_mut(&message.subject) {
+        if message.event == Event::Recovered {
+            // Whoever has not heard of the end still believes in the trouble.
+            let heard = Heard { at: message.at, weight: message.weight };
+            self.troubles.entry(message.subject.clone()).or_default().insert(channel.name.clone(), heard);
+        } else if let Some(heard) = self.troubles.get_mut(&message.subject) {
             heard.remove(&channel.name);
         }
         let traffic = self.channels.entry(channel.name.clone()).or_default();
@@ -154,9 +172,10 @@ impl Memory {
 pub struct MemoryFile(PathBuf);
 
 impl MemoryFile {
-    /// In a state directory, whether it is there or not.
-    pub fn in_state(state: &Path) -> Self {
-        Self(state.join("notify.json"))
+    /// In a state directory, whether it is there or not; one for each repository.
+    pub fn in_state(state: &Path, repository: &str) -> Self {
+        let digest = blake3::hash(repository.as_bytes()).to_hex();
+        Self(state.join(format!("notify-{}.json", digest.get(..8).unwrap_or_default())))
     }
 
     /// The memory as it is; an empty one where there is none, or none that can be read.
@@ -288,6 +307,15 @@ mod tests {
         assert!(memory.pass(&channel, &message(Event::Failure, "run/backup", 0.1)).is_some());
         memory.arrived("team");
         assert_eq!(memory.failing().count(), 0);
+        // An end that did not arrive is told with the next success.
+        let recovers = Channel { on: [Event::Recovered].into(), ..channel.clone() };
+        let success = message(Event::Success, "run/backup", 0.2);
+        let told = memory.pass(&recovers, &success).unwrap();
+        assert_eq!(told.event, Event::Recovered);
+        memory.unsent(&recovers, &told, "refused");
+        assert_eq!(memory.pass(&recovers, &success).map(|told| told.event), Some(Event::Recovered));
+        memory.arrived("team");
+        assert_eq!(memory.pass(&recovers, &success), None);
     }
 
     #[test]
@@ -300,8 +328,8 @@ mod tests {
     #[test]
     fn a_file_that_is_nonsense_is_an_empty_memory() {
         let folder = tempfile::tempdir().unwrap();
-        let file = MemoryFile::in_state(folder.path());
-        std::fs::write(folder.path().join("notify.json"), "nonsense").unwrap();
+        let file = MemoryFile::in_state(folder.path(), "repo");
+        std::fs::write(&file.0, "nonsense").unwrap();
         assert_eq!(file.read(), Memory::default());
         let channel = channel(&[Event::Failure]);
         let pass = || file.change(|memory| memory.pass(&channel, &message(Event::Failure, "run/x", 0.0)).is_some());

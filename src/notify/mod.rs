@@ -159,10 +159,15 @@ impl Channel {
             return true;
         }
         // What a look found is told trouble by trouble; that it was looked is for switches alone.
-        if message.subject.starts_with("run/status/") && !self.is_ping() {
+        // That it could not be looked is for all.
+        let looked = matches!(message.exit_code, None | Some(3 | 13 | 21));
+        if message.subject.starts_with("run/status/") && looked && !self.is_ping() {
             return false;
         }
-        let of_command = self.commands.is_empty() || self.commands.contains(&message.command);
+        // What the agent has to say is about runs that could say nothing: it is for who hears of any.
+        let of_agent = message.subject.starts_with("run/agent/");
+        let of_command =
+            self.commands.is_empty() || self.commands.contains(&message.command) || (of_agent && !self.is_ping());
         let of_sources = match (self.sources.is_empty(), message.subject.starts_with("status/")) {
             // Whole runs alone: the parts are in them.
             (true, false) => message.sources.is_empty(),

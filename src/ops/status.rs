@@ -301,8 +301,12 @@ fn of_deployment(repository: &Repository, name: &str, found: &mut SourceStatus) 
 }
 
 fn of_drills(found: &mut SourceStatus, drills: &[DrillRow], limits: Limits, now: Moment) {
-    let of =
-        || drills.iter().map(|row| &row.record).filter(|record| record.source == found.source && !record.sabotaged);
+    let of = || {
+        drills
+            .iter()
+            .map(|row| &row.record)
+            .filter(|record| record.source == found.source && !record.sabotaged && record.kind != "group")
+    };
     let newest = of().max_by_key(|record| (record.began, record.id));
     let passed = of().filter(|record| record.verdict.is_green()).map(|record| record.began).max();
     let mut troubles = Vec::new();

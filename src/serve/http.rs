@@ -34,6 +34,9 @@ const CONNECTION_DEADLINE: Duration = Duration::from_secs(120);
 const FRESH: chrono::TimeDelta = chrono::TimeDelta::seconds(10);
 /// How long a program waits for a new one.
 const FRESHENING: Duration = Duration::from_secs(5);
+/// How long a person waits for one in place of one that is older than that.
+const BRIEFLY: Duration = Duration::from_secs(2);
+const OLD: chrono::TimeDelta = chrono::TimeDelta::minutes(1);
 /// Nothing from elsewhere, nothing in the page itself that would run.
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; \
                       frame-ancestors 'none'";
@@ -120,14 +123,16 @@ impl Site {
         self.changed.send_modify(|count| *count += 1);
     }
 
-    /// What was shown before stays; why there is nothing newer.
-    pub fn fail(&self, why: String) {
+    /// What was shown before stays; why there is nothing newer. True where that is news.
+    pub fn fail(&self, why: String) -> bool {
         let now = (self.clock)();
         let mut shown = self.shown();
+        let is_first = shown.failing.is_none();
         let since = shown.failing.as_ref().map_or(now, |(since, _)| *since);
         (shown.failing, shown.tried) = (Some((since, why)), Some(now));
         drop(shown);
         self.changed.send_modify(|count| *count += 1);
+        is_first
     }
 
     fn shown(&self) -> std::sync::MutexGuard<'_, Shown> {
@@ -142,14 +147,25 @@ impl Site {
         })
     }
 
+    /// Whether what is shown is so old that it misleads.
+    fn is_old(&self) -> bool {
+        let shown = self.shown();
+        let now = (self.clock)();
+        shown.failing.is_none() && shown.view.as_ref().is_none_or(|view| now - view.made > OLD || view.made > now)
+    }
+
     /// Programs wait for what is new, within bounds: they come once a minute, and would always see what was so the last time.
     async fn freshen(&self, path: &str) {
-        if !matches!(path, "/metrics" | "/api/status" | "/healthz") || self.is_fresh() {
-            return;
-        }
+        let wait = match path {
+            "/metrics" | "/api/status" | "/healthz" if !self.is_fresh() => FRESHENING,
+            // Who looks again within a minute sees it renew itself; who has not looked since Friday must not see Friday's.
+            "/" if self.is_old() => BRIEFLY,
+            page if page.starts_with("/source/") && self.is_old() => BRIEFLY,
+            _ => return,
+        };
         let mut changed = self.changed.subscribe();
         (self.looked)();
-        let _ = tokio::time::timeout(FRESHENING, changed.changed()).await;
+        let _ = tokio::time::timeout(wait, changed.changed()).await;
     }
 }
 
@@ -215,6 +231,10 @@ fn answer(site: &Site, request: &Request<Incoming>) -> Answer {
         return plain(StatusCode::SERVICE_UNAVAILABLE, format!("There is nothing to show: {why}\n"));
     };
     let now = (site.clock)();
+    if let (true, Some((_, why))) = (matches!(at, "/metrics" | "/api/status"), &failing) {
+        // What was so before would pass for what is so now.
+        return plain(StatusCode::SERVICE_UNAVAILABLE, format!("the repository cannot be read: {why}\n"));
+    }
     let days = days(query(request, "days").as_deref());
     match at {
         "/" => whole(StatusCode::OK, HTML, overview(&view, failing.as_ref(), days, now)),

@@ -74,6 +74,12 @@ fn a_missed_run_is_made_up_for_once() {
     configure(&sealed, "[agent.jobs.nightly]\nat = \"30 3 1 1 *\"\nrun = \"backup nothing\"\n");
     long_ago(&sealed, "nightly");
     sealed.expect(1, &["agent", "--once"]);
+    // A clock that was ahead has noted a time that is far away: it counts from now on, and not only then.
+    let memory = sealed.path("state/lifeboat/agent.json");
+    let ahead = fs::read_to_string(&memory).unwrap().replace("since\":\"20", "since\":\"21");
+    fs::write(&memory, &ahead).unwrap();
+    sealed.expect(0, &["agent", "--once"]);
+    assert!(!fs::read_to_string(&memory).unwrap().contains("since\":\"21"), "{ahead}");
     // What was remembered and cannot be read is begun anew.
     fs::write(sealed.path("state/lifeboat/agent.json"), "nonsense").unwrap();
     sealed.expect(0, &["agent", "--once"]);
@@ -122,7 +128,7 @@ fn a_run_that_is_killed_is_told_by_the_agent() {
             None => std::thread::sleep(Duration::from_millis(20)),
         }
     };
-    assert_eq!((&heard["event"], &heard["subject"]), (&"failure".into(), &"run/agent/nightly".into()));
+    assert_eq!((&heard["event"], &heard["subject"]), (&"failure".into(), &"run/agent/nightly/end".into()));
     // Its hook goes on without it, as any process would.
     assert_eq!(running.end(), 0);
 }
@@ -190,6 +196,46 @@ fn nothing_wakes_it_between_what_is_due() {
     assert_eq!(quiet, 6, "three seconds without a turn");
     assert!(running.get("/").body.contains("backup data"), "and it answers");
     assert_eq!(running.end(), 0);
+}
+
+#[test]
+fn a_store_that_never_answers_holds_neither_jobs_nor_the_end_up() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let sealed = scene("");
+    let store = format!(
+        "[repository]\nurl = \"s3://bucket/x\"\nendpoint = \"http://{}\"\nallow_http = true\nskip_signature = true\n\
+         [serve]\nlisten = \"127.0.0.1:0\"\n[agent]\nstop_timeout = \"1s\"\n[agent.jobs.nightly]\nat = \"30 3 1 1 *\"\nrun = \"status\"\n",
+        silent.local_addr().unwrap()
+    );
+    fs::write(sealed.path("lifeboat.toml"), store).unwrap();
+    long_ago(&sealed, "nightly");
+    let mut running = Serving::begin(sealed.command(&["agent"]), true);
+    running.wait_for("nightly  begins");
+    assert_eq!(running.get("/healthz").code, 503);
+    assert_eq!(running.end(), 0);
+}
+
+#[test]
+fn what_a_run_could_not_say_itself_is_told() {
+    let ears = Ears::open();
+    let notify = format!("[notify.team]\nkind = \"webhook\"\nurl = \"{}\"\ncommands = [\"drill\"]\n", ears.url("hook"));
+    let job = |run: &str| format!("{notify}[agent.jobs.nightly]\nat = \"30 3 1 1 *\"\nrun = \"{run}\"\n");
+    let sealed = scene(&job("backup --al"));
+    long_ago(&sealed, "nightly");
+    sealed.expect(1, &["agent", "--once"]);
+    let heard = ears.heard();
+    assert_eq!(heard.len(), 1, "{heard:?}");
+    assert!(heard[0].json()["title"].as_str().unwrap().contains("nightly ended with 2"), "{heard:?}");
+    configure(&sealed, &job("backup data"));
+    long_ago(&sealed, "nightly");
+    sealed.expect(0, &["agent", "--once"]);
+    let events: Vec<_> = ears.heard().iter().map(|heard| heard.json()["event"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(events, ["recovered"]);
+    // An old failure is not one of a job that is not due.
+    configure(&sealed, &job("backup nothing"));
+    long_ago(&sealed, "nightly");
+    sealed.expect(1, &["agent", "--once"]);
+    sealed.expect(0, &["agent", "--once"]);
 }
 
 #[test]

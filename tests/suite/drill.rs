@@ -196,6 +196,10 @@ fn a_group_is_drilled_at_one_moment_as_one_result() {
     std::thread::sleep(std::time::Duration::from_millis(1100));
     let late = of(&tree.run(21, &["--json", "drill", "--group", "both"]));
     assert_eq!(late[2]["verdict"], "rpo-missed");
+    let config = fs::read_to_string(tree.path("lifeboat.toml")).unwrap();
+    fs::write(tree.path("lifeboat.toml"), config.replace("rpo = \"1s\"", "rto = \"1s\"")).unwrap();
+    let slow = ["--json", "drill", "--group", "both", "--command-line", "sleep 0.6"];
+    assert_eq!(of(&tree.run(20, &slow))[2]["verdict"], "rto-missed", "each alone would not be too late");
     // One that does not come back fails the whole, and the other is drilled all the same.
     fs::remove_file(tree.largest("/packs/")).unwrap();
     let failed = of(&tree.run(13, &["--json", "drill", "--group", "both"]));

@@ -97,6 +97,50 @@ fn a_failure_is_told_once_and_then_that_it_is_right_again() {
 }
 
 #[test]
+fn a_reader_that_goes_away_ends_no_run() {
+    let sealed = scene("[sources.more]\nkind = \"volume\"\npath = \"data\"\n[hooks]\nfinally = \"touch finally\"\n");
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let status = sealed.command(&["backup", "--all"]).stdout(writer).status().unwrap();
+    assert_eq!(status.code(), Some(0));
+    let (out, _) = sealed.expect(0, &["--json", "snapshots"]);
+    assert_eq!(serde_json::from_str::<Vec<serde_json::Value>>(&out).unwrap().len(), 2, "both sources are stored");
+    assert!(sealed.path("finally").exists());
+}
+
+#[test]
+fn a_graver_failure_is_told_at_once_and_that_nobody_could_look_too() {
+    let ears = Ears::open();
+    let sealed = scene("");
+    let with = |hook: &str| {
+        configure(
+            &sealed,
+            &format!(
+                "[notify.team]\nkind = \"webhook\"\nurl = \"{}\"\n[sources.data.hooks]\nfinally = \"{hook}\"\n",
+                ears.url("hook")
+            ),
+        );
+    };
+    let codes =
+        || -> Vec<serde_json::Value> { ears.heard().iter().map(|heard| heard.json()["exit_code"].clone()).collect() };
+    with("false");
+    sealed.expect(3, &["backup", "data"]);
+    assert_eq!(codes(), [3]);
+    fs::rename(sealed.path("data"), sealed.path("data.away")).unwrap();
+    sealed.expect(1, &["backup", "data"]);
+    assert_eq!(codes(), [1], "what was only incomplete has failed");
+    sealed.expect(1, &["backup", "data"]);
+    assert!(codes().is_empty());
+    away(&sealed, true);
+    sealed.expect(10, &["status", "--notify"]);
+    assert_eq!(codes(), [10], "that nobody could look is news");
+    away(&sealed, false);
+    sealed.expect(0, &["status", "--notify"]);
+    let heard = ears.heard();
+    assert_eq!(heard.iter().map(|heard| heard.json()["event"].clone()).collect::<Vec<_>>(), ["recovered"], "{heard:?}");
+}
+
+#[test]
 fn what_does_not_arrive_is_tried_again_and_changes_nothing_about_the_backup() {
     let ears = Ears::open();
     let sealed = scene(&format!(
@@ -172,6 +216,13 @@ fn status_tells_what_is_new() {
     sealed.expect(0, &["backup", "data"]);
     sealed.expect(0, &["status", "--notify"]);
     assert_eq!(events(), [event("recovered", "status/data/no-snapshot")]);
+    // A source that nobody looks at any more is not right again.
+    configure(&sealed, &format!("{notify}[sources.gone]\nkind = \"volume\"\npath = \"nowhere\"\n"));
+    sealed.expect(21, &["status", "--notify"]);
+    assert_eq!(events(), [event("trouble", "status/gone/no-snapshot")]);
+    configure(&sealed, &notify);
+    sealed.expect(0, &["status", "--notify"]);
+    assert!(events().is_empty());
     // Two things are wrong, and one of them is mended.
     configure(&sealed, &format!("{notify}[objectives.data]\nrpo = \"1s\"\ndrill_every = \"7d\"\n"));
     std::thread::sleep(std::time::Duration::from_millis(1100));
@@ -359,7 +410,7 @@ fn a_source_whose_hook_fails_is_not_backed_up_and_the_others_are() {
          [sources.more]\nkind = \"volume\"\npath = \"data\"\n",
     );
     let (_, err) = sealed.expect(1, &["backup", "--all"]);
-    assert!(err.contains("the hook `exit 7` (before) ended with exit code 7"), "{err}");
+    assert!(err.contains("the hook `exit` (before) ended with exit code 7"), "{err}");
     assert!(!sealed.path("never").exists() && sealed.path("finally").exists());
     let (out, _) = sealed.expect(0, &["--json", "snapshots"]);
     let snapshots: Vec<serde_json::Value> = serde_json::from_str(&out).unwrap();
@@ -368,7 +419,7 @@ fn a_source_whose_hook_fails_is_not_backed_up_and_the_others_are() {
     // One that fails afterwards is said, and the run is not called complete.
     configure(&sealed, "[sources.data.hooks]\nfinally = [\"exit 1\", \"touch second\"]\n");
     let (_, err) = sealed.expect(3, &["backup", "data"]);
-    assert!(err.contains("warning: the hook `exit 1` (finally) ended with exit code 1"), "{err}");
+    assert!(err.contains("warning: the hook `exit` (finally) ended with exit code 1"), "{err}");
     assert!(sealed.path("second").exists(), "each has its turn");
     // What hooks print is no part of the answer.
     configure(&sealed, "[hooks]\nbefore = \"echo not json\"\n");

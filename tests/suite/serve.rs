@@ -203,9 +203,8 @@ fn hundreds_of_runs_are_readable_on_a_telephone_and_on_a_screen() {
     sealed.expect(0, &["drill", "data"]);
     sealed.expect(13, &["drill", "data", "--command-line", "false"]);
     // Somebody who can name a file, or make a hook fail, writes no part of the page.
-    let script = "<img src=x onerror=alert(1)>";
-    let hooks =
-        format!("[sources.never]\nkind = \"volume\"\npath = \"nowhere\"\n[hooks]\nbefore = \"false '{script}'\"\n");
+    let script = "<img/src=x/onerror=alert(1)>";
+    let hooks = format!("[sources.never]\nkind = \"volume\"\npath = \"nowhere\"\n[hooks]\nbefore = \"'{script}'\"\n");
     fs::write(sealed.path("lifeboat.toml"), format!("{CONFIG}{hooks}")).unwrap();
     sealed.expect(1, &["backup", "data"]);
     // Hundreds of runs more than are shown: they are lines of a file.

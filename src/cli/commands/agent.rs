@@ -7,6 +7,7 @@
 mod children;
 mod memory;
 
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -45,6 +46,10 @@ struct Agent<'c> {
     following: Vec<Following>,
     /// Whether it was said that the memory cannot be written.
     said: bool,
+    /// This program, as it was called: after an upgrade the new one is at its place.
+    program: PathBuf,
+    /// Exit codes of the runs of this agent.
+    codes: Vec<u8>,
 }
 
 /// A stream that is followed.
@@ -76,9 +81,19 @@ pub fn run(context: &Context, args: &AgentArgs) -> Result<Outcome, Failure> {
     }
     context.refuse_others_state()?;
     let waking = Waking::new(&[SIGINT, SIGTERM, SIGCHLD]).map_err(failed("signals cannot be waited for"))?;
+    let program = std::env::current_exe().map_err(failed("this program does not find itself"))?;
     let memory = AgentMemory::open(&state)?;
     let following = follow.into_iter().map(|source| Following { source, child: None, failures: 0, again: None });
-    let mut agent = Agent { context, jobs, memory, running: Vec::new(), following: following.collect(), said: false };
+    let mut agent = Agent {
+        context,
+        jobs,
+        memory,
+        running: Vec::new(),
+        following: following.collect(),
+        said: false,
+        program,
+        codes: Vec::new(),
+    };
     if args.once {
         return agent.once(&waking);
     }
@@ -87,7 +102,7 @@ pub fn run(context: &Context, args: &AgentArgs) -> Result<Outcome, Failure> {
     if let Some(page) = &page {
         context.ui.answer(format!("serving   http://{}", page.place()))?;
     }
-    agent.go_on(&waking, page.as_ref())
+    agent.go_on(&waking, page)
 }
 
 /// What would run when.
@@ -129,12 +144,11 @@ impl Agent<'_> {
             waking.wait(None).map_err(failed("no timer"))?;
             self.reap();
         }
-        let codes = self.jobs.iter().filter_map(|job| self.memory.held.last_code(&job.name));
-        Ok(if codes.max().unwrap_or(0) == 0 { Outcome::Done } else { Outcome::Unfit })
+        Ok(if self.codes.iter().all(|code| *code == 0) { Outcome::Done } else { Outcome::Unfit })
     }
 
     /// Goes on until it is told to end.
-    fn go_on(&mut self, waking: &Waking, page: Option<&Page>) -> Result<Outcome, Failure> {
+    fn go_on(&mut self, waking: &Waking, mut page: Option<Page>) -> Result<Outcome, Failure> {
         let watchdog = sd_notify::watchdog_enabled().and_then(|every| TimeDelta::from_std(every / 2).ok());
         let jobs = self.jobs.len();
         self.context.ui.story(format!("agent     {jobs} jobs, {} streams", self.following.len()));
@@ -144,9 +158,9 @@ impl Agent<'_> {
             let ended = self.reap();
             let mut next = self.begin_due();
             next = earliest(next, self.begin_following());
-            if let Some(page) = page {
-                // After a run, and when somebody looks. What goes wrong is on the page.
-                let _ = page.refresh(self.context, || self.views(), ended || first);
+            if let Some(page) = &mut page {
+                // After a run, and when somebody looks.
+                page.refresh_soon(self.context, || self.views(), ended || first);
             }
             first = false;
             if let Some(every) = watchdog {
@@ -170,9 +184,9 @@ impl Agent<'_> {
         for n in 0..self.jobs.len() {
             let name = self.jobs[n].name.clone();
             let since = match self.memory.held.since(&name) {
-                Some(since) => since,
-                // One that is new begins with its next time.
-                None => {
+                Some(since) if since <= now => since,
+                // One that is new begins with its next time; one that a clock noted that was ahead too, or it would wait until then.
+                _ => {
                     self.note(&name, |held| held.since = now);
                     now
                 }
@@ -183,6 +197,7 @@ impl Agent<'_> {
                     if self.running.iter().any(|child| child.name == name) {
                         self.told(
                             &name,
+                            "late",
                             format!(
                                 "{name} still runs since {}: the run of {} is passed over",
                                 self.since(&name),
@@ -234,12 +249,16 @@ impl Agent<'_> {
         let late = if missed { format!(", missed at {}", show(scheduled)) } else { String::new() };
         self.context.ui.story(format!("{}  begins{late}: lifeboat {}", job.name, job.words.join(" ")));
         let (name, now) = (job.name.clone(), self.context.now());
-        match Child::begin(self.context, &name, &job.words, now) {
+        match Child::begin(self.context, &self.program, &name, &job.words, now) {
             Ok(child) => {
                 self.running.push(child);
                 self.note(&name, |held| held.began = Some(now));
             }
-            Err(e) => self.told(&name, format!("{name} could not be begun: {e}")),
+            Err(e) => {
+                self.codes.push(255);
+                self.note(&name, |held| held.code = Some(255));
+                self.told(&name, "begin", format!("{name} could not be begun: {e}"));
+            }
         }
     }
 
@@ -257,16 +276,27 @@ impl Agent<'_> {
         for (name, began, end) in &ended {
             let took = duration((now - *began).num_milliseconds().max(0) as f64 / 1000.0);
             let code = match end {
+                // What ends before it knows its configuration, or by a defect, has told nobody.
+                Ended::Code(code @ (2 | 101)) => {
+                    self.told(
+                        name,
+                        "end",
+                        format!("{name} ended with {code} after {took}: its own words are in the agent's log"),
+                    );
+                    *code
+                }
                 Ended::Code(code) => {
                     self.context.ui.story(format!("{name}  ended with {code} after {took}"));
+                    self.right_again(name);
                     *code
                 }
                 // It could not say so itself.
                 Ended::Killed(signal) => {
-                    self.told(name, format!("{name} was killed by signal {signal} after {took}"));
+                    self.told(name, "end", format!("{name} was killed by signal {signal} after {took}"));
                     255
                 }
             };
+            self.codes.push(code);
             self.note(name, |held| held.code = Some(code));
         }
         self.reap_following(now);
@@ -290,12 +320,12 @@ impl Agent<'_> {
             };
             let text = format!("follow {} {how}; begun again in {wait} s", following.source);
             match end {
+                Ended::Code(2 | 101) | Ended::Killed(_) => told.push((following.source.clone(), text)),
                 Ended::Code(_) => self.context.ui.warning(text),
-                Ended::Killed(_) => told.push((following.source.clone(), text)),
             }
         }
         for (source, text) in told {
-            self.told(&source, text);
+            self.told(&source, "end", text);
         }
     }
 
@@ -312,7 +342,7 @@ impl Agent<'_> {
                 Some(again) => next = earliest(next, Some(again)),
                 None => {
                     let words = ["follow".to_owned(), following.source.clone()];
-                    match Child::begin(self.context, &following.source, &words, now) {
+                    match Child::begin(self.context, &self.program, &following.source, &words, now) {
                         Ok(child) => following.child = Some(child),
                         Err(e) => {
                             self.context.ui.warning(format!("follow {} could not be begun: {e}", following.source));
@@ -337,27 +367,45 @@ impl Agent<'_> {
                 Ended::Code(code) => self.context.ui.story(format!("{}  ended with {code}", child.name)),
                 Ended::Killed(_) => {
                     let patience = duration(patience.as_secs_f64());
-                    self.context.ui.warning(format!("{} did not end within {patience}, and was killed", child.name));
+                    if self.jobs.iter().any(|job| job.name == child.name) {
+                        self.note(&child.name, |held| held.code = Some(255));
+                    }
+                    self.told(
+                        &child.name,
+                        "end",
+                        format!("{} did not end within {patience}, and was killed", child.name),
+                    );
                 }
             }
         }
     }
 
-    /// Warns, and tells the channels: of what could not tell itself.
-    fn told(&self, name: &str, title: String) {
+    /// Warns, and tells the channels: of what could not tell itself. `what` tells its kinds apart.
+    fn told(&self, name: &str, what: &str, title: String) {
         self.context.ui.warning(&title);
+        self.tell(Event::Failure, format!("run/agent/{name}/{what}"), title);
+    }
+
+    /// Tells who heard that it did not: it ran to an end that it told itself.
+    fn right_again(&self, name: &str) {
+        for what in ["begin", "late", "end"] {
+            self.tell(Event::Recovered, format!("run/agent/{name}/{what}"), format!("{name} runs again"));
+        }
+    }
+
+    fn tell(&self, event: Event, subject: String, title: String) {
         let channels: Vec<_> = self.context.config.channels().into_iter().flatten().collect();
         let host = host_name(None);
         let message = Message {
-            event: Event::Failure,
-            subject: format!("run/agent/{name}"),
+            event,
+            subject,
             command: "agent".to_owned(),
             sources: Vec::new(),
             run: String::new(),
             title: format!("agent on {host}: {title}"),
             host,
             at: self.context.now(),
-            exit_code: Some(1),
+            exit_code: None,
             seconds: None,
             weight: 1,
             lines: Vec::new(),

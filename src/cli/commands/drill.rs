@@ -66,6 +66,7 @@ fn hold_all(context: &Context, args: &DrillArgs) -> Result<Outcome, Failure> {
         args.group.as_deref().map(|name| Group::begin(context, args, name, &sources, &repository)).transpose()?;
     let mut records = Vec::new();
     let mut failures = Vec::new();
+    let mut incomplete = false;
     for source in &sources {
         let held = around_source(context, "drill", source, || {
             let which = |id: &SnapshotId| match &group {
@@ -81,6 +82,8 @@ fn hold_all(context: &Context, args: &DrillArgs) -> Result<Outcome, Failure> {
             Ok(end)
         });
         match held {
+            // A hook that failed afterwards.
+            Ok(Outcome::Incomplete) => incomplete = true,
             Ok(_) => {}
             Err(failure) if failure.kind() == Kind::Cancelled => return Err(failure),
             // The others are drilled all the same.
@@ -103,7 +106,10 @@ fn hold_all(context: &Context, args: &DrillArgs) -> Result<Outcome, Failure> {
         return Err(last);
     }
     let verdicts: Vec<Verdict> = records.iter().map(|record| record.verdict).collect();
-    Ok(outcome(&verdicts))
+    Ok(match outcome(&verdicts) {
+        Outcome::Done if incomplete => Outcome::Incomplete,
+        end => end,
+    })
 }
 
 /// The drill of a group: all sources at one moment, as one result.
@@ -233,7 +239,11 @@ fn sources(context: &Context, args: &DrillArgs) -> Result<Vec<String>, Failure> 
     if let Some(group) = &args.group {
         let found = context.config.groups.get(group).map(|group| group.sources.clone());
         let hint = "Groups stand in the configuration as [groups.NAME].";
-        return found.ok_or_else(|| Failure::usage(format!("there is no group `{group}`"), hint));
+        let found = found.ok_or_else(|| Failure::usage(format!("there is no group `{group}`"), hint))?;
+        if found.is_empty() {
+            return Err(Failure::usage(format!("the group `{group}` has no sources"), hint));
+        }
+        return Ok(found);
     }
     if args.all {
         return Ok(context.config.sources.keys().cloned().collect());
@@ -453,7 +463,7 @@ fn show_one(context: &Context, id: &str, html: Option<&Path>) -> Result<Outcome,
 /// How long a restore will take, by what drills measured.
 pub(super) fn estimate_line(repository: &Repository, source: &str, fetch_bytes: u64, segments: u64) -> Option<String> {
     let rows = repository.catalog().drills(Some(5)).ok()?;
-    let records = rows.iter().map(|row| &row.record).filter(|record| !record.sabotaged);
+    let records = rows.iter().map(|row| &row.record).filter(|record| !record.sabotaged && record.kind != "group");
     let found = estimate(records, source, fetch_bytes, segments)?;
     Some(format!("estimate  {}, by the drill of {}", duration(found.seconds), show(found.drilled)))
 }
@@ -461,6 +471,8 @@ pub(super) fn estimate_line(repository: &Repository, source: &str, fetch_bytes: 
 /// The newest drill of a source that says something of its data, sabotaged ones apart.
 pub(super) fn newest_green<'r>(rows: &'r [DrillRow], source: &str) -> Option<&'r DrillRecord> {
     let of = rows.iter().map(|row| &row.record).filter(|record| record.source == source && !record.sabotaged);
+    // A group may be called like a source.
+    let of = of.filter(|record| record.kind != "group");
     of.filter(|record| record.verdict.is_green()).max_by_key(|record| record.began)
 }
 

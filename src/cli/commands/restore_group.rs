@@ -78,14 +78,5 @@ pub(super) fn run(context: &Context, args: &RestoreArgs, group: &str, into: &Pat
 
 /// The same without the story: of several sources at a time it would be told twice.
 fn quiet(context: &Context) -> Context {
-    Context {
-        at_copy: context.at_copy.clone(),
-        as_of: context.as_of,
-        global: context.global.clone(),
-        config: context.config.clone(),
-        config_file: context.config_file.clone(),
-        ui: Ui { quiet: true, ..context.ui },
-        told: std::sync::Arc::clone(&context.told),
-        stop: std::sync::Arc::clone(&context.stop),
-    }
+    Context { ui: Ui { quiet: true, ..context.ui }, ..context.twin() }
 }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -22,6 +22,12 @@ const USUAL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8710)
 pub struct Page {
     site: Arc<Site>,
     place: SocketAddr,
+    /// Rung when a view was made.
+    bell: Bell,
+    /// Whether one is being made.
+    gathering: Arc<AtomicBool>,
+    /// Whether another one is wanted after it.
+    wanted: bool,
     /// The server ends with it.
     _served: Served,
 }
@@ -51,7 +57,8 @@ impl Page {
         // Who knows a token is no page of somebody else's; who comes through a proxy comes under its name.
         let any_host = proxied || (token.is_some() && !listen.ip().is_loopback());
         let access = Access::new(token.as_deref(), &hosts, any_host);
-        let site = site(move || bell.ring(), access);
+        let rung = bell.clone();
+        let site = site(move || rung.ring(), access);
         let cannot = |e: std::io::Error| {
             let hint = "Choose another one: `--listen 127.0.0.1:PORT`.".to_owned();
             Failure::new(Kind::Failed, format!("could not listen on {listen}: {e}"), Some(hint))
@@ -59,7 +66,7 @@ impl Page {
         let doors = Doors::open(listen).map_err(cannot)?;
         let place = doors.place().map_err(cannot)?;
         let served = serve(doors, Arc::clone(&site)).map_err(cannot)?;
-        Ok(Self { site, place, _served: served })
+        Ok(Self { site, place, bell, gathering: Arc::default(), wanted: false, _served: served })
     }
 
     /// Where it is.
@@ -67,12 +74,9 @@ impl Page {
         self.place
     }
 
-    /// Makes a new view, unless the one that is shown is young.
-    pub fn refresh(&self, context: &Context, jobs: impl FnOnce() -> Vec<JobView>, always: bool) -> Result<(), Failure> {
-        if self.site.is_fresh() && !always {
-            return Ok(());
-        }
-        match gather(context, jobs()) {
+    /// Makes a new view, and waits for it.
+    pub fn refresh(&self, context: &Context) -> Result<(), Failure> {
+        match gather(context, Vec::new()) {
             Ok(view) => {
                 self.site.show(view);
                 Ok(())
@@ -83,31 +87,47 @@ impl Page {
             }
         }
     }
+
+    /// Lets a new view be made by a thread of its own, unless the one that is shown is young: a store that does not answer holds nobody
+    /// up. Rings when it is done; what goes wrong is on the page.
+    pub fn refresh_soon(&mut self, context: &Context, jobs: impl FnOnce() -> Vec<JobView>, always: bool) {
+        self.wanted |= always;
+        if (self.site.is_fresh() && !self.wanted) || self.gathering.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        self.wanted = false;
+        let (context, jobs) = (context.twin(), jobs());
+        let (site, bell, gathering) = (Arc::clone(&self.site), self.bell.clone(), Arc::clone(&self.gathering));
+        std::thread::spawn(move || {
+            match gather(&context, jobs) {
+                Ok(view) => site.show(view),
+                Err(failure) => {
+                    // Once, not at each visit.
+                    if site.fail(failure.lines().join("; ")) {
+                        context.ui.warning(failure.said());
+                    }
+                }
+            }
+            gathering.store(false, Ordering::Relaxed);
+            bell.ring();
+        });
+    }
 }
 
 /// Runs it.
 pub fn run(context: &Context, args: &ServeArgs) -> Result<Outcome, Failure> {
     let no_pipe = |e: std::io::Error| Failure::new(Kind::Failed, format!("signals cannot be waited for: {e}"), None);
     let waking = Waking::new(&[SIGINT, SIGTERM]).map_err(no_pipe)?;
-    let page = Page::open(context, args, waking.bell())?;
+    let mut page = Page::open(context, args, waking.bell())?;
     // What no visit can mend is told at once; a store that is away may come back.
-    match page.refresh(context, Vec::new, true) {
+    match page.refresh(context) {
         Err(failure) if failure.kind() == Kind::Failed => context.ui.warning(failure.said()),
         other => other?,
     }
     context.ui.answer(format!("serving   http://{}", page.place()))?;
-    let mut told = false;
     while !context.stop.load(Ordering::Relaxed) {
         waking.wait(None).map_err(no_pipe)?;
-        if context.stop.load(Ordering::Relaxed) {
-            break;
-        }
-        let failed = page.refresh(context, Vec::new, false).err();
-        // Once, not at each visit.
-        if let (Some(failure), false) = (&failed, told) {
-            context.ui.warning(failure.said());
-        }
-        told = failed.is_some();
+        page.refresh_soon(context, Vec::new, false);
     }
     context.ui.story("stopped");
     Ok(Outcome::Done)

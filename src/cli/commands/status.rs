@@ -12,10 +12,10 @@ use crate::cli::args::StatusArgs;
 use crate::cli::context::{Context, host_name};
 use crate::cli::output::{count, counted, duration, size};
 use crate::cli::report::Failure;
-use crate::cli::telling::tell;
+use crate::cli::telling::{memory_of, tell};
 use crate::model::Moment;
 use crate::model::convex::FILES_KIND;
-use crate::notify::{Event, MemoryFile, Message};
+use crate::notify::{Event, Message};
 use crate::ops::status::{Limits, SourceStatus, Weight, status};
 use crate::plan::restore::show;
 use crate::repository::Repository;
@@ -58,13 +58,14 @@ pub fn run(context: &Context, args: &StatusArgs) -> Result<Outcome, Failure> {
     let found = look_once(context, args);
     if !args.nagios {
         let look = found?;
+        // First of all: a file that cannot be written keeps nobody from hearing.
+        if args.notify {
+            tell_all(context, &look);
+        }
         if let Some(file) = &args.prometheus {
             write_metrics(file, &look, context.now())?;
         }
         show_all(context, &look)?;
-        if args.notify {
-            tell_all(context, args, &look);
-        }
         return Ok(outcome(look.worst()));
     }
     // Nagios reads 0, 1, 2 and 3, and one line.
@@ -85,24 +86,20 @@ pub fn run(context: &Context, args: &StatusArgs) -> Result<Outcome, Failure> {
 }
 
 /// Tells the channels what is wrong, and what is right again.
-fn tell_all(context: &Context, args: &StatusArgs, look: &Look) {
+fn tell_all(context: &Context, look: &Look) {
     let channels: Vec<_> = context.config.channels().into_iter().flatten().collect();
     if channels.is_empty() {
         context.ui.warning("nobody is told: the configuration has no [notify.NAME]");
         return;
     }
-    let mut known = Vec::new();
-    if let Ok(state) = context.own_state_dir() {
-        known = MemoryFile::in_state(&state).read().troubles(STATUS);
-    }
-    let is_whole = args.sources.is_empty();
-    for message in messages(look, &known, is_whole, context.now(), &host_name(None)) {
+    let known = memory_of(context).map(|file| file.read().troubles(STATUS)).unwrap_or_default();
+    for message in messages(look, &known, context.now(), &host_name(None)) {
         tell(context, &channels, &message);
     }
 }
 
 /// What is to be told: what is wrong, and of what was wrong (`known`) what is right again. Those who have heard it do not hear it again.
-pub fn messages(look: &Look, known: &[String], is_whole: bool, now: Moment, host: &str) -> Vec<Message> {
+pub fn messages(look: &Look, known: &[String], now: Moment, host: &str) -> Vec<Message> {
     let message = |event, subject: String, source: &str, weight: Weight, title: String| Message {
         event,
         subject,
@@ -136,7 +133,9 @@ pub fn messages(look: &Look, known: &[String], is_whole: bool, now: Moment, host
         let title = format!("copy {} on {host}: {}: {words}", copy.name, sign(copy.state));
         all.push(message(Event::Trouble, format!("{STATUS}copy:{}/copy", copy.name), "", copy.state, title));
     }
-    let is_looked_at = |subject: &str| is_whole || look.sources.iter().any(|one| subject == one.source);
+    // Of what nobody looks at any more, nothing is known.
+    let is_copy = |subject: &str| look.copies.iter().any(|copy| subject.strip_prefix("copy:") == Some(&*copy.name));
+    let is_looked_at = |subject: &str| look.sources.iter().any(|one| subject == one.source) || is_copy(subject);
     for subject in known {
         let Some((of, kind)) = subject.strip_prefix(STATUS).and_then(|rest| rest.rsplit_once('/')) else { continue };
         if is_looked_at(of) && !all.iter().any(|message| message.subject == *subject) {
@@ -180,7 +179,7 @@ pub fn look(context: &Context, repository: &Repository, sources: &[String]) -> R
         })
         .collect();
     let copies = if sources.is_empty() { standings(context, repository)? } else { Vec::new() };
-    let memory = context.own_state_dir().map(|state| MemoryFile::in_state(&state).read()).unwrap_or_default();
+    let memory = memory_of(context).map(|file| file.read()).unwrap_or_default();
     let failing = memory.failing().filter(|(name, ..)| sources.is_empty() && context.config.notify.contains_key(*name));
     let silent = failing.map(|(name, since, words)| Silent {
         channel: name.to_owned(),

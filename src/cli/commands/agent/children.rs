@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -29,8 +30,14 @@ pub(super) struct Child {
 
 impl Child {
     /// Begins one: the same program, with the same flags that say where everything is.
-    pub fn begin(context: &Context, name: &str, words: &[String], now: Moment) -> std::io::Result<Self> {
-        let mut command = Command::new(std::env::current_exe()?);
+    pub fn begin(
+        context: &Context,
+        program: &Path,
+        name: &str,
+        words: &[String],
+        now: Moment,
+    ) -> std::io::Result<Self> {
+        let mut command = Command::new(program);
         command.args(flags(&context.global)).args(words).stdin(Stdio::null());
         // Of its own: Ctrl-C at the agent's terminal reaches it once, from the agent.
         command.process_group(0);
