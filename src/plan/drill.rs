@@ -127,7 +127,16 @@ pub fn joint_moment(seed: u64, windows: &[Vec<(Moment, Moment)>]) -> Result<Mome
 /// One record of a group's drill from those of its sources, which were restored one after another as `restore --group` does: their times
 /// are added, the oldest newest recovery point counts, each source is a check. `limits` are the group's own RTO and RPO in milliseconds.
 pub fn together(first: DrillRecord, of: &[DrillRecord], limits: (Option<u64>, Option<u64>)) -> DrillRecord {
-    let mut whole = DrillRecord { kind: "group".to_owned(), ..first };
+    let mut whole = DrillRecord {
+        kind: "group".to_owned(),
+        phases: Vec::new(),
+        checks: Vec::new(),
+        fetched_bytes: 0,
+        restored_bytes: 0,
+        segments: 0,
+        sabotaged: false,
+        ..first
+    };
     (whole.rto_limit_ms, whole.rpo_limit_ms) = limits;
     let all = |value: fn(&DrillRecord) -> Option<u64>| of.iter().map(value).collect::<Option<Vec<u64>>>();
     whole.rto_ms = all(|record| record.rto_ms).map(|all| all.into_iter().fold(0, u64::saturating_add));

@@ -95,8 +95,8 @@ fn told_to_end_it_ends_its_runs_as_ctrl_c_would() {
     let (_, err) = sealed.expect(11, &["agent"]);
     assert!(err.contains("another agent runs"), "{err}");
     assert_eq!(running.end(), 0);
-    let said = running.said();
-    assert!(said.contains("nightly  ended with 130") && said.contains("stopped"), "{said}");
+    let said = running.wait_for("stopped");
+    assert!(said.contains("nightly  ended with 130"), "{said}");
     assert!(sealed.path("finally").exists(), "the run cleaned up after itself");
     // One that does not end is killed, and that is said.
     let stubborn = "[hooks]\nfinally = \"echo hanging; sleep 600\"\n[agent]\nstop_timeout = \"1s\"\n";
@@ -105,8 +105,7 @@ fn told_to_end_it_ends_its_runs_as_ctrl_c_would() {
     let mut running = agent(&sealed);
     running.wait_for("hanging");
     assert_eq!(running.end(), 0);
-    let said = running.said();
-    assert!(said.contains("nightly did not end within 1.0 s, and was killed"), "{said}");
+    running.wait_for("nightly did not end within 1.0 s, and was killed");
 }
 
 #[test]
@@ -257,5 +256,5 @@ fn what_follows_a_stream_is_begun_again() {
     }
     assert_ne!(children(running.pid())[0], child);
     assert_eq!(running.end(), 0);
-    assert!(running.said().contains("app  ended with 0"), "{}", running.said());
+    running.wait_for("app  ended with 0");
 }
