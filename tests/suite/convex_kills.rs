@@ -36,13 +36,16 @@ fn moment(ts: i64) -> String {
 /// Follows until everything is stored that was committed by now.
 fn catch_up(place: &Place) {
     use std::io::{BufRead, BufReader};
+    // It tells whole milliseconds: the last change has one of its own.
+    std::thread::sleep(std::time::Duration::from_millis(2));
     place.convex.insert("ticks", json("{}"));
-    let latest = place.convex.latest();
+    let tick = chrono::DateTime::from_timestamp_millis(place.convex.latest().div_euclid(1_000_000)).unwrap();
     let mut command = place.command(&["--json", "follow", "app", "--interval", "0s"]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     for line in BufReader::new(child.stdout.take().unwrap()).lines() {
         let said: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
-        if said["event"] == "stored" && said["newest"].as_str().unwrap() >= moment(latest).as_str() {
+        let newest = || said["newest"].as_str().unwrap().parse::<chrono::DateTime<chrono::Utc>>().unwrap();
+        if said["event"] == "stored" && newest() >= tick {
             break;
         }
     }

@@ -37,6 +37,20 @@ impl Following {
         }
     }
 
+    /// Waits until everything up to now is stored. It tells whole milliseconds: one more change, in a millisecond of its own, shows that
+    /// what was before it has come.
+    fn wait_for_all(&mut self, place: &Place) {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+        place.convex.insert("ticks", json("{}"));
+        let tick = chrono::DateTime::from_timestamp_millis(place.convex.latest().div_euclid(1_000_000)).unwrap();
+        loop {
+            let newest = self.wait("stored")["newest"].as_str().unwrap().to_owned();
+            if newest.parse::<chrono::DateTime<chrono::Utc>>().unwrap() >= tick {
+                return;
+            }
+        }
+    }
+
     fn words(&mut self) -> String {
         let mut text = String::new();
         std::io::Read::read_to_string(&mut self.child.stderr.take().unwrap(), &mut text).unwrap();
@@ -68,7 +82,7 @@ fn a_bad_mutation_is_found_and_undone() {
     assert!(place.convex.patch(&kept, json(r#"{"name":"nobody"}"#)));
     assert!(place.convex.delete(&kept));
     let bad = place.convex.latest();
-    while following.wait("stored")["newest"].as_str().unwrap() < after(bad).as_str() {}
+    following.wait_for_all(&place);
     following.end();
 
     let (told, _) = place.expect(0, &["timeline", "app"]);
@@ -204,9 +218,7 @@ fn mistakes_are_answered_with_what_to_do() {
 fn follow_up_to_now(place: &Place) {
     let mut following = Following::new(place);
     following.wait("following");
-    place.convex.insert("ticks", json("{}"));
-    let latest = place.convex.latest();
-    while following.wait("stored")["newest"].as_str().unwrap() < after(latest).as_str() {}
+    following.wait_for_all(place);
     following.end();
 }
 
