@@ -2,10 +2,11 @@
 
 use std::fmt::Write;
 
-use super::commands::drill::{end_words, phase_words, verdict_words};
+use super::commands::drill::{end_words, verdict_words};
 use super::output::{duration, size};
 use crate::model::drill::{DrillRecord, Phase};
 use crate::plan::restore::show;
+use crate::serve::escaped as text;
 
 /// Drills of the trend that are drawn at most.
 const TREND: usize = 60;
@@ -30,22 +31,6 @@ fn color(phase: Phase) -> &'static str {
         Phase::Assert => "#c4623b",
         Phase::Check => "#9a9a9a",
     }
-}
-
-fn text(raw: &str) -> String {
-    let mut safe = String::with_capacity(raw.len());
-    for c in raw.chars() {
-        match c {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            c if c.is_control() => safe.push(' '),
-            c => safe.push(c),
-        }
-    }
-    safe
 }
 
 fn seconds(ms: u64) -> String {
@@ -116,7 +101,7 @@ fn bar(page: &mut String, record: &DrillRecord) {
     page.push_str("</div><table><tr><th>Phase<th>Took<th>Part of the time to restore");
     for part in &record.phases {
         let counts = if part.phase == Phase::Check { "no" } else { "yes" };
-        let (color, words) = (color(part.phase), phase_words(part.phase));
+        let (color, words) = (color(part.phase), part.phase.words());
         let _ = write!(
             page,
             "<tr><td><span class=key style=\"background:{color}\"></span>{words}<td>{}<td>{counts}",

@@ -49,6 +49,21 @@ pub enum Phase {
     Check,
 }
 
+impl Phase {
+    /// As people read it.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Plan => "plan",
+            Self::Fetch => "fetch",
+            Self::Start => "start",
+            Self::Wait => "wait for log",
+            Self::Replay => "replay",
+            Self::Assert => "assert",
+            Self::Check => "check",
+        }
+    }
+}
+
 /// How long a part took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PhaseTime {
@@ -136,6 +151,35 @@ pub struct DrillRecord {
 }
 
 impl DrillRecord {
+    /// One that has begun, of which nothing is known yet. `at` is what was asked for.
+    pub fn begun(id: SnapshotId, source: &str, host: &str, began: Moment, at: String) -> Self {
+        Self {
+            id,
+            source: source.to_owned(),
+            kind: String::new(),
+            host: host.to_owned(),
+            began,
+            ended: began,
+            at,
+            target: None,
+            shows: None,
+            newest: None,
+            snapshot: None,
+            verdict: Verdict::NotHeld,
+            problem: None,
+            phases: Vec::new(),
+            rto_ms: None,
+            rpo_ms: None,
+            rto_limit_ms: None,
+            rpo_limit_ms: None,
+            fetched_bytes: 0,
+            restored_bytes: 0,
+            segments: 0,
+            checks: Vec::new(),
+            sabotaged: false,
+        }
+    }
+
     /// Whether its numbers can be counted with and it is no larger than a record should be.
     pub(crate) fn validate(&self) -> Result<(), String> {
         let times = self.phases.iter().map(|part| part.ms).chain(self.checks.iter().map(|check| check.ms));

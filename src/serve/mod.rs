@@ -14,5 +14,6 @@ mod source_page;
 mod view;
 
 pub use self::helper::quoted;
+pub use self::html::text as escaped;
 pub use self::http::{Access, Doors, Served, Site, serve};
 pub use self::view::{CopyView, JobView, SourceView, Totals, View};

@@ -167,7 +167,7 @@ fn drills(page: &mut String, drills: &[DrillRecord]) {
         let all = drill.phases.iter().filter(|part| part.phase != Phase::Check);
         let parts: Vec<String> = all
             .filter(|part| part.ms > 0)
-            .map(|part| format!("{} {}", phase(part.phase), duration(part.ms as f64 / 1000.0)))
+            .map(|part| format!("{} {}", part.phase.words(), duration(part.ms as f64 / 1000.0)))
             .collect();
         let passed = drill.checks.iter().filter(|check| check.end == crate::model::drill::CheckEnd::Passed).count();
         let problem = drill.problem.as_ref().map_or(String::new(), |problem| format!(" {}", text(problem)));
@@ -185,18 +185,6 @@ fn drills(page: &mut String, drills: &[DrillRecord]) {
         );
     }
     end_table(page);
-}
-
-fn phase(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Plan => "plan",
-        Phase::Fetch => "fetch",
-        Phase::Start => "start",
-        Phase::Wait => "wait for log",
-        Phase::Replay => "replay",
-        Phase::Assert => "assert",
-        Phase::Check => "check",
-    }
 }
 
 fn snapshots(page: &mut String, source: &SourceView) {

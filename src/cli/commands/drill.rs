@@ -15,7 +15,7 @@ use crate::cli::telling::around_source;
 use crate::cli::time::read_time;
 use crate::cli::{drill_page, output};
 use crate::config::{DrillSection, Length};
-use crate::model::drill::{CheckEnd, DrillRecord, Phase, Verdict};
+use crate::model::drill::{CheckEnd, DrillRecord, Verdict};
 use crate::model::{Moment, SnapshotId};
 use crate::ops::Kind;
 use crate::ops::cluster::Cluster;
@@ -165,31 +165,8 @@ impl Group {
             At::Time(moment) => Some(moment),
             _ => None,
         };
-        let first = DrillRecord {
-            id: self.id,
-            source: self.name,
-            kind: String::new(),
-            host: host_name(None),
-            began: self.began,
-            ended: context.now(),
-            at: self.asked,
-            target,
-            shows: None,
-            newest: None,
-            snapshot: None,
-            verdict: Verdict::NotHeld,
-            problem: None,
-            phases: Vec::new(),
-            rto_ms: None,
-            rpo_ms: None,
-            rto_limit_ms: None,
-            rpo_limit_ms: None,
-            fetched_bytes: 0,
-            restored_bytes: 0,
-            segments: 0,
-            checks: Vec::new(),
-            sabotaged: false,
-        };
+        let begun = DrillRecord::begun(self.id, &self.name, &host_name(None), self.began, self.asked);
+        let first = DrillRecord { ended: context.now(), target, ..begun };
         together(first, records, self.limits)
     }
 }
@@ -300,25 +277,12 @@ fn hear(context: &Context, source: &str, heard: &Heard<'_>) {
     let ui = context.ui;
     match heard {
         Heard::Plan(words) => ui.story(format!("{source}: {words}")),
-        Heard::Phase(phase) => ui.story(format!("{source}: {} ...", phase_words(*phase))),
+        Heard::Phase(phase) => ui.story(format!("{source}: {} ...", phase.words())),
         Heard::Check(check) => {
             let took = duration(check.ms as f64 / 1000.0);
             ui.story(format!("{source}: {:7} {}: {} ({took})", end_words(check.end), check.name, check.detail));
         }
         Heard::Kept(path) => ui.warning(format!("what was restored stays in `{}`; remove it yourself", path.display())),
-    }
-}
-
-/// A part, as people read it.
-pub(in crate::cli) fn phase_words(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Plan => "plan",
-        Phase::Fetch => "fetch",
-        Phase::Start => "start",
-        Phase::Wait => "wait for log",
-        Phase::Replay => "replay",
-        Phase::Assert => "assert",
-        Phase::Check => "check",
     }
 }
 
@@ -367,7 +331,7 @@ fn tell(context: &Context, record: &DrillRecord) -> Result<(), Failure> {
     }
     ui.answer(format!("RTO       {}", against(record.rto_ms, record.rto_limit_ms)))?;
     ui.answer(format!("RPO       {}", against(record.rpo_ms, record.rpo_limit_ms)))?;
-    let parts = record.phases.iter().map(|part| format!("{} {}", phase_words(part.phase), seconds(Some(part.ms))));
+    let parts = record.phases.iter().map(|part| format!("{} {}", part.phase.words(), seconds(Some(part.ms))));
     ui.answer(format!("took      {}", parts.collect::<Vec<_>>().join(", ")))?;
     let passed = record.checks.iter().filter(|check| check.end == CheckEnd::Passed).count() as u64;
     let others = record.checks.iter().filter(|check| check.end != CheckEnd::Passed);

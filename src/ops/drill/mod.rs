@@ -189,29 +189,10 @@ fn begin(source: &str, options: &DrillOptions<'_>) -> DrillRecord {
     let began = (options.clock)();
     let ms = |limit: Option<Duration>| limit.map(|limit| limit.as_millis() as u64);
     DrillRecord {
-        id: options.id,
-        source: source.to_owned(),
-        kind: String::new(),
-        host: options.host.clone(),
-        began,
-        ended: began,
-        at: options.at.words(),
-        target: None,
-        shows: None,
-        newest: None,
-        snapshot: None,
-        verdict: Verdict::NotHeld,
-        problem: None,
-        phases: Vec::new(),
-        rto_ms: None,
-        rpo_ms: None,
         rto_limit_ms: ms(options.rto),
         rpo_limit_ms: ms(options.rpo),
-        fetched_bytes: 0,
-        restored_bytes: 0,
-        segments: 0,
-        checks: Vec::new(),
         sabotaged: options.sabotage,
+        ..DrillRecord::begun(options.id, source, &options.host, began, options.at.words())
     }
 }
 
