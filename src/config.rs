@@ -3,6 +3,7 @@
 
 mod agent;
 mod bucket;
+mod canary;
 mod convex;
 mod copies;
 mod objectives;
@@ -304,6 +305,9 @@ pub struct SourceSection {
     pub tags: Vec<String>,
     /// What to keep of it.
     pub retention: Option<Retention>,
+    /// Whether a canary is written into it, for drills to look for.
+    #[serde(default)]
+    pub canary: bool,
     /// How a drill looks at it.
     pub drill: Option<DrillSection>,
     /// What runs around its own part of a backup or a drill.
@@ -375,7 +379,7 @@ pub enum Archive {
 
 impl SourceSection {
     /// The keys that belong to some kinds alone: whether each is given, and to which it belongs.
-    fn particular(&self) -> [(&'static str, bool, &'static [SourceKind]); 38] {
+    fn particular(&self) -> [(&'static str, bool, &'static [SourceKind]); 39] {
         use SourceKind::{Bucket, Command, Convex, PgDump, Postgres, Sqlite, Tarball, Volume};
         [
             ("path", self.path.is_some(), &[Volume, Tarball, Sqlite]),
@@ -415,6 +419,7 @@ impl SourceSection {
             ("bin_dir", self.bin_dir.is_some(), &[PgDump, Postgres]),
             ("work_dir", self.work_dir.is_some(), &[Convex, PgDump, Postgres, Volume, Sqlite]),
             ("via", self.via.is_some(), &[Postgres]),
+            ("canary", self.canary, &[Convex, PgDump, Postgres, Volume]),
             ("extra_args", !self.extra_args.is_empty(), &[PgDump]),
         ]
     }
@@ -536,7 +541,7 @@ impl Config {
                 let why = "a follower stores new files of the deployment under this name: choose another".to_owned();
                 return Err(wrong(section, why));
             }
-            source.plan(name).map_err(|why| wrong(section, why))?;
+            source.plan(name).and_then(|_| source.check_canary()).map_err(|why| wrong(section, why))?;
         }
         for (name, group) in &config.groups {
             if let Some(unknown) = group.sources.iter().find(|source| !config.sources.contains_key(*source)) {
@@ -645,6 +650,9 @@ mod tests {
             ("[sources.a]\nkind = \"bucket\"\nurl = \"s3://a\"\nurls = { b = \"s3://b\" }\n", "leave one out"),
             ("[sources.a]\nkind = \"bucket\"\nurls = { \"a/b\" = \"s3://b\" }\n", "must be one name"),
             ("[sources.a]\nkind = \"bucket\"\nurl = \"s3://a\"\nstore = { endpint = \"x\" }\n", "`endpint`"),
+            ("[sources.a]\nkind = \"sqlite\"\npath = \"/x\"\ncanary = true\n", "`canary` does not belong"),
+            ("[sources.a]\nkind = \"convex\"\ntables = [\"x\"]\ncanary = true\n", "add \"lifeboat_canary\""),
+            ("[sources.a]\nkind = \"pg_dump\"\nschemas = [\"x\"]\ncanary = true\n", "add \"lifeboat\""),
             ("[repository]\nlimit_upload = \"fast\"\n", "no size"),
             ("[sources.a]\nkind = \"sqlite\"\n", "`path` is missing"),
             ("[sources.a]\nkind = \"sqlite\"\npath = \"/x\"\nsqlite = \"raw\"\n", "`sqlite` does not belong"),

@@ -20,7 +20,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use convex::ConvexArgs;
 pub use copy::CopyArgs;
 pub use documents::{BootstrapArgs, CompareArgs, UndeleteArgs};
-pub use drill::{DrillArgs, DrillCommand, StatusArgs};
+pub use drill::{CanaryArgs, DrillArgs, DrillCommand, StatusArgs};
 pub use follow::FollowArgs;
 pub use forget::{ForgetArgs, PinArgs};
 pub use keys::KeyCommand;
@@ -235,6 +235,9 @@ pub enum Command {
     /// Restore into a scratch place, look at what came back, measure RTO and RPO
     #[command(after_help = drill::DRILL_HELP)]
     Drill(DrillArgs),
+    /// Write the canaries of sources: small things with the time, that drills look for
+    #[command(after_help = drill::CANARY_HELP)]
+    Canary(CanaryArgs),
     /// Who hears of what
     #[command(subcommand)]
     Notify(NotifyCommand),

@@ -179,6 +179,7 @@ fn run_command(context: &Context, command: Command) -> Result<Outcome, Failure> 
         Command::Accept(args) => commands::forget::accept(context, &args),
         Command::Restore(mut args) => args.settle().and_then(|()| commands::restore::run(context, &args)),
         Command::Status(args) => commands::status::run(context, &args),
+        Command::Canary(args) => commands::canary::run(context, &args),
         Command::Notify(NotifyCommand::Test { channels }) => commands::notify::test(context, &channels),
         Command::Serve(args) => commands::serve::run(context, &args),
         Command::Agent(args) => commands::agent::run(context, &args),

@@ -44,6 +44,7 @@ pub fn told_command(command: &Command) -> Option<(&'static str, String)> {
     };
     Some(match command {
         Command::Backup(args) => ("backup", backup_scope(args)),
+        Command::Canary(args) => ("canary", list(&args.sources, true)),
         Command::Follow(args) => ("follow", args.source.clone()),
         Command::Forget(args) if !args.dry_run && args.simulate.is_none() => ("forget", list(&args.sources, args.all)),
         Command::Prune(args) if !args.dry_run => ("prune", "all".to_owned()),

@@ -49,6 +49,13 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether the server was there, and did not do what was asked.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Query { .. })
+    }
+}
+
 /// The server's message with its detail and hint: `tokio_postgres` says only "db error" by itself.
 fn spoken(error: tokio_postgres::Error) -> Box<dyn std::error::Error + Send + Sync> {
     let Some(db) = error.as_db_error() else { return Box::new(error) };

@@ -11,8 +11,8 @@ use crate::notify::{Address, Channel, Email, EmailParts, Event, Hooks, Way};
 use crate::repository::is_source_name;
 
 /// Commands whose runs are told and have hooks.
-pub const RUNS: [&str; 10] =
-    ["backup", "check", "copy", "drill", "follow", "forget", "prune", "repair", "restore", "status"];
+pub const RUNS: [&str; 11] =
+    ["backup", "canary", "check", "copy", "drill", "follow", "forget", "prune", "repair", "restore", "status"];
 /// Bytes of a file with a URL or a password at most.
 const SECRET_MAX: u64 = 8 << 10;
 

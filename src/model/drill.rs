@@ -148,6 +148,9 @@ pub struct DrillRecord {
     /// A byte was damaged on purpose, to see that it is noticed.
     #[serde(default)]
     pub sabotaged: bool,
+    /// The time of the canary that came back, where one was looked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<Moment>,
 }
 
 impl DrillRecord {
@@ -177,6 +180,7 @@ impl DrillRecord {
             segments: 0,
             checks: Vec::new(),
             sabotaged: false,
+            canary: None,
         }
     }
 

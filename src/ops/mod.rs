@@ -5,6 +5,7 @@
 pub mod backup;
 pub mod bootstrap;
 mod branches;
+pub mod canary;
 pub mod check;
 pub mod cluster;
 pub mod copy;

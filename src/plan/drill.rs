@@ -135,6 +135,7 @@ pub fn together(first: DrillRecord, of: &[DrillRecord], limits: (Option<u64>, Op
         restored_bytes: 0,
         segments: 0,
         sabotaged: false,
+        canary: None,
         ..first
     };
     (whole.rto_limit_ms, whole.rpo_limit_ms) = limits;
@@ -249,6 +250,7 @@ mod tests {
             segments: 10,
             checks: Vec::new(),
             sabotaged: false,
+            canary: None,
         }
     }
 

@@ -3,6 +3,7 @@
 
 pub mod blobs;
 pub mod branches;
+pub mod canary;
 pub mod coverage;
 pub mod documents;
 pub mod drill;

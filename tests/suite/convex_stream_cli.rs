@@ -126,7 +126,7 @@ fn a_bad_mutation_is_found_and_undone() {
 }
 
 /// The record that a drill with `--json` answers with.
-fn drilled(place: &Place, code: i32, args: &[&str]) -> serde_json::Value {
+pub fn drilled(place: &Place, code: i32, args: &[&str]) -> serde_json::Value {
     let (out, err) = place.expect(code, &[&["--json", "drill", "app"], args].concat());
     let line = out.lines().find(|line| line.contains("\"drill\"")).unwrap_or_else(|| panic!("{out}\n{err}"));
     serde_json::from_str::<serde_json::Value>(line).unwrap()["drill"].clone()
@@ -215,7 +215,7 @@ fn mistakes_are_answered_with_what_to_do() {
 }
 
 /// A follower that has taken everything up to now.
-fn follow_up_to_now(place: &Place) {
+pub fn follow_up_to_now(place: &Place) {
     let mut following = Following::new(place);
     following.wait("following");
     following.wait_for_all(place);

@@ -12,33 +12,33 @@ use crate::common::scene::{ORACLE, Scene};
 use crate::common::tree;
 
 /// The record that `--json` answers with.
-fn record(said: &str) -> Value {
+pub fn record(said: &str) -> Value {
     let line = said.lines().find(|line| line.contains("\"message_type\":\"drill\"")).expect(said);
     serde_json::from_str::<Value>(line).unwrap()["drill"].clone()
 }
 
-fn check<'r>(record: &'r Value, name: &str) -> &'r Value {
+pub fn check<'r>(record: &'r Value, name: &str) -> &'r Value {
     let checks = record["checks"].as_array().unwrap();
     checks.iter().find(|check| check["name"] == name).unwrap_or_else(|| panic!("{name} is not in {record}"))
 }
 
-fn ms(record: &Value, phase: &str) -> u64 {
+pub fn ms(record: &Value, phase: &str) -> u64 {
     let part = record["phases"].as_array().unwrap().iter().find(|part| part["phase"] == phase).cloned();
     part.map_or(0, |part| part["ms"].as_u64().unwrap())
 }
 
 /// What lies in a scratch directory.
-fn left(directory: &Path) -> usize {
+pub fn left(directory: &Path) -> usize {
     fs::read_dir(directory).map_or(0, Iterator::count)
 }
 
 /// A tree with a repository, and a configuration for both.
-struct Tree {
+pub struct Tree {
     folder: tempfile::TempDir,
 }
 
 impl Tree {
-    fn new(rules: &str) -> Self {
+    pub fn new(rules: &str) -> Self {
         let tree = Self { folder: tempfile::tempdir().unwrap() };
         tree::make(&tree.path("data"), 5);
         fs::write(tree.path("data/answer"), "42").unwrap();
@@ -53,15 +53,16 @@ impl Tree {
         tree
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn run(&self, code: i32, args: &[&str]) -> String {
+    pub fn run(&self, code: i32, args: &[&str]) -> String {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lifeboat"));
         command
             .env_clear()
             .env("HOME", self.folder.path())
+            .env("XDG_STATE_HOME", self.path(".local/state"))
             .env("TZ", "UTC")
             .env("PATH", std::env::var_os("PATH").unwrap());
         let output = command.current_dir(self.folder.path()).args(args).output().unwrap();
@@ -71,7 +72,7 @@ impl Tree {
     }
 
     /// The largest object of the store whose path contains this.
-    fn largest(&self, part: &str) -> PathBuf {
+    pub fn largest(&self, part: &str) -> PathBuf {
         let mut open = vec![self.path("repo")];
         let mut found = Vec::new();
         while let Some(folder) = open.pop() {

@@ -6,6 +6,7 @@ mod agent;
 mod attacker;
 mod bootstrap;
 mod bucket;
+mod canary;
 mod cli;
 mod cluster_remote;
 mod cluster_source;

@@ -127,3 +127,22 @@ pub enum DrillCommand {
         max_age: Option<String>,
     },
 }
+
+pub const CANARY_HELP: &str = "\
+Examples:
+  lifeboat canary                                    of every source with `canary = true`
+  */5 * * * *  lifeboat --quiet canary               from cron, so that an idle database has young recovery points too
+
+A canary is a small thing with the time: the row of the source in `lifeboat.canary`, a document in `lifeboat_canary`, the file \
+`.lifeboat-canary`. A backup writes one first. A drill looks for the newest that was there by the moment it restores. The \
+repository is not needed.
+
+Exit codes: 0 written, 1 one could not be written, 2 wrong command line or configuration, 130 interrupted.";
+
+/// `canary`.
+#[derive(Debug, Args)]
+pub struct CanaryArgs {
+    /// Sources of the configuration [default: all with a canary]
+    #[arg(value_name = "SOURCE")]
+    pub sources: Vec<String>,
+}

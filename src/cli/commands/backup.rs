@@ -130,6 +130,8 @@ fn back_up(
             "Name a source of kind `volume` or `sqlite`.",
         ));
     }
+    // A thing of the command line may be called like a source.
+    let sings = !matches!(&what, What::Configured(_)) || super::canary::before_backup(context, &task.name);
     let pausing = args.pause.as_deref().map(|name| Pausing::new(context, name)).transpose()?;
     let source = build(context, &task.name, what, pausing.as_ref(), progress)?;
     let started = Instant::now();
@@ -170,6 +172,7 @@ fn back_up(
     let whole = report.record.skipped == 0
         && report.problems.is_empty()
         && missing.is_none()
+        && sings
         && !tell_bad_pages(context, &report);
     Ok(if whole { Outcome::Done } else { Outcome::Incomplete })
 }

@@ -18,8 +18,9 @@ use crate::config::{DrillSection, Length};
 use crate::model::drill::{CheckEnd, DrillRecord, Verdict};
 use crate::model::{Moment, SnapshotId};
 use crate::ops::Kind;
+use crate::ops::canary::Marks;
 use crate::ops::cluster::Cluster;
-use crate::ops::drill::{Checks, DrillOptions, Heard, drill};
+use crate::ops::drill::{Canary, Checks, DrillOptions, Heard, drill};
 use crate::ops::status::{self, Limits, SourceStatus};
 use crate::plan::drill::{At, NoAim, estimate, joint_moment, seed_of, together};
 use crate::plan::recovery::Way;
@@ -198,6 +199,7 @@ fn hold_one(
         bin_dir: args.bin_dir.clone().or_else(|| section.and_then(|section| section.bin_dir.clone())),
         user: own.user.clone(),
         checks: checks(args, &own),
+        canary: canary(context, source)?,
         sabotage: args.sabotage,
         restore_command: &command,
         clock: &|| context.now(),
@@ -210,6 +212,13 @@ fn hold_one(
     let record = record?;
     tell(context, &record)?;
     Ok(record)
+}
+
+/// The canary to look for, where the configuration says that there is one.
+fn canary(context: &Context, source: &str) -> Result<Option<Canary>, Failure> {
+    let Some(section) = context.config.sources.get(source).filter(|section| section.canary) else { return Ok(None) };
+    let marks = Marks::of(&context.own_state_dir()?, source, &section.canary_place()).all();
+    Ok(Some(Canary { source: source.to_owned(), database: section.canary_database(), marks }))
 }
 
 fn sources(context: &Context, args: &DrillArgs) -> Result<Vec<String>, Failure> {

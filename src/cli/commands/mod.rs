@@ -5,6 +5,7 @@ pub mod backup;
 mod backup_volume;
 mod beside;
 pub mod bootstrap;
+pub mod canary;
 pub mod catalog;
 pub mod check;
 pub mod compare;

@@ -7,6 +7,7 @@
 
 mod calls;
 mod changes;
+mod documents;
 mod import;
 mod key;
 

@@ -14,6 +14,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use super::{CheckEnd, Held, Phase};
 use crate::client::postgres::Session;
 use crate::client::{self, Connection, Program, Programs};
+use crate::ops::canary::read_row;
 use crate::ops::recover::Post;
 use crate::ops::{Error, chain};
 use crate::progress::Progress;
@@ -260,6 +261,9 @@ pub(super) fn server(asked: &Asked<'_>, held: &mut Held<'_>, database: &str) -> 
         held.check(&name(first), |_| sql(asked, first, database, checks.patience))?;
     }
     held.back();
+    super::canary::look(held, chrono::TimeDelta::zero(), |canary| {
+        read_row(&asked.session(&canary.database)?, &canary.source)
+    })?;
     for file in files {
         held.check(&name(file), |_| sql(asked, file, database, checks.patience))?;
     }

@@ -20,6 +20,7 @@ use crate::format::convex::{DocumentId, Part, place_of};
 use crate::model::Moment;
 use crate::model::documents::moment_of;
 use crate::ops::Error;
+use crate::ops::canary::{TABLE, read_document, slack_of_deployments};
 use crate::ops::documents::{Documents, gather};
 use crate::ops::restore::convex::{DeploymentRestore, From, Wishes, Written, plan, write_tree};
 use crate::plan::documents::RunEnd;
@@ -79,7 +80,8 @@ pub(super) fn hold(
     if let Some(documents) = &documents {
         held.check("stream", |_| Ok(stream(documents)))?;
     }
-    look(held, &restore, &into, &written)
+    look(held, &restore, &into, &written)?;
+    super::canary::look(held, slack_of_deployments(), |canary| find_canary(&canary.source, &into, &written))
 }
 
 /// Changes that were acknowledged are there. What lies behind a loss would come back older than it was asked for.
@@ -112,6 +114,23 @@ fn look(held: &mut Held<'_>, restore: &DeploymentRestore, into: &Path, written: 
     }
     held.check("files", |_| files(into, written))?;
     Ok(())
+}
+
+/// The newest canary of a source among the documents.
+fn find_canary(source: &str, into: &Path, written: &Written) -> Result<Option<Moment>, Error> {
+    let mut newest = None;
+    for (path, _) in written {
+        let name = path.strip_prefix(into).unwrap_or(path).to_string_lossy();
+        let (component, Part::Documents(TABLE)) = place_of(&name) else { continue };
+        if component.is_empty() {
+            // A line that is none was found before.
+            let _ = each_line(path, &mut |line| {
+                newest = newest.max(read_document(line, source));
+                Ok(())
+            })?;
+        }
+    }
+    Ok(newest)
 }
 
 /// What lies there is what was written.

@@ -5,6 +5,7 @@
 //! stopped; whatever goes wrong is in the record, told apart by whether it is the data's fault. Time to restore counts until the
 //! first assertion was answered; what is looked at for its own sake does not count. Not here: aims and verdicts (`plan::drill`).
 
+mod canary;
 mod checks;
 mod cluster;
 mod deployment;
@@ -15,6 +16,7 @@ mod tree;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+pub use self::canary::Canary;
 pub use self::checks::Checks;
 use self::scratch::Scratch;
 use super::cluster::{Cluster, Which, gather};
@@ -55,6 +57,8 @@ pub struct DrillOptions<'a> {
     pub user: Option<String>,
     /// What is looked at.
     pub checks: Checks,
+    /// The canary that must be there.
+    pub canary: Option<Canary>,
     /// Damages a byte of what was laid down: the drill must fail.
     pub sabotage: bool,
     /// How a restored server fetches its log.

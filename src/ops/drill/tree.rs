@@ -8,6 +8,7 @@ use super::{CheckEnd, Held, Phase};
 use crate::catalog::SnapshotRow;
 use crate::client;
 use crate::model::database::VolumeFacts;
+use crate::ops::canary::read_file;
 use crate::ops::restore::{Overwrite, Prepared, RestoreOptions, prepare, restore, verify};
 use crate::ops::{Error, Selection, chain};
 use crate::plan::restore::Choice;
@@ -83,6 +84,7 @@ pub(super) fn hold(
     }
     held.back();
     look_at_files(repository, &prepared, held)?;
+    super::canary::look(held, chrono::TimeDelta::zero(), |_| Ok(read_file(&into)))?;
     look_at_databases(&facts, &into, held)
 }
 

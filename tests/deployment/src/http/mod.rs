@@ -6,6 +6,7 @@ pub(crate) mod auth;
 mod body;
 pub(crate) mod imports;
 mod misc;
+mod mutations;
 mod routes;
 mod socket;
 mod storage;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 
 use super::auth::{self, Identity};
-use super::{Request, imports, misc, storage, streams};
+use super::{Request, imports, misc, mutations, storage, streams};
 use crate::Inner;
 use crate::control;
 use crate::export;
@@ -67,6 +67,7 @@ fn dispatch(inner: &Arc<Inner>, request: &Request) -> Answer {
         ("POST", "/echo") => Ok(Reply { body: Body::Bytes(request.body.clone()), ..Reply::empty() }),
         ("GET", "/api/check_admin_key") => check_admin_key(inner, request),
         ("POST", "/api/query") => run_query(inner, request),
+        ("POST", "/api/mutation") => mutations::run(inner, request),
         ("POST", "/api/query_batch") => run_batch(inner, request),
         ("POST", _) if path.starts_with("/api/export/") => exports(inner, request),
         ("GET", _) if path.starts_with("/api/export/zip/") => download(inner, request),
