@@ -205,6 +205,22 @@ pub enum SourceKind {
     Bucket,
 }
 
+impl SourceKind {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Volume => "volume",
+            Self::Command => "command",
+            Self::Tarball => "tarball",
+            Self::Postgres => "postgres",
+            Self::PgDump => "pg_dump",
+            Self::Convex => "convex",
+            Self::Sqlite => "sqlite",
+            Self::Bucket => "bucket",
+        }
+    }
+}
+
 /// `[sources.<name>]`. One flat table, so that the parser can name the line of an unknown key; which keys fit the kind is
 /// checked after it.
 #[derive(Debug, Clone, Deserialize)]

@@ -20,7 +20,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use convex::ConvexArgs;
 pub use copy::CopyArgs;
 pub use documents::{BootstrapArgs, CompareArgs, UndeleteArgs};
-pub use drill::{CanaryArgs, DrillArgs, DrillCommand, StatusArgs};
+pub use drill::{CanaryArgs, DrillArgs, DrillCommand, RunbookArgs, StatusArgs};
 pub use follow::FollowArgs;
 pub use forget::{ForgetArgs, PinArgs};
 pub use keys::KeyCommand;
@@ -247,6 +247,9 @@ pub enum Command {
     /// Run what the configuration says, when it says so, where there is no cron
     #[command(after_help = serve::AGENT_HELP)]
     Agent(AgentArgs),
+    /// Print what to do on a bad day, with the names and commands of this source and moment
+    #[command(after_help = drill::RUNBOOK_HELP)]
+    Runbook(RunbookArgs),
     /// Check the stored bytes
     #[command(after_help = CHECK_HELP)]
     Check(CheckArgs),

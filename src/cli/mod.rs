@@ -8,6 +8,7 @@ mod line;
 mod output;
 mod progress;
 mod report;
+mod runbook;
 mod telling;
 pub mod time;
 mod viewer;
@@ -184,6 +185,7 @@ fn run_command(context: &Context, command: Command) -> Result<Outcome, Failure> 
         Command::Serve(args) => commands::serve::run(context, &args),
         Command::Agent(args) => commands::agent::run(context, &args),
         Command::Drill(args) => commands::drill::run(context, &args),
+        Command::Runbook(args) => commands::runbook::run(context, &args),
         Command::Repair(args) => commands::repair::run(context, &args),
         Command::Check(args) => match &args.live {
             Some(source) => commands::live::run(context, source, &args.wal_timeout),

@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
 use super::Error;
 
 /// What is shown in place of a secret.
@@ -117,6 +119,14 @@ impl Connection {
     /// The same server, with this password.
     pub fn with_password(self, password: String) -> Self {
         Self { password: Some(password).filter(|password| !password.is_empty()), ..self }
+    }
+
+    /// The server as a URL, without a database and without the password.
+    pub fn url(&self) -> String {
+        let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+        let pairs = self.pairs.iter().filter(|(key, _)| key != "dbname");
+        let pairs: Vec<String> = pairs.map(|(key, value)| format!("{key}={}", encode(value))).collect();
+        format!("postgresql://?{}", pairs.join("&"))
     }
 
     /// What stands in the argument of a program: everything but the password.

@@ -13,10 +13,10 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::init::{self, InitOptions, Made};
 use super::keeps::Referred;
-use super::layout::DESCRIPTION;
+use super::layout::{DESCRIPTION, ORIGIN};
 use super::pipeline::{Pipeline, StoredPack};
 use super::prune::{SealedPlaces, is_of_the_object};
-use super::{Error, Lock, Repository, plan_fetches};
+use super::{Description, Error, Lock, Repository, plan_fetches};
 use crate::catalog::{ChunkTables, FrameRow, PackRow, PackState, SnapshotRow, pack_key};
 use crate::model::{CommitLine, Copied, Digest, FrameId, Marked, Moment, SnapshotRecord, Uses, limits};
 use crate::progress::{Event, Progress};
@@ -92,7 +92,20 @@ impl Repository {
             let why = "it changed since it was opened".to_owned();
             return Err(Error::BadObject { key: DESCRIPTION.to_owned(), why });
         }
-        init::make(store, self.secret.clone(), Some(origin), options)
+        // A copy of a copy: who pinned the first repository opens it too.
+        let first = self.first_origin()?;
+        init::make(store, self.secret.clone(), Some(first.unwrap_or(origin)), options)
+    }
+
+    /// Of a copy: the description of the repository that it began as. One that does not fit the secret is nobody's.
+    fn first_origin(&self) -> Result<Option<Bytes>, Error> {
+        let text = match self.store.get(ORIGIN, limits::SMALL_MAX as u64) {
+            Ok(text) => text,
+            Err(crate::store::Error::NotFound { .. }) => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
+        let commitment = Description::parse(&text, self.store.label()).map(|first| first.secret_commitment);
+        Ok(commitment.is_ok_and(|found| found == self.description.secret_commitment).then_some(text))
     }
 
     /// Whether frames of this repository may lie in another one as they are: it has the same secret and is not this one, and what this

@@ -252,7 +252,7 @@ fn the_comparison_names_what_differs() {
 }
 
 /// The official command line's program, or a loud word that there is none; where `LIFEBOAT_TEST_REQUIRE` is set that is a failure.
-fn official() -> Option<PathBuf> {
+pub fn official() -> Option<PathBuf> {
     let main = "target/tools/convex/node_modules/convex/bin/main.js";
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join(main);
     if program.is_file() {

@@ -65,7 +65,7 @@ impl Following {
 }
 
 /// A time as the command line takes it, a little behind one of the database.
-fn after(ts: i64) -> String {
+pub fn after(ts: i64) -> String {
     let at = chrono::DateTime::from_timestamp_nanos(ts);
     at.to_rfc3339_opts(chrono::SecondsFormat::Nanos, true)
 }

@@ -68,6 +68,7 @@ mod recovery;
 mod repair;
 mod rot;
 mod rulings;
+mod runbooks;
 mod serve;
 mod space;
 mod spool;

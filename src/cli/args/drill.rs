@@ -146,3 +146,32 @@ pub struct CanaryArgs {
     #[arg(value_name = "SOURCE")]
     pub sources: Vec<String>,
 }
+
+pub const RUNBOOK_HELP: &str = "\
+Examples:
+  lifeboat runbook app-db --to '2026-11-20 14:05 Europe/Berlin'      its database is corrupted
+  lifeboat runbook app-db --case bad-deploy --to '10min ago'
+  lifeboat runbook app --case new-infrastructure > /media/usb/plan.md   before the bad day, for where the host is not
+
+Cases: database-corrupted, bad-deploy, host-lost, region-lost, ransomware, key-lost, new-infrastructure. The page is one of docs/runbooks, for \
+the kind of the source, with what this host knows filled in; what it does not know says SET THIS. It is printed too where the \
+repository cannot be opened. Nothing is run.
+
+Exit codes: 0 printed, 2 no such case, source or time.";
+
+/// `runbook`.
+#[derive(Debug, Args)]
+pub struct RunbookArgs {
+    /// The source, or writer/source
+    #[arg(value_name = "SOURCE")]
+    pub source: String,
+    /// The moment to go back to [default: latest]
+    #[arg(long, value_name = "TIME")]
+    pub to: Option<String>,
+    /// What happened [default: database-corrupted]
+    #[arg(long, value_name = "CASE")]
+    pub case: Option<String>,
+    /// Where to restore to
+    #[arg(long, value_name = "DIR")]
+    pub into: Option<PathBuf>,
+}

@@ -49,12 +49,20 @@ pub fn compare(context: &Context, args: &CompareArgs) -> Result<Outcome, Failure
 pub fn undelete(context: &Context, args: &UndeleteArgs) -> Result<Outcome, Failure> {
     let progress = context.progress(true);
     let time = |text: &String| Ok::<_, Failure>(time_of(read_time(text, context.now())?.moment));
-    let wanting = match args.changed_between.as_slice() {
-        [from, to] => Wanting::Between { from: time(from)?, to: time(to)?, tables: args.table.clone() },
-        _ => Wanting::Ids { ids: args.id.clone(), at: args.to.as_ref().map(time).transpose()? },
-    };
+    // A time that is none is told before anything is read.
+    let given = args.changed_between.iter().chain(args.to.as_ref()).filter(|text| text.trim() != "latest");
+    given.map(time).collect::<Result<Vec<_>, _>>()?;
     let (repository, _) = context.open(&*progress)?;
-    let documents = gather(&repository, &args.source)?.ok_or_else(|| super::documents::no_stream(&args.source))?;
+    let none = || super::documents::no_stream(&args.source);
+    let documents = gather(&repository, &args.source)?.ok_or_else(none)?;
+    let end = |text: &String| match text.trim() {
+        "latest" => documents.newest().ok_or_else(none),
+        _ => time(text),
+    };
+    let wanting = match args.changed_between.as_slice() {
+        [from, to] => Wanting::Between { from: time(from)?, to: end(to)?, tables: args.table.clone() },
+        _ => Wanting::Ids { ids: args.id.clone(), at: args.to.as_ref().map(end).transpose()? },
+    };
     let stop = Arc::new(AtomicBool::new(false));
     let deployment = open(context, args.admin_key_file.as_deref(), &args.into, Arc::clone(&stop))?;
     let work_dir = work_dir(args.work_dir.as_ref());

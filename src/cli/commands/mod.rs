@@ -35,6 +35,7 @@ mod restore_databases;
 mod restore_group;
 mod restore_outside;
 pub mod restore_server;
+pub mod runbook;
 pub mod serve;
 pub mod status;
 pub mod timeline;
