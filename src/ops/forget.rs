@@ -203,7 +203,8 @@ fn plan_source(repository: &mut Repository, wish: &Wish) -> Result<SourcePlan, E
         return Err(ForgetError::KeepsNothing { source_name: source, policy }.into());
     }
     let zone = Zone::of(wish.policy.as_ref())?;
-    let mut facts = known(repository, &source)?;
+    let has_window = wish.policy.as_ref().is_some_and(|policy| policy.window.is_some());
+    let mut facts = known(repository, &source, has_window)?;
     if facts.snapshots.is_empty() {
         let others = repository.catalog().snapshots()?;
         return Err(match others.iter().find(|other| other.record.source == source) {
@@ -212,7 +213,6 @@ fn plan_source(repository: &mut Repository, wish: &Wish) -> Result<SourcePlan, E
         });
     }
     // To leave the rule out in silence would keep less than was asked for.
-    let has_window = wish.policy.as_ref().is_some_and(|policy| policy.window.is_some());
     if has_window && facts.snapshots.iter().all(|fact| fact.stream.is_none()) {
         return Err(ForgetError::NoStream(source).into());
     }
@@ -237,7 +237,7 @@ pub(super) fn stream_of(record: &SnapshotRecord) -> Option<String> {
 }
 
 /// What the catalog knows of this host's snapshots of a source.
-fn known(repository: &mut Repository, source: &str) -> Result<Facts, repository::Error> {
+fn known(repository: &mut Repository, source: &str, has_window: bool) -> Result<Facts, repository::Error> {
     let row = repository.host_row()?;
     let mut facts = Facts { as_of: repository.catalog().last_received(row)?, ..Facts::default() };
     let mut streams: BTreeSet<String> = repository.catalog().streams(&repository.host()?.name)?.into_iter().collect();
@@ -251,8 +251,8 @@ fn known(repository: &mut Repository, source: &str) -> Result<Facts, repository:
             facts.past.extend(received);
             continue;
         }
-        // A cluster has a log, whether any of it has arrived or not.
-        if record.kind == "postgres" {
+        // A cluster has a log, whether any of it has arrived or not; a deployment with a window of its own is about to be followed.
+        if record.kind == "postgres" || (has_window && record.kind == "convex") {
             streams.extend(stream_of(&record));
         }
         if facts.held.is_none() && !record.abnormal.is_empty() && !accepted {
@@ -329,7 +329,8 @@ pub fn forget(
 
 /// Those that still go, by what the catalog knows now.
 fn judged_again(repository: &mut Repository, plan: &SourcePlan) -> Result<BTreeSet<SnapshotId>, repository::Error> {
-    let mut facts = known(repository, &plan.source)?;
+    let has_window = plan.policy.as_ref().is_some_and(|policy| policy.window.is_some());
+    let mut facts = known(repository, &plan.source, has_window)?;
     // What is pending takes a listing to know: that of a moment ago serves, and newer ones only spare others.
     let states: BTreeMap<SnapshotId, State> = plan.facts.snapshots.iter().map(|fact| (fact.id, fact.state)).collect();
     for fact in &mut facts.snapshots {

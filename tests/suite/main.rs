@@ -79,3 +79,4 @@ mod tarball;
 mod upgrades;
 mod validate;
 mod wal;
+mod week;

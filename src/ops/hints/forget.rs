@@ -31,7 +31,7 @@ pub(super) fn forget_hint(error: &ForgetError) -> String {
             "Say what to keep, as `--keep-daily 14 --keep-weekly 8`; without any rule everything is kept. Nothing was changed.".to_owned()
         }
         ForgetError::NoStream(_) => {
-            "Sources of kind `postgres` have one. Name those alone, or write `window` into the configuration, where it is theirs only."
+            "Sources of kind `postgres` and `convex` have one. Name those alone, or write `window` into the configuration, where it is theirs only."
                 .to_owned()
         }
         ForgetError::Zone(_) => "Write it as `Europe/Berlin` or `UTC`.".to_owned(),

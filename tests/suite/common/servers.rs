@@ -78,10 +78,16 @@ impl Server {
 
     /// moto: S3 as the AWS SDK's users test against it, in Python; requests are signed.
     pub fn moto() -> Option<Self> {
+        Self::moto_with(&[])
+    }
+
+    /// The same with variables in its environment.
+    pub fn moto_with(variables: &[(String, String)]) -> Option<Self> {
         let program = found("moto", "moto/moto/server.py")?;
         let folder = program.ancestors().nth(2).unwrap().to_owned();
         let command = |_: &Path, ports: &Ports| {
             let mut command = Command::new("python3");
+            command.envs(variables.iter().cloned());
             command.env("PYTHONPATH", &folder).args(["-m", "moto.server", "-H", "127.0.0.1", "-p"]);
             command.arg(ports.0[0].to_string());
             command
