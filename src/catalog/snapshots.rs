@@ -107,17 +107,8 @@ impl Catalog {
     /// Every snapshot that a log ever named, oldest first, forgotten ones too.
     pub fn all_snapshots(&self) -> Result<Vec<SnapshotRow>, Error> {
         type Row = (i64, String, String, Option<i64>);
-        let (rows, marks): (Vec<Row>, Marks) = self.read(|db| {
-            let mut rows = db.prepare_cached(
-                "SELECT s.writer, w.name, s.record, r.at FROM snapshot s JOIN writer w ON w.id = s.writer
-                 JOIN log_commit c ON c.id = s.log_commit LEFT JOIN received r ON r.digest = c.digest
-                 ORDER BY s.ended, s.id",
-            )?;
-            let rows = rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
-            Ok((rows.collect::<rusqlite::Result<_>>()?, marks(db)?))
-        })?;
-        let parse = |(writer, writer_name, text, received): Row| -> Result<SnapshotRow, Error> {
-            let record: SnapshotRecord = serde_json::from_str(&text).map_err(|e| self.inconsistent(e.to_string()))?;
+        let parse = |(writer, writer_name, text, received): Row, marks: &Marks| -> Result<SnapshotRow, String> {
+            let record: SnapshotRecord = serde_json::from_str(&text).map_err(|e| e.to_string())?;
             let named = (writer, record.id.to_string());
             // Of a copy the time that its writer signed, when the first store received it.
             // Later than its arrival here it cannot have been: a first store whose clock had jumped, or a lie.
@@ -135,7 +126,19 @@ impl Catalog {
                 record,
             })
         };
-        rows.into_iter().map(parse).collect()
+        // One text at a time: of many snapshots all of them together would take as much memory again.
+        let rows: Vec<Result<SnapshotRow, String>> = self.read(|db| {
+            let marks = marks(db)?;
+            let mut rows = db.prepare_cached(
+                "SELECT s.writer, w.name, s.record, r.at FROM snapshot s JOIN writer w ON w.id = s.writer
+                 JOIN log_commit c ON c.id = s.log_commit LEFT JOIN received r ON r.digest = c.digest
+                 ORDER BY s.ended, s.id",
+            )?;
+            let rows =
+                rows.query_map([], |row| Ok(parse((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?), &marks)))?;
+            rows.collect()
+        })?;
+        rows.into_iter().map(|row| row.map_err(|why| self.inconsistent(why))).collect()
     }
 
     /// Whether a writer's log says that a snapshot is forgotten, whether the snapshot itself is known here or not.

@@ -12,9 +12,9 @@ use super::{CheckEnd, Held, Phase, Stopping};
 use crate::catalog::SnapshotRow;
 use crate::client::{self, Program, Programs};
 use crate::model::dump::DumpInfo;
-use crate::ops::Error;
 use crate::ops::recover::start_scratch;
 use crate::ops::restore::server::{ServerOptions, carry_out, plan, read_info, tablespaces_of};
+use crate::ops::{Error, Kind, chain};
 use crate::plan::restore::Choice;
 use crate::repository::Repository;
 
@@ -46,7 +46,11 @@ pub(super) fn hold(
     init(&initdb, &data, owner)?;
     let mut running = Stopping(start_scratch(&data, &postgres, ROLE)?);
     let progress = held.progress;
-    let post = running.0.await_ready(PATIENCE, &|| progress.cancelled())?;
+    // An empty server that does not start says nothing of the dumps.
+    let post = running.0.await_ready(PATIENCE, &|| progress.cancelled()).map_err(|e| match e {
+        e if e.kind() == Kind::Cancelled => e,
+        e => Error::Io { doing: "start a server in", path: data.clone(), source: std::io::Error::other(chain(&e)) },
+    })?;
     let asked = Asked::find(&post, running.0.roles(), programs, postgres.major)?;
     held.enter(Phase::Replay);
     load(&asked, info, &scratch.path("dumps"), held)?;

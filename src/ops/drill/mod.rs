@@ -162,7 +162,7 @@ impl Held<'_> {
 /// Holds a drill. What goes wrong is in the record.
 ///
 /// # Errors
-/// Only that it was interrupted: then nothing was learned.
+/// That it was interrupted, or that no key opens what is stored: then nothing was learned.
 pub fn drill(
     repository: &mut Repository,
     source: &str,
@@ -183,7 +183,7 @@ pub fn drill(
     }
     (record.verdict, record.problem) = match outcome {
         Ok(()) => verdict(&record),
-        Err(e) if e.kind() == Kind::Cancelled => return Err(e),
+        Err(e) if matches!(e.kind(), Kind::Cancelled | Kind::Key) => return Err(e),
         Err(e) => (fault(&e), Some(chain(&e))),
     };
     Ok(record)
