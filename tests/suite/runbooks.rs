@@ -93,6 +93,8 @@ fn the_page_says_what_this_moment_has_and_is_printed_whatever_is_lost() {
     let value: serde_json::Value =
         serde_json::from_str(&tree.run(0, &["--json", "runbook", "data", "--case", "ransomware"])).unwrap();
     assert_eq!((&value["case"], &value["values"]["SOURCE"]), (&"ransomware".into(), &"data".into()));
+    let page = tree.run(0, &["runbook", "data", "--case", "ransomware"]);
+    assert!(page.contains("export TO=latest   # SET THIS"), "the newest may be what a thief wrote: {page}");
     assert!(tree.run(2, &["runbook", "data", "--case", "flood"]).contains("region-lost"));
     assert!(tree.run(2, &["runbook", "nobody"]).contains("there is no source `nobody`"));
     assert!(tree.run(2, &["runbook", "data", "--to", "soon"]).contains("no time"));
@@ -185,7 +187,7 @@ fn a_dumped_database_comes_back_in_its_place_or_beside_it() {
     let path = format!("{}:{}", cluster.bin_dir().display(), with_program(&tree.path("")));
     let into = tree.path("beside").display().to_string();
     let page = tree.run(0, &["runbook", "dump", "--case", "bad-deploy", "--into", &into]);
-    type_in(&tree, &path, &page, &[("TABLE", "users")]);
+    type_in(&tree, &path, &page, &[("TABLE", "users"), ("TO", "latest")]);
     assert_eq!(cluster.psql_in("app", "SELECT count(*) FROM before.users"), "42");
     cluster.psql_in("app", "DROP SCHEMA before CASCADE");
     let page = tree.run(0, &["runbook", "dump"]);
@@ -289,7 +291,7 @@ fn a_tree_comes_back_whole_or_in_part() {
     fs::write(tree.path("data/docs/a.jsonl"), "hurt").unwrap();
     let into = tree.path("back").display().to_string();
     let page = tree.run(0, &["runbook", "data", "--case", "bad-deploy", "--into", &into]);
-    type_in(&tree, &path, &page, &[("PART", "docs")]);
+    type_in(&tree, &path, &page, &[("PART", "docs"), ("TO", "latest")]);
     let docs = |all: &std::collections::BTreeMap<String, String>| -> Vec<(String, String)> {
         all.iter().filter(|(name, _)| name.contains("docs/a.jsonl")).map(|(a, b)| (a.clone(), b.clone())).collect()
     };

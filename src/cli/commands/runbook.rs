@@ -58,7 +58,13 @@ pub fn run(context: &Context, args: &RunbookArgs) -> Result<Outcome, Failure> {
     }
     let writer = writer.map(str::to_owned).or_else(|| known.writer.clone());
     values.extend(writer.map(|writer| ("WRITER", writer)));
-    values.insert("TO", to.as_ref().map_or_else(|| "latest".to_owned(), |to| exact(to.moment)));
+    // Where the newest state is the one that was hurt, somebody must say which was the last good one.
+    let needs_time = matches!(case, "bad-deploy" | "ransomware");
+    match &to {
+        Some(to) => drop(values.insert("TO", exact(to.moment))),
+        None if needs_time => {}
+        None => drop(values.insert("TO", "latest".to_owned())),
+    }
     if let Some(into) = &args.into {
         values.insert("INTO", into.display().to_string());
     }
