@@ -16,6 +16,15 @@ impl SourceSection {
         of_drill.or_else(of_connection).or_else(first).unwrap_or_else(|| "postgres".to_owned())
     }
 
+    /// The one database that is dumped, where it is named and there is no other.
+    pub fn only_database(&self) -> Option<String> {
+        match &self.databases {
+            Some(DatabasesKey::Names(names)) if names.len() == 1 => names.first().cloned(),
+            Some(_) => None,
+            None => self.instance_name.as_ref().map(|name| name.replace('-', "_")),
+        }
+    }
+
     /// Where the canary is written, without secrets: two configurations of a host may call different things by the same name.
     pub fn canary_place(&self) -> String {
         let connection = self.connection.as_deref().and_then(|text| Connection::parse(text).ok());

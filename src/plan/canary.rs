@@ -47,6 +47,8 @@ pub struct Sighting<'m> {
     pub found: Option<Moment>,
     /// The moment that came back.
     pub shows: Moment,
+    /// What was known to be kept by this moment must be there: where reading began, or the same moment.
+    pub due_by: Moment,
     /// Those that this host remembers to have written, the oldest first.
     pub marks: &'m [Mark],
     /// How far the clock of the source may be from the one that canaries carry.
@@ -59,7 +61,7 @@ impl Sighting<'_> {
     /// Whether the canary that should be there is, and in words.
     pub fn judge(&self) -> (CheckEnd, String) {
         let show = crate::plan::restore::show;
-        let due = self.marks.iter().rev().find(|mark| mark.after + self.slack <= self.shows);
+        let due = self.marks.iter().rev().find(|mark| mark.after + self.slack <= self.due_by);
         match (self.found, due) {
             (Some(found), _) if found > self.shows + self.slack => {
                 let text = format!("the canary of {} came back: that is after {}", show(found), show(self.shows));
@@ -105,7 +107,9 @@ mod tests {
         let marks = [mark(100), mark(200), mark(300)];
         let judge = |found: Option<i64>, shows, newest| {
             let slack = TimeDelta::zero();
-            Sighting { found: found.map(at), shows: at(shows), marks: &marks, slack, newest }.judge().0
+            Sighting { found: found.map(at), shows: at(shows), due_by: at(shows), marks: &marks, slack, newest }
+                .judge()
+                .0
         };
         assert_eq!(judge(Some(200), 250, false), CheckEnd::Passed);
         assert_eq!(judge(Some(100), 250, false), CheckEnd::Failed, "a later one is lost");
@@ -114,11 +118,25 @@ mod tests {
         // Written, and not yet known to be kept: either is right.
         assert_eq!(judge(Some(100), 200, false), CheckEnd::Passed);
         assert_eq!(judge(Some(200), 200, false), CheckEnd::Passed);
+        // Reading began at 150 and ended at 250: what was written meanwhile may be there, or not.
+        let long = |found| {
+            let slack = TimeDelta::zero();
+            let (shows, due_by) = (at(250), at(150));
+            Sighting { found: Some(at(found)), shows, due_by, marks: &marks, slack, newest: true }.judge().0
+        };
+        assert_eq!((long(100), long(200), long(300)), (CheckEnd::Passed, CheckEnd::Passed, CheckEnd::Failed));
         // Before the first nothing can be wanted, but of the newest state.
         assert_eq!(judge(None, 50, false), CheckEnd::Skipped);
         assert_eq!(judge(None, 50, true), CheckEnd::Failed);
         // Another host wrote it.
-        let other = Sighting { found: Some(at(20)), shows: at(50), marks: &[], slack: TimeDelta::zero(), newest: true };
+        let other = Sighting {
+            found: Some(at(20)),
+            shows: at(50),
+            due_by: at(50),
+            marks: &[],
+            slack: TimeDelta::zero(),
+            newest: true,
+        };
         assert_eq!(other.judge().0, CheckEnd::Passed);
     }
 
@@ -127,7 +145,9 @@ mod tests {
         let marks = [mark(100)];
         let sighting = |found: Option<i64>, shows| {
             let slack = TimeDelta::seconds(60);
-            Sighting { found: found.map(at), shows: at(shows), marks: &marks, slack, newest: false }.judge().0
+            Sighting { found: found.map(at), shows: at(shows), due_by: at(shows), marks: &marks, slack, newest: false }
+                .judge()
+                .0
         };
         assert_eq!(sighting(Some(100), 70), CheckEnd::Passed);
         assert_eq!(sighting(None, 130), CheckEnd::Skipped);

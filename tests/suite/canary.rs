@@ -153,7 +153,11 @@ fn dumps_bring_their_canary_back() {
     let place = tree.path("scratch").display().to_string();
     let args = ["drill", "dump", "--json", "--quick", "--scratch-dir", &place];
     assert_eq!(check(&record(&tree.run(0, &args)), "canary")["end"], "passed");
-    claim_another(&tree.path(".local/state/lifeboat/canaries"));
+    // One that was known to be kept long before the dump began, and is newer than what came back.
+    let marks = marks_in(&tree.path(".local/state/lifeboat/canaries"));
+    let now = chrono::Utc::now();
+    let words = |at: chrono::DateTime<chrono::Utc>| at.to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
+    fs::write(&marks, format!("{} {}\n", words(now), words(now - chrono::TimeDelta::hours(2)))).unwrap();
     assert_eq!(check(&record(&tree.run(13, &args)), "canary")["end"], "failed");
     // A server that is away is no question of rights.
     cluster.stop();

@@ -153,7 +153,7 @@ fn a_table_that_a_deploy_hurt_comes_back_beside_the_live_one() {
     let into = scene.path("restored").display().to_string();
     let page = scene.expect(0, &["--quiet", "runbook", "db", "--case", "bad-deploy", "--to", &good, "--into", &into]);
     let live = scene.cluster.url("");
-    type_as_server(&scene, &page, &[("TABLE", "oracle"), ("SERVER", &live)]);
+    type_as_server(&scene, &page, &[("TABLE", "oracle"), ("SERVER", &live), ("DATABASE", "postgres")]);
     assert_eq!(scene.cluster.psql("SELECT count(*) FROM before.oracle"), "42");
     assert_eq!(scene.cluster.psql("SELECT count(*) FROM public.oracle"), "13", "what is live is as it was");
 }

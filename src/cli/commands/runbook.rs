@@ -199,7 +199,10 @@ fn of_section(
 
 /// The server and the database; no password.
 fn of_server(values: &mut BTreeMap<&'static str, String>, section: &SourceSection, connection: &str, source: &str) {
-    values.insert("DATABASE", section.canary_database());
+    // Of several somebody must say which one is hurt.
+    let of_connection =
+        Connection::parse(connection).ok().and_then(|connection| connection.database().map(str::to_owned));
+    values.extend(section.only_database().or(of_connection).map(|name| ("DATABASE", name)));
     match Connection::parse(connection) {
         Ok(connection) => drop(values.insert("SERVER", connection.url())),
         Err(e) => tracing::info!(source, %e, "the connection is not understood"),

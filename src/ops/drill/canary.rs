@@ -36,7 +36,8 @@ pub(super) fn look(
             let age = (held.record.began - found).num_milliseconds().max(0) as u64;
             held.record.rpo_ms = held.record.rpo_ms.max(Some(age));
         }
-        Ok(Sighting { found, shows, marks: &canary.marks, slack, newest }.judge())
+        let due_by = held.read_from.unwrap_or(shows).min(shows);
+        Ok(Sighting { found, shows, due_by, marks: &canary.marks, slack, newest }.judge())
     })?;
     Ok(())
 }

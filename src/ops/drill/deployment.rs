@@ -54,6 +54,9 @@ pub(super) fn hold(
     (held.record.snapshot, held.record.shows) = (Some(choice.id), Some(choice.shows));
     let mut restore = plan(repository, from, &Wishes::default(), held.progress)?;
     let changes = restore.plan.changes.as_ref();
+    // Without changes behind it a snapshot shows some moment of its export.
+    let began = rows.iter().find(|row| row.record.id == choice.id).map(|row| row.record.began);
+    held.read_from = began.filter(|_| changes.is_none());
     held.record.segments = changes.map_or(0, |changes| changes.segments);
     held.record.fetched_bytes = restore.bytes().saturating_add(changes.map_or(0, |changes| changes.bytes));
     held.plan(format!(

@@ -95,6 +95,8 @@ struct Held<'h> {
     progress: &'h dyn Progress,
     hear: &'h mut dyn FnMut(Heard<'_>),
     record: DrillRecord,
+    /// When the reading of the snapshot began, where it was not of one moment.
+    read_from: Option<Moment>,
     phase: Phase,
     since: Instant,
 }
@@ -171,7 +173,7 @@ pub fn drill(
     hear: &mut dyn FnMut(Heard<'_>),
 ) -> Result<DrillRecord, Error> {
     let record = begin(source, options);
-    let mut held = Held { options, progress, hear, record, phase: Phase::Plan, since: Instant::now() };
+    let mut held = Held { options, progress, hear, record, read_from: None, phase: Phase::Plan, since: Instant::now() };
     let mut scratch = None;
     let outcome = hold(repository, source, &mut held, &mut scratch);
     held.count(held.phase, held.since.elapsed());
@@ -240,6 +242,7 @@ fn hold(
         Some(moment) => find_snapshot(repository, &full_name, &Wanted::At(moment), false)?,
     };
     held.record.kind.clone_from(&snapshot.record.kind);
+    held.read_from = Some(snapshot.record.began);
     (held.record.snapshot, held.record.shows) = (Some(choice.id), Some(choice.shows));
     let scratch = scratch.insert(Scratch::make(held.options.scratch.as_deref())?);
     match snapshot.record.kind.as_str() {
