@@ -123,6 +123,8 @@ pub struct RepositorySection {
     pub identity_file: Option<PathBuf>,
     /// BLAKE3 of `lifeboat.json`, as `init` printed it.
     pub fingerprint: Option<String>,
+    /// How old this host's last `check` may be.
+    pub check_every: Option<Length>,
     /// Where this host keeps keys and catalogs.
     pub state_dir: Option<PathBuf>,
     /// Another place for the catalog.

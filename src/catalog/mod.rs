@@ -11,6 +11,7 @@ mod packs;
 mod received;
 mod retired;
 mod segments;
+mod sights;
 mod snapshots;
 mod usage;
 
@@ -24,7 +25,7 @@ pub use ingest::{ChunkTables, CommitAt, Ingested};
 pub use lookup::{FrameRow, FrameState};
 pub use packs::{PackRow, PackState, pack_key};
 pub use retired::{Retired, RetiredObject};
-pub use snapshots::{SnapshotRow, SparseRow};
+pub use snapshots::{BriefRow, SnapshotRow, SparseRow};
 pub use usage::{PackUse, Usage};
 
 use crate::model::CommitId;
@@ -38,6 +39,7 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (5, include_str!("../../catalog/0005-prune.sql")),
     (6, include_str!("../../catalog/0006-drills.sql")),
     (7, include_str!("../../catalog/0007-heads.sql")),
+    (8, include_str!("../../catalog/0008-sights.sql")),
 ];
 
 /// The whole schema, for the test that proves that the migrations meet it.

@@ -3,13 +3,16 @@
 //! Invariants: a writer's log speaks of its own snapshots alone; forgotten is for good, in whatever order commits are read; of pins
 //! the later place in the log counts, and at one place, which only a fork has twice, the pin.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use chrono::TimeDelta;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, ToSql, params};
+use serde::Deserialize;
 
 use super::{Catalog, Error, WriterRow};
-use crate::model::{Marked, Moment, SnapshotRecord};
+use crate::model::{Abnormal, Marked, Moment, SnapshotId, SnapshotRecord};
 
 /// A snapshot of the repository. `record.uses` counts in this catalog's frame rows.
 #[derive(Debug, Clone, PartialEq)]
@@ -87,6 +90,79 @@ impl SnapshotRow {
     }
 }
 
+/// What `status` needs of a snapshot: of ten thousand of them the rest of their records would be most of the memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BriefRow {
+    /// The writer's name.
+    pub writer_name: Arc<str>,
+    /// Its source.
+    pub source: Arc<str>,
+    /// The source's kind.
+    pub kind: Arc<str>,
+    /// Its name.
+    pub id: SnapshotId,
+    /// The moment that it shows.
+    pub ended: Moment,
+    /// Whether nothing was skipped.
+    pub complete: bool,
+    /// How many things were skipped.
+    pub skipped: u64,
+    /// Plain bytes.
+    pub bytes: u64,
+    /// Bytes that it added to the store.
+    pub added: u64,
+    /// What of it is not as it used to be.
+    pub abnormal: Vec<Abnormal>,
+    /// Whether a policy must leave it alone.
+    pub pinned: bool,
+    /// Whether a person said that it is as it should be.
+    pub accepted: bool,
+}
+
+/// What is read of a record for it.
+#[derive(Deserialize)]
+struct BriefRecord<'t> {
+    id: SnapshotId,
+    #[serde(borrow)]
+    source: Cow<'t, str>,
+    #[serde(borrow)]
+    kind: Cow<'t, str>,
+    ended: Moment,
+    complete: bool,
+    skipped: u64,
+    bytes: u64,
+    added: u64,
+    #[serde(default)]
+    abnormal: Vec<Abnormal>,
+}
+
+/// Names of which there are few, each once.
+#[derive(Default)]
+struct Names(HashSet<Arc<str>>);
+
+impl Names {
+    fn of(&mut self, name: &str) -> Arc<str> {
+        if let Some(known) = self.0.get(name) {
+            return Arc::clone(known);
+        }
+        let new: Arc<str> = name.into();
+        self.0.insert(Arc::clone(&new));
+        new
+    }
+}
+
+impl BriefRow {
+    /// Whether nobody has said yet that it may be as it is.
+    pub fn is_held(&self) -> bool {
+        !self.abnormal.is_empty() && !self.accepted
+    }
+
+    /// `writer/source`.
+    pub fn full_name(&self) -> String {
+        format!("{}/{}", self.writer_name, self.source)
+    }
+}
+
 /// How many bytes of a frame a source's newest snapshot uses, where they are few.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SparseRow {
@@ -104,8 +180,56 @@ impl Catalog {
         Ok(all)
     }
 
+    /// Those of one source, of whichever writer: the name without a writer's.
+    pub fn snapshots_of(&self, source: &str) -> Result<Vec<SnapshotRow>, Error> {
+        let mut all = self.rows("WHERE s.source = ?1", &[&source])?;
+        all.retain(|snapshot| !snapshot.forgotten);
+        Ok(all)
+    }
+
+    /// Every snapshot that is not forgotten, oldest first, in brief.
+    pub fn brief_snapshots(&self) -> Result<Vec<BriefRow>, Error> {
+        let mut names = Names::default();
+        let mut parse =
+            |row: &rusqlite::Row<'_>, marks: &Marks| -> rusqlite::Result<Result<Option<BriefRow>, String>> {
+                let text = row.get_ref(2)?.as_str()?;
+                let record: BriefRecord<'_> = match serde_json::from_str(text) {
+                    Ok(record) => record,
+                    Err(e) => return Ok(Err(e.to_string())),
+                };
+                let named = (row.get(0)?, record.id.to_string());
+                Ok(Ok((!marks.forgotten.contains(&named)).then(|| BriefRow {
+                    writer_name: names.of(row.get_ref(1).ok().and_then(|name| name.as_str().ok()).unwrap_or_default()),
+                    source: names.of(&record.source),
+                    kind: names.of(&record.kind),
+                    id: record.id,
+                    ended: record.ended,
+                    complete: record.complete,
+                    skipped: record.skipped,
+                    bytes: record.bytes,
+                    added: record.added,
+                    abnormal: record.abnormal,
+                    pinned: marks.pinned.contains(&named),
+                    accepted: marks.accepted.contains(&named),
+                })))
+            };
+        let rows: Vec<Result<Option<BriefRow>, String>> = self.read(|db| {
+            let marks = marks(db)?;
+            let mut rows = db.prepare_cached(
+                "SELECT s.writer, w.name, s.record FROM snapshot s JOIN writer w ON w.id = s.writer ORDER BY s.ended, s.id",
+            )?;
+            let rows = rows.query_map([], |row| parse(row, &marks))?;
+            rows.collect()
+        })?;
+        rows.into_iter().filter_map(|row| row.map_err(|why| self.inconsistent(why)).transpose()).collect()
+    }
+
     /// Every snapshot that a log ever named, oldest first, forgotten ones too.
     pub fn all_snapshots(&self) -> Result<Vec<SnapshotRow>, Error> {
+        self.rows("", &[])
+    }
+
+    fn rows(&self, condition: &str, values: &[&dyn ToSql]) -> Result<Vec<SnapshotRow>, Error> {
         type Row = (i64, String, String, Option<i64>);
         let parse = |(writer, writer_name, text, received): Row, marks: &Marks| -> Result<SnapshotRow, String> {
             let record: SnapshotRecord = serde_json::from_str(&text).map_err(|e| e.to_string())?;
@@ -129,13 +253,13 @@ impl Catalog {
         // One text at a time: of many snapshots all of them together would take as much memory again.
         let rows: Vec<Result<SnapshotRow, String>> = self.read(|db| {
             let marks = marks(db)?;
-            let mut rows = db.prepare_cached(
+            let mut rows = db.prepare_cached(&format!(
                 "SELECT s.writer, w.name, s.record, r.at FROM snapshot s JOIN writer w ON w.id = s.writer
                  JOIN log_commit c ON c.id = s.log_commit LEFT JOIN received r ON r.digest = c.digest
-                 ORDER BY s.ended, s.id",
-            )?;
+                 {condition} ORDER BY s.ended, s.id"
+            ))?;
             let rows =
-                rows.query_map([], |row| Ok(parse((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?), &marks)))?;
+                rows.query_map(values, |row| Ok(parse((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?), &marks)))?;
             rows.collect()
         })?;
         rows.into_iter().map(|row| row.map_err(|why| self.inconsistent(why))).collect()

@@ -3,11 +3,12 @@
 //! Invariants: a message that does not arrive, or a note that cannot be written, changes nothing about the deed; a `before` that fails is the
 //! only hook that keeps it from being done; `failed` and `finally` run whatever happened, also when somebody asked to stop.
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -163,11 +164,16 @@ impl<'c> Deed<'c> {
                 Err(_) => {}
             }
         }
-        let (began, clock) = (context.now(), Instant::now());
-        let mut deed = Self { context, command, scope, source, run, began, clock, channels, starting: None };
+        let mut deed = Self { source, channels, ..Self::silent(context, command, scope, run) };
         let message = deed.message(Event::Start, format!("{} began", deed.name()), Vec::new(), None);
         deed.starting = deed.send_meanwhile(message);
         deed
+    }
+
+    /// One that tells nobody.
+    fn silent(context: &'c Context, command: &'static str, scope: String, run: String) -> Self {
+        let (began, clock) = (context.now(), Instant::now());
+        Self { context, command, scope, source: None, run, began, clock, channels: Vec::new(), starting: None }
     }
 
     /// `backup of app on host`.
@@ -188,8 +194,63 @@ impl<'c> Deed<'c> {
             exit_code,
             seconds: exit_code.map(|_| self.clock.elapsed().as_secs_f64()),
             weight: exit_code.map_or(0, graveness),
+            parts: self.failed_parts(),
             title,
             lines,
+        }
+    }
+
+    /// Sources whose part of the whole failed.
+    fn failed_parts(&self) -> BTreeSet<String> {
+        let parts = locked(&self.context.told.parts);
+        let failed = parts.iter().filter(|part| self.source.is_none() && part.exit_code != 0);
+        failed.map(|part| part.source.clone()).collect()
+    }
+
+    /// The sources that a scope means.
+    fn sources_of(&self, scope: &str) -> Vec<String> {
+        let config = &self.context.config;
+        match (scope, config.groups.get(scope)) {
+            ("all", _) => config.sources.keys().cloned().collect(),
+            (_, Some(group)) => group.sources.clone(),
+            (names, None) => names.split(',').map(str::to_owned).collect(),
+        }
+    }
+
+    /// Those who named their sources hear of a whole that ended before there were parts, or that has none, as of a part: they would hear
+    /// nothing else.
+    fn tell_of_sources(&self, message: &Message, failed: bool) {
+        let has_no_parts = matches!(self.command, "follow" | "restore");
+        let is_of_sources = matches!(self.command, "backup" | "canary" | "drill" | "forget") && failed;
+        if self.source.is_some() || !locked(&self.context.told.parts).is_empty() || !(has_no_parts || is_of_sources) {
+            return;
+        }
+        let channels: Vec<Channel> =
+            self.context.config.channels().into_iter().flatten().filter(|channel| !channel.sources.is_empty()).collect();
+        for source in self.sources_of(&self.scope) {
+            let subject = format!("run/{}/{source}", self.command);
+            tell(self.context, &channels, &Message { subject, sources: vec![source], ..message.clone() });
+        }
+    }
+
+    /// What failed under another scope (`drill app`) is right again when the same was done under this one (`drill --all`).
+    fn recover_scopes(&self) {
+        let prefix = format!("run/{}/", self.command);
+        let known = memory_of(self.context).map(|file| file.read().troubles(&prefix)).unwrap_or_default();
+        if self.source.is_some() || known.is_empty() {
+            return;
+        }
+        let done: BTreeSet<String> = {
+            let parts = locked(&self.context.told.parts);
+            parts.iter().filter(|part| part.exit_code == 0).map(|part| part.source.clone()).collect()
+        };
+        for subject in known {
+            let Some(scope) = subject.strip_prefix(&prefix).filter(|scope| *scope != self.scope) else { continue };
+            if self.sources_of(scope).iter().all(|source| done.contains(source)) {
+                let title = format!("right again: {} of {scope} on {}", self.command, host_name(None));
+                let message = self.message(Event::Recovered, title, Vec::new(), None);
+                tell(self.context, &self.channels, &Message { subject, parts: BTreeSet::new(), ..message });
+            }
         }
     }
 
@@ -280,7 +341,7 @@ impl<'c> Deed<'c> {
 
     /// Tells how it ended.
     fn end(&mut self, result: Result<Outcome, Failure>) -> Result<Outcome, Failure> {
-        if self.channels.is_empty() {
+        if self.context.config.notify.is_empty() {
             return result;
         }
         let exit_code = code(&result);
@@ -313,6 +374,8 @@ impl<'c> Deed<'c> {
         }
         let message = self.message(event, title, lines, Some(exit_code));
         tell(self.context, &self.channels, &message);
+        self.tell_of_sources(&message, result.is_err());
+        self.recover_scopes();
         result
     }
 
@@ -356,6 +419,41 @@ impl<'c> Deed<'c> {
         if let Some(Err(e)) = noted {
             tracing::warn!(%e, "the run is not noted for the status page");
         }
+    }
+}
+
+/// A run that does not end by itself, and that others wait for: whoever heard that it failed hears that it goes on.
+pub struct GoesOn<'c> {
+    context: &'c Context,
+    command: &'static str,
+    source: String,
+    began: Instant,
+    told: bool,
+}
+
+/// What ends sooner has not gone on.
+const GOES_ON_AFTER: Duration = Duration::from_secs(15);
+
+impl<'c> GoesOn<'c> {
+    /// It began.
+    pub fn new(context: &'c Context, command: &'static str, source: &str) -> Self {
+        Self { context, command, source: source.to_owned(), began: Instant::now(), told: false }
+    }
+
+    /// It did something.
+    pub fn does(&mut self) {
+        if self.told || self.began.elapsed() < GOES_ON_AFTER {
+            return;
+        }
+        self.told = true;
+        let run = locked(&self.context.told.run).clone().unwrap_or_default();
+        let all = self.context.config.channels().into_iter().flatten();
+        let (of_sources, of_wholes): (Vec<_>, Vec<_>) = all.partition(|channel| !channel.sources.is_empty());
+        let deed = Deed::silent(self.context, self.command, self.source.clone(), run);
+        let title = format!("right again: {} goes on", deed.name());
+        let message = deed.message(Event::Recovered, title, Vec::new(), None);
+        tell(self.context, &of_wholes, &message);
+        tell(self.context, &of_sources, &Message { sources: vec![self.source.clone()], ..message });
     }
 }
 
@@ -410,7 +508,7 @@ pub fn deliver(
         let sent = sent.unwrap_or_else(|_| lost());
         if let Some(file) = &memory {
             let _ = file.change(|memory| match &sent {
-                Ok(()) => memory.arrived(&channel.name),
+                Ok(()) => memory.arrived(&channel.name, message),
                 Err(e) => memory.unsent(channel, message, &e.to_string()),
             });
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use chrono::SubsecRound;
 
-use super::commands::status::{Look, as_json, look, metrics};
+use super::commands::status::{Look, as_json, checked_words, look, metrics};
 use super::context::{Context, host_name};
 use super::report::Failure;
 use super::time::read_time;
@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::model::Moment;
 use crate::notify::RunNotes;
 use crate::ops;
+use crate::ops::status::Weight;
 use crate::progress::Silent;
 use crate::repository::Repository;
 use crate::serve::{Access, CopyView, JobView, Site, SourceView, Totals, View};
@@ -23,9 +24,12 @@ const RUNS: usize = 60;
 pub fn gather(context: &Context, jobs: Vec<JobView>) -> Result<View, Failure> {
     let (repository, problems) = context.open_silently(&Silent)?;
     let now = context.now();
-    let found = look(context, &repository, &[])?;
-    let mut problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
-    problems.extend(found.silent.iter().map(|silent| format!("notify {}: {}", silent.channel, silent.words)));
+    let found = look(context, &repository, &problems, &[])?;
+    let silent =
+        found.silent.iter().map(|silent| (Weight::Warning, format!("notify {}: {}", silent.channel, silent.words)));
+    let of_store = found.store.iter().flat_map(|store| &store.troubles);
+    let problems = of_store.map(|trouble| (trouble.weight, trouble.words.clone())).chain(silent).collect();
+    let checked = found.store.as_ref().map(checked_words).unwrap_or_default();
     let (metrics, json) = (metrics(&found, now), as_json(&found).to_string());
     let Look { sources, copies, .. } = found;
     let drills = repository.catalog().drills(Some(50)).map_err(ops::Error::from)?;
@@ -52,6 +56,7 @@ pub fn gather(context: &Context, jobs: Vec<JobView>) -> Result<View, Failure> {
         sources: sources.into_iter().map(view).collect(),
         copies: copies.collect(),
         problems,
+        checked,
         runs,
         jobs,
         totals: totals(&repository)?,
@@ -81,9 +86,9 @@ pub fn program(context: &Context) -> String {
 fn totals(repository: &Repository) -> Result<Totals, ops::Error> {
     let catalog = repository.catalog();
     let mut totals = Totals::default();
-    for row in catalog.snapshots()? {
+    for row in catalog.brief_snapshots()? {
         totals.snapshots += 1;
-        totals.restorable = totals.restorable.saturating_add(row.record.bytes);
+        totals.restorable = totals.restorable.saturating_add(row.bytes);
     }
     let plain = catalog.plain_by_pack()?;
     for (writer, _) in catalog.writers()? {

@@ -55,6 +55,7 @@ impl Config {
         let own = &self.repository;
         let store = section.store.credentials();
         let repository = RepositorySection {
+            check_every: None,
             url: Some(section.url.clone()),
             recipients: own.recipients.clone(),
             identity_file: own.identity_file.clone(),
@@ -84,6 +85,7 @@ impl Config {
     pub fn at_url(&self, url: &str) -> Self {
         let own = &self.repository;
         let repository = RepositorySection {
+            check_every: None,
             url: Some(url.to_owned()),
             recipients: own.recipients.clone(),
             identity_file: own.identity_file.clone(),

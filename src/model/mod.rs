@@ -20,6 +20,7 @@ pub mod path;
 pub mod policy;
 pub mod retention;
 pub mod segment;
+pub mod sight;
 pub mod snapshot;
 pub mod span;
 

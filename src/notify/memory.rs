@@ -4,7 +4,7 @@
 //! Invariants: a dead-man switch is never kept from a message; what is held back is counted and said with the next message; a memory that
 //! is lost or cannot be read costs repetitions, never silence. Not here: sending.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
@@ -21,11 +21,20 @@ const FILE_MAX: u64 = 4 << 20;
 /// Subjects that are remembered at most; beyond them the oldest go.
 const SUBJECTS_MAX: usize = 2000;
 
+/// How long sending may take before a message that nobody saw arrive counts as lost with the process that sent it.
+const SENDING: TimeDelta = TimeDelta::minutes(3);
+
 /// What a channel heard of a subject.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Heard {
     at: Moment,
     weight: u8,
+    /// What of it failed: another part is another piece of news.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    parts: BTreeSet<String>,
+    /// On its way: nobody has seen it arrive.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    sending: bool,
 }
 
 /// What went to a channel of late.
@@ -59,13 +68,17 @@ impl Memory {
         let now = message.at;
         match message.event {
             Event::Failure | Event::Trouble => {
-                let heard = self.troubles.get(&message.subject).and_then(|heard| heard.get(&channel.name));
+                let heard = self.troubles.get_mut(&message.subject).and_then(|heard| heard.get_mut(&channel.name));
                 let is_stale = |heard: &Heard| {
                     let repeat = TimeDelta::from_std(channel.repeat).unwrap_or(TimeDelta::MAX);
                     // A clock that was set back repeats rather than keeps silent.
-                    heard.at > now || now - heard.at >= repeat
+                    heard.at > now || now - heard.at >= repeat || (heard.sending && now - heard.at >= SENDING)
                 };
-                if heard.is_some_and(|heard| heard.weight >= message.weight && !is_stale(heard)) {
+                if let Some(heard) = heard.filter(|heard| heard.weight >= message.weight && !is_stale(heard))
+                    && message.parts.is_subset(&heard.parts)
+                {
+                    // What is right again meanwhile is news when it fails once more.
+                    heard.parts.clone_from(&message.parts);
                     return None;
                 }
             }
@@ -106,7 +119,7 @@ impl Memory {
             count => message.lines.push(format!("({count} messages before it were held back)")),
         }
         if matches!(message.event, Event::Failure | Event::Trouble) {
-            let heard = Heard { at: now, weight: message.weight };
+            let heard = Heard { at: now, weight: message.weight, parts: message.parts.clone(), sending: true };
             self.troubles.entry(message.subject.clone()).or_default().insert(channel.name.clone(), heard);
             self.bound();
         }
@@ -126,7 +139,8 @@ impl Memory {
     pub fn unsent(&mut self, channel: &Channel, message: &Message, why: &str) {
         if message.event == Event::Recovered {
             // Whoever has not heard of the end still believes in the trouble.
-            let heard = Heard { at: message.at, weight: message.weight };
+            let (at, weight) = (message.at, message.weight);
+            let heard = Heard { at, weight, parts: BTreeSet::new(), sending: false };
             self.troubles.entry(message.subject.clone()).or_default().insert(channel.name.clone(), heard);
         } else if let Some(heard) = self.troubles.get_mut(&message.subject) {
             heard.remove(&channel.name);
@@ -138,9 +152,12 @@ impl Memory {
     }
 
     /// A message arrived.
-    pub fn arrived(&mut self, channel: &str) {
+    pub fn arrived(&mut self, channel: &str, message: &Message) {
         if let Some(traffic) = self.channels.get_mut(channel) {
             traffic.failing = None;
+        }
+        if let Some(heard) = self.troubles.get_mut(&message.subject).and_then(|heard| heard.get_mut(channel)) {
+            heard.sending = false;
         }
     }
 
@@ -259,7 +276,34 @@ mod tests {
             weight: 1,
             title: "t".into(),
             lines: Vec::new(),
+            parts: BTreeSet::new(),
         }
+    }
+
+    #[test]
+    fn another_part_that_fails_is_told_at_once() {
+        let (mut memory, channel) = (Memory::default(), channel(&[Event::Failure]));
+        let mut told = |parts: &[&str], hour| {
+            let parts = parts.iter().map(|part| (*part).to_owned()).collect();
+            let message = Message { parts, ..message(Event::Failure, "run/backup/all", hour) };
+            let told = memory.pass(&channel, &message).is_some();
+            memory.arrived("team", &message);
+            told
+        };
+        assert!(told(&["a"], 0.0) && !told(&["a"], 0.1));
+        assert!(told(&["a", "b"], 0.2) && !told(&["a", "b"], 0.3));
+        assert!(!told(&["b"], 0.4), "the one is right again");
+        assert!(told(&["a", "b"], 0.5), "and fails once more");
+    }
+
+    #[test]
+    fn what_was_being_sent_when_its_process_was_killed_is_told_again() {
+        let (mut memory, channel) = (Memory::default(), channel(&[Event::Failure]));
+        let mut told = |hour| memory.pass(&channel, &message(Event::Failure, "run/backup", hour)).is_some();
+        assert!(told(0.0) && !told(0.01), "it may still arrive");
+        assert!(told(0.1));
+        memory.arrived("team", &message(Event::Failure, "run/backup", 0.1));
+        assert!(memory.pass(&channel, &message(Event::Failure, "run/backup", 0.3)).is_none());
     }
 
     #[test]
@@ -305,7 +349,7 @@ mod tests {
         memory.unsent(&channel, &first, "refused");
         assert_eq!(memory.failing().collect::<Vec<_>>(), [("team", at(0.0), "refused")]);
         assert!(memory.pass(&channel, &message(Event::Failure, "run/backup", 0.1)).is_some());
-        memory.arrived("team");
+        memory.arrived("team", &first);
         assert_eq!(memory.failing().count(), 0);
         // An end that did not arrive is told with the next success.
         let recovers = Channel { on: [Event::Recovered].into(), ..channel.clone() };
@@ -314,7 +358,7 @@ mod tests {
         assert_eq!(told.event, Event::Recovered);
         memory.unsent(&recovers, &told, "refused");
         assert_eq!(memory.pass(&recovers, &success).map(|told| told.event), Some(Event::Recovered));
-        memory.arrived("team");
+        memory.arrived("team", &success);
         assert_eq!(memory.pass(&recovers, &success), None);
     }
 

@@ -78,6 +78,9 @@ pub struct Message {
     pub seconds: Option<f64>,
     /// How grave it is; a graver one is told again.
     pub weight: u8,
+    /// What of it failed; another one is told again.
+    #[serde(skip)]
+    pub parts: BTreeSet<String>,
     /// One line.
     pub title: String,
     /// More lines.

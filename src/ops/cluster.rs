@@ -71,7 +71,9 @@ pub enum Which<'a> {
 fn bases_of(repository: &Repository, source: &str) -> Result<Vec<(String, Base)>, Error> {
     let writers = repository.writer_names()?;
     let mut bases: Vec<(String, Base)> = Vec::new();
-    for snapshot in repository.catalog().snapshots().map_err(|e| Error::from(repository::Error::from(e)))? {
+    // Names of sources have no slash: before one stands the writer.
+    let name = source.rsplit('/').next().unwrap_or(source);
+    for snapshot in repository.catalog().snapshots_of(name).map_err(|e| Error::from(repository::Error::from(e)))? {
         let record = &snapshot.record;
         let writer = writers.get(&snapshot.writer).cloned().unwrap_or_default();
         let is_meant = record.source == source || format!("{writer}/{}", record.source) == source;

@@ -14,7 +14,7 @@ use crate::catalog::SnapshotRow;
 use crate::model::base::BaseBackup;
 use crate::model::convex::FILES_KIND;
 use crate::model::documents::stream_name;
-use crate::model::{Moment, Retention, SnapshotId, SnapshotRecord};
+use crate::model::{Abnormal, Moment, Retention, SnapshotId, SnapshotRecord};
 use crate::plan::restore::{Candidate, Wanted, choose, show};
 use crate::plan::retention::{Fact, Facts, Gone, Reason, State, Verdict, decide, simulate, window_since};
 use crate::progress::{Event, Progress};
@@ -390,13 +390,13 @@ pub fn plan_named(
 fn held_error(repository: &Repository, by: SnapshotId, source_name: String) -> Result<ForgetError, Error> {
     let all = repository.catalog().all_snapshots()?;
     let row = all.iter().find(|row| row.record.id == by);
-    let why = row.map(|row| abnormal_words(&row.record)).unwrap_or_default();
+    let why = row.map(|row| abnormal_words(&row.record.abnormal)).unwrap_or_default();
     Ok(ForgetError::Held { by, source_name, why })
 }
 
 /// What is abnormal of a snapshot, on one line.
-pub fn abnormal_words(record: &SnapshotRecord) -> String {
-    record.abnormal.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+pub fn abnormal_words(abnormal: &[Abnormal]) -> String {
+    abnormal.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// Says of snapshots that they are as they should be. Returns those that were held.

@@ -4,18 +4,20 @@
 //! Invariants: "it arrives" is said only of a segment that was seen in the store; what PostgreSQL counts as archived and the store
 //! does not have is a problem, whatever else is in order. Not here: the stored bytes (`check`), and backups.
 
+mod archiver;
 mod convex;
 
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-pub use self::convex::check_deployment;
+use self::archiver::{slots, statistics};
+pub use self::convex::{check_deployment, glance_deployment};
 use super::Error;
 use crate::client::postgres::Session;
-use crate::format::wal::ArchiveFile;
-use crate::model::SegmentPlace;
 use crate::model::base::BaseBackup;
+use crate::model::sight::{self, Sight};
+use crate::model::{Moment, SegmentPlace};
 use crate::progress::{Event, Progress};
 use crate::repository::{self, Repository};
 use crate::source::postgres::BaseOptions;
@@ -48,6 +50,9 @@ pub struct Finding {
     pub found: String,
     /// What to do about it.
     pub hint: Option<String>,
+    /// The slot that it is about.
+    #[serde(skip)]
+    slot: Option<String>,
 }
 
 /// Everything that was looked at.
@@ -57,11 +62,16 @@ pub struct LiveReport {
     pub findings: Vec<Finding>,
     /// Seconds until the ended segment was in the repository.
     pub arrived_seconds: Option<f64>,
+    /// Of a deployment: for how many hours changes can be read, at least.
+    pub reach_hours: Option<u64>,
 }
+
+/// Warnings that grow into problems while nobody looks: `status` tells of them too.
+const GROWING: [&str; 3] = ["slot", "lag", "retention"];
 
 impl LiveReport {
     fn push(&mut self, weight: Weight, what: &'static str, found: impl Into<String>, hint: Option<String>) {
-        self.findings.push(Finding { weight, what, found: found.into(), hint });
+        self.findings.push(Finding { weight, what, found: found.into(), hint, slot: None });
     }
     fn fine(&mut self, what: &'static str, found: impl Into<String>) {
         self.push(Weight::Fine, what, found, None);
@@ -72,23 +82,54 @@ impl LiveReport {
     fn problem(&mut self, what: &'static str, found: impl Into<String>, hint: impl Into<String>) {
         self.push(Weight::Problem, what, found, Some(hint.into()));
     }
+    /// The last finding is about this slot.
+    fn of_slot(&mut self, name: &str) {
+        if let Some(last) = self.findings.last_mut() {
+            last.slot = Some(name.to_owned());
+        }
+    }
+    /// What `status` shall know of it: one a slot, one a word.
+    pub fn sights(&self, at: Moment) -> Vec<Sight> {
+        let mut sights: Vec<Sight> = Vec::new();
+        for finding in &self.findings {
+            let what = finding.slot.as_deref().map_or_else(|| sight::live(finding.what), sight::slot);
+            let tells = finding.weight == Weight::Problem
+                || (finding.weight == Weight::Warning && GROWING.contains(&finding.what));
+            let words = tells.then(|| match &finding.slot {
+                Some(_) => format!("slot {}", finding.found),
+                None => finding.found.clone(),
+            });
+            match sights.iter_mut().find(|one| one.what == what) {
+                Some(one) => {
+                    one.words = one.words.take().into_iter().chain(words).reduce(|all, more| all + "; " + &more)
+                }
+                None => sights.push(Sight::new(what, at, words)),
+            }
+        }
+        if let Some(hours) = self.reach_hours {
+            let facts = serde_json::json!(sight::Reach { hours });
+            sights.push(Sight { facts, ..Sight::new(sight::RETENTION.to_owned(), at, None) });
+        }
+        sights
+    }
     /// The heaviest finding.
     pub fn weight(&self) -> Weight {
         self.findings.iter().map(|finding| finding.weight).max().unwrap_or(Weight::Fine)
     }
 }
 
-/// Looks at a cluster. Ends a segment of its log, and waits up to `patience` until that is in the repository.
-pub fn check_cluster(
-    repository: &Repository,
-    options: &BaseOptions,
-    patience: Duration,
-    progress: &dyn Progress,
-) -> Result<LiveReport, Error> {
+/// A cluster that answers.
+struct Greeted<'r> {
+    session: Session,
+    role: String,
+    standby: bool,
+    store: Archived<'r>,
+}
+
+fn greet<'r>(repository: &'r Repository, options: &BaseOptions, report: &mut LiveReport) -> Result<Greeted<'r>, Error> {
     let connect = |e| Error::from(crate::source::Error::from(e));
     let options = &options.with_password()?;
     let session = Session::connect(&options.connection).map_err(connect)?;
-    let mut report = LiveReport::default();
     let [version, system_id, role, standby] = session
         .row(
             "ask what it is",
@@ -100,13 +141,34 @@ pub fn check_cluster(
     let standby = standby == "t";
     let kind = if standby { "a standby" } else { "a primary" };
     report.fine("connection", format!("{}: PostgreSQL {major}, {kind}, cluster {system_id}", session.place()));
-    let can_switch = rights(&session, &role, &mut report).map_err(connect)?;
-    let archives = settings(&session, &mut report).map_err(connect)?;
     let stream = match system_id.parse() {
         Ok(id) => BaseBackup::stream_name(&options.source, id, major),
         Err(_) => return Err(connect(session.unfit("ask what it is", system_id))),
     };
-    let store = Archived { repository, stream };
+    Ok(Greeted { session, role, standby, store: Archived { repository, stream } })
+}
+
+/// A glance at a cluster: its archiver and its slots. Nothing is waited for, and nothing is done to it.
+pub fn glance_cluster(repository: &Repository, options: &BaseOptions) -> Result<LiveReport, Error> {
+    let mut report = LiveReport::default();
+    let Greeted { session, store, .. } = greet(repository, options, &mut report)?;
+    statistics(&session, &store, &mut report)?;
+    slots(&session, &mut report).map_err(|e| Error::from(crate::source::Error::from(e)))?;
+    Ok(report)
+}
+
+/// Looks at a cluster. Ends a segment of its log, and waits up to `patience` until that is in the repository.
+pub fn check_cluster(
+    repository: &Repository,
+    options: &BaseOptions,
+    patience: Duration,
+    progress: &dyn Progress,
+) -> Result<LiveReport, Error> {
+    let connect = |e| Error::from(crate::source::Error::from(e));
+    let mut report = LiveReport::default();
+    let Greeted { session, role, standby, store } = greet(repository, options, &mut report)?;
+    let can_switch = rights(&session, &role, &mut report).map_err(connect)?;
+    let archives = settings(&session, &mut report).map_err(connect)?;
     if standby {
         report.warn(
             "arrival",
@@ -328,87 +390,6 @@ fn arrival(
         report.problem("arrival", found, "The server's log has lifeboat's message, with the cause and what to do.");
     }
     Ok(None)
-}
-
-/// The archiver's numbers, and whether what it counts is there.
-fn statistics(session: &Session, store: &Archived<'_>, report: &mut LiveReport) -> Result<(), Error> {
-    let connect = |e| Error::from(crate::source::Error::from(e));
-    let [done, count, failed, last_failed, failing] = session
-        .row(
-            "ask the archiver",
-            "SELECT coalesce(last_archived_wal, ''), archived_count, failed_count, coalesce(last_failed_wal, ''),
-                    coalesce(last_failed_time > last_archived_time, last_failed_time IS NOT NULL)
-             FROM pg_stat_archiver",
-        )
-        .map_err(connect)?;
-    if failing == "t" {
-        let hint = "The server's log has lifeboat's message. PostgreSQL keeps its segments until they are archived: watch its disk.";
-        report.problem("archiver", format!("it fails: {last_failed} was tried last, {failed} failures in all"), hint);
-    } else {
-        report.fine("archiver", format!("{count} archived, {failed} failures, none since the last success"));
-    }
-    let is_file = ArchiveFile::parse(&done).is_ok();
-    if is_file && !store.has(&done)? {
-        let hint = "Something else archives, or archived here before. Take a new base backup when `wal push` is all that does.";
-        report.problem("archiver", format!("{done} counts as archived, and it is not in the repository"), hint);
-    } else if is_file {
-        report.fine("archiver", format!("{done}, the last that it archived, is in the repository"));
-    }
-    // How much waits; for roles of pg_monitor alone.
-    let may = "SELECT has_function_privilege('pg_ls_archive_statusdir()', 'EXECUTE')";
-    let [may] = session.row("look at the role's rights", may).map_err(connect)?;
-    if may != "t" {
-        return Ok(());
-    }
-    let waiting = session.row::<1>(
-        "count what waits",
-        "SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name ~ '^[0-9A-F]{24}\\.ready$'",
-    );
-    if let Ok([waiting]) = waiting
-        && let Ok(waiting) = waiting.parse::<u64>()
-    {
-        match waiting {
-            0..=2 => report.fine("lag", format!("{waiting} ended segments wait to be archived")),
-            _ => report.warn(
-                "lag",
-                format!("{waiting} ended segments wait to be archived"),
-                "Is the store slow, or was it away?",
-            ),
-        }
-    }
-    Ok(())
-}
-
-fn slots(session: &Session, report: &mut LiveReport) -> Asked<()> {
-    let rows = session.rows(
-        "look at its slots",
-        "SELECT slot_name, active, coalesce(wal_status, ''), coalesce(pg_wal_lsn_diff(
-             CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END, restart_lsn), 0)::bigint,
-             current_setting('max_slot_wal_keep_size')
-         FROM pg_replication_slots ORDER BY slot_name",
-    )?;
-    let mut unbounded = false;
-    for row in &rows {
-        let text = |at: usize| row.get(at).cloned().flatten().unwrap_or_default();
-        let (name, state, held) = (text(0), text(2), text(3).parse::<u64>().unwrap_or(0));
-        let held_text = format!("{} MiB of log", held >> 20);
-        unbounded |= text(4) == "-1";
-        if state == "lost" {
-            let hint = format!("It will never go on: `SELECT pg_drop_replication_slot('{name}')`, then make it anew.");
-            report.problem("slot", format!("{name} has lost its log"), hint);
-        } else if text(1) == "f" {
-            let hint =
-                format!("Start what reads it; or, if nothing will: `SELECT pg_drop_replication_slot('{name}')`.");
-            report.warn("slot", format!("{name} is read by nobody and holds {held_text}"), hint);
-        } else {
-            report.fine("slot", format!("{name} is read, and holds {held_text}"));
-        }
-    }
-    if unbounded {
-        let hint = "In postgresql.conf: `max_slot_wal_keep_size = 64GB`, or what its disk can spare.";
-        report.warn("slot", "max_slot_wal_keep_size is -1: a slot that nobody reads fills the server's disk", hint);
-    }
-    Ok(())
 }
 
 /// Looks at a server whose databases are dumped.

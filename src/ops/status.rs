@@ -1,20 +1,25 @@
 //! How every source stands: its newest recovery point and its age against the objective, its window, its last drill, what is wrong.
 //!
 //! Read from the catalog, and of clusters from the listing of their log; nothing is fetched. Not here: whether the source itself can be
-//! backed up now (`ops::live`).
+//! backed up now (`ops::live`); what that saw when it last looked is told.
+
+mod store;
 
 use serde::Serialize;
 
+pub use self::store::{LastCheck, StoreStatus, store};
 use super::Error;
 use super::cluster::{Which, gather};
 use super::documents;
-use crate::catalog::{DrillRow, SnapshotRow};
+use crate::catalog::{BriefRow, DrillRow};
 use crate::model::documents::moment_of;
 use crate::model::drill::Verdict;
+use crate::model::sight::{self, Sight};
 use crate::model::{Moment, SnapshotId};
 use crate::plan::coverage::Coverage;
 use crate::plan::documents::RunEnd;
 use crate::plan::recovery::Aim;
+use crate::plan::restore::show;
 use crate::repository::Repository;
 
 /// What a source must meet, in milliseconds.
@@ -27,6 +32,9 @@ pub struct Limits {
     /// Age of the last drill that passed.
     pub drill_ms: Option<u64>,
 }
+
+/// How long a deployment keeps changes where nobody asked it, in hours: `DOCUMENT_RETENTION_DELAY` of the compose file that it comes with.
+const REACH_HOURS: u64 = 48;
 
 /// How grave something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -47,7 +55,8 @@ pub enum Weight {
 pub struct Trouble {
     /// How grave it is.
     pub weight: Weight,
-    /// What kind it is, for programs: `no-snapshot`, `rpo`, `rto`, `incomplete`, `pending`, `gap`, `damaged`, `abnormal`, `drill`, `drill-failed`.
+    /// What kind it is, for programs: `no-snapshot`, `rpo`, `rto`, `incomplete`, `pending`, `gap`, `damaged`, `abnormal`, `drill`, `drill-failed`,
+    /// `slot`, `live`, `cursor`; of the store `log`, `recipients`, `check`.
     pub kind: &'static str,
     /// In words.
     pub words: String,
@@ -141,18 +150,18 @@ fn ms_between(from: Moment, to: Moment) -> u64 {
 
 /// How the named sources stand; all that the repository knows of where none is named.
 pub fn status(repository: &Repository, wanted: &[(String, Limits)], now: Moment) -> Result<Vec<SourceStatus>, Error> {
-    let rows = repository.catalog().snapshots()?;
+    let rows = repository.catalog().brief_snapshots()?;
     let drills = repository.catalog().drills(Some(50))?;
     let own = repository.host().ok().map(|host| host.name.clone());
     let mut all = Vec::new();
     for (source, limits) in wanted {
         let full = source.split_once('/');
-        let is_meant = |row: &&SnapshotRow| {
-            let is_own = own.as_ref().is_none_or(|own| *own == row.writer_name);
+        let is_meant = |row: &&BriefRow| {
+            let is_own = own.as_ref().is_none_or(|own| **own == *row.writer_name);
             // Nothing is made for each of ten thousand rows and fifty sources.
-            (row.record.source == *source && is_own) || full == Some((&*row.writer_name, &*row.record.source))
+            (*row.source == **source && is_own) || full == Some((&*row.writer_name, &*row.source))
         };
-        let of: Vec<&SnapshotRow> = rows.iter().filter(is_meant).collect();
+        let of: Vec<&BriefRow> = rows.iter().filter(is_meant).collect();
         let full_name = of.last().map(|row| row.full_name());
         all.push(one(repository, source, full_name.as_deref(), &of, *limits, &drills, now)?);
     }
@@ -163,45 +172,46 @@ fn one(
     repository: &Repository,
     source: &str,
     full_name: Option<&str>,
-    rows: &[&SnapshotRow],
+    rows: &[&BriefRow],
     limits: Limits,
     drills: &[DrillRow],
     now: Moment,
 ) -> Result<SourceStatus, Error> {
-    let complete: Vec<&&SnapshotRow> = rows.iter().filter(|row| row.record.complete).collect();
-    let last = rows.iter().max_by_key(|row| (row.record.ended, row.record.id));
+    let complete: Vec<&&BriefRow> = rows.iter().filter(|row| row.complete).collect();
+    let last = rows.iter().max_by_key(|row| (row.ended, row.id));
     let mut found = SourceStatus {
         source: source.to_owned(),
-        kind: last.map(|row| row.record.kind.clone()),
-        newest: complete.iter().map(|row| row.record.ended).max(),
+        kind: last.map(|row| row.kind.to_string()),
+        newest: complete.iter().map(|row| row.ended).max(),
         age_ms: None,
         rpo_limit_ms: limits.rpo_ms,
-        oldest: complete.iter().map(|row| row.record.ended).min(),
+        oldest: complete.iter().map(|row| row.ended).min(),
         snapshots: complete.len() as u64,
-        bytes: last.map_or(0, |row| row.record.bytes),
-        added: rows.iter().map(|row| row.record.added).sum(),
+        bytes: last.map_or(0, |row| row.bytes),
+        added: rows.iter().map(|row| row.added).sum(),
         drill: None,
         passed: None,
         troubles: Vec::new(),
         course: Course { points: points(rows), ..Course::default() },
     };
+    let sights = repository.catalog().sights(source)?;
     let say =
         |found: &mut SourceStatus, weight, kind, words: String| found.troubles.push(Trouble { weight, kind, words });
     if let Some(held) = rows.iter().find(|row| row.is_held()) {
-        let (id, why) = (held.record.id, super::forget::abnormal_words(&held.record));
+        let (id, why) = (held.id, super::forget::abnormal_words(&held.abnormal));
         let words = format!("snapshot {id} is ABNORMAL ({why}): nothing is forgotten until `lifeboat accept {id}`");
         found.troubles.push(Trouble { weight: Weight::Warning, kind: "abnormal", words });
     }
     if let (Some("postgres"), Some(name)) = (found.kind.as_deref(), full_name) {
         of_cluster(repository, name, &mut found)?;
     } else if let (Some("convex"), Some(name)) = (found.kind.as_deref(), full_name) {
-        of_deployment(repository, name, &mut found)?;
+        of_deployment(repository, name, &sights, &mut found, now)?;
     }
+    found.troubles.extend(sights.iter().filter_map(seen));
     if found.kind.as_deref() == Some("postgres") {
         // Its log says more than its last base backup.
-    } else if let Some(last) = last.filter(|row| !row.record.complete) {
-        let words =
-            format!("the newest snapshot {} is INCOMPLETE: {} files were skipped", last.record.id, last.record.skipped);
+    } else if let Some(last) = last.filter(|row| !row.complete) {
+        let words = format!("the newest snapshot {} is INCOMPLETE: {} files were skipped", last.id, last.skipped);
         say(&mut found, Weight::Warning, "incomplete", words);
     }
     found.age_ms = found.newest.map(|newest| ms_between(newest, now));
@@ -223,15 +233,15 @@ fn one(
     Ok(found)
 }
 
-fn points(rows: &[&SnapshotRow]) -> Vec<Point> {
-    let point = |row: &&SnapshotRow| Point {
-        id: row.record.id,
-        at: row.record.ended,
-        complete: row.record.complete,
+fn points(rows: &[&BriefRow]) -> Vec<Point> {
+    let point = |row: &&BriefRow| Point {
+        id: row.id,
+        at: row.ended,
+        complete: row.complete,
         held: row.is_held(),
         pinned: row.pinned,
-        bytes: row.record.bytes,
-        added: row.record.added,
+        bytes: row.bytes,
+        added: row.added,
     };
     let mut points: Vec<Point> = rows.iter().map(point).collect();
     points.sort_by_key(|point| (point.at, point.id));
@@ -269,8 +279,21 @@ fn of_cluster(repository: &Repository, name: &str, found: &mut SourceStatus) -> 
     Ok(())
 }
 
+/// What was wrong when somebody looked at the server.
+fn seen(sight: &Sight) -> Option<Trouble> {
+    let words = format!("{}; seen at {}", sight.words.as_deref()?, show(sight.at));
+    let kind = if sight::is_slot(&sight.what) { "slot" } else { "live" };
+    Some(Trouble { weight: Weight::Warning, kind, words })
+}
+
 /// The changes behind a deployment's snapshots.
-fn of_deployment(repository: &Repository, name: &str, found: &mut SourceStatus) -> Result<(), Error> {
+fn of_deployment(
+    repository: &Repository,
+    name: &str,
+    sights: &[Sight],
+    found: &mut SourceStatus,
+    now: Moment,
+) -> Result<(), Error> {
     let Some(documents) = documents::gather(repository, name)? else { return Ok(()) };
     found.newest = documents.newest().map(moment_of).max(found.newest);
     for run in &documents.runs {
@@ -297,7 +320,33 @@ fn of_deployment(repository: &Repository, name: &str, found: &mut SourceStatus) 
     if lost > 0 {
         say(format!("segments of its changes that are gone or damaged: {lost}"), "damaged");
     }
+    found.troubles.extend(cursor(&documents, sights, name, now));
     Ok(())
+}
+
+/// Changes are kept for a while: who follows no more must go on before they are gone.
+fn cursor(documents: &documents::Documents, sights: &[Sight], name: &str, now: Moment) -> Option<Trouble> {
+    let run = documents.runs.iter().find(|run| run.end == RunEnd::Newest)?;
+    let asked = sights.iter().find(|sight| sight.what == sight::RETENTION);
+    let asked = asked.and_then(|sight| serde_json::from_value::<sight::Reach>(sight.facts.clone()).ok());
+    let hours = asked.map_or(REACH_HOURS, |reach| reach.hours);
+    let (at, kept_ms) = (moment_of(run.reach()), hours.saturating_mul(3_600_000));
+    let age = ms_between(at, now);
+    let followed = format!("its changes are stored up to {}, {} h ago", show(at), age / 3_600_000);
+    let words = if age.saturating_mul(2) <= kept_ms {
+        return None;
+    } else if age < kept_ms {
+        let left = (kept_ms - age) / 3_600_000;
+        format!("{followed}; the deployment may forget what came then in {left} h: `lifeboat follow {name}` goes on")
+    } else if documents.bases.iter().any(|base| base.at > run.reach()) {
+        // Somebody has gone on with snapshots alone; how old the newest may be is the objective's affair.
+        return None;
+    } else {
+        format!(
+            "{followed}, longer than the deployment keeps them ({hours} h at least): what came since may be gone, `lifeboat follow {name}` begins anew"
+        )
+    };
+    Some(Trouble { weight: Weight::Warning, kind: "cursor", words })
 }
 
 fn of_drills(found: &mut SourceStatus, drills: &[DrillRow], limits: Limits, now: Moment) {

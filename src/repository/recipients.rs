@@ -63,6 +63,20 @@ pub struct EarlierPacks {
 }
 
 impl Repository {
+    /// A signed list that is newer than the one that this host seals to, with those on it who cannot read what this host stores. One
+    /// request where there is none.
+    pub fn later_recipients(&self) -> Result<Option<(Digest, Vec<String>)>, Error> {
+        let Some(host) = &self.host else { return Ok(None) };
+        let pinned = format!("keys/recipients-{}.json", host.recipients_list);
+        let objects = self.store.list("keys", None)?;
+        if objects.iter().all(|object| !object.key.starts_with("keys/recipients-") || object.key == pinned) {
+            return Ok(None);
+        }
+        let (digest, list) = self.current_recipients()?;
+        let missing = list.recipients.into_iter().filter(|one| !host.recipients.contains(one)).collect();
+        Ok((digest != host.recipients_list).then_some((digest, missing)))
+    }
+
     /// Makes a new list: the newest with some added and some removed. Needs an identity that reads afterwards too. Where this is a host
     /// that writes, it follows the list at once.
     pub fn change_recipients(

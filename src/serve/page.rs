@@ -99,7 +99,7 @@ fn banner(page: &mut String, view: &View) {
     }
     let copies = view.copies.iter().filter_map(|copy| Some((copy.state, copy.name.as_str(), copy.words.as_deref()?)));
     lines.extend(copies.map(|(weight, name, words)| (weight, format!("copy {}: {}", text(name), text(words)))));
-    lines.extend(view.problems.iter().map(|words| (Weight::Warning, text(words))));
+    lines.extend(view.problems.iter().map(|(weight, words)| (*weight, text(words))));
     if lines.is_empty() {
         return;
     }
@@ -123,6 +123,7 @@ fn facts(page: &mut String, view: &View) {
     };
     let rows = [
         ("Repository", text(&view.repository)),
+        ("Last check", text(&view.checked)),
         ("Snapshots", count(totals.snapshots)),
         ("In the store", size(totals.stored)),
         ("All snapshots laid down", size(totals.restorable)),

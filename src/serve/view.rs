@@ -77,7 +77,9 @@ pub struct View {
     /// Second repositories.
     pub copies: Vec<CopyView>,
     /// What is wrong with the repository, its logs and its channels, in words.
-    pub problems: Vec<String>,
+    pub problems: Vec<(Weight, String)>,
+    /// What the last check came to.
+    pub checked: String,
     /// Runs of this host, the newest first.
     pub runs: Vec<Run>,
     /// Jobs of the agent, where one runs.
@@ -94,7 +96,7 @@ impl View {
     /// The gravest of all.
     pub fn worst(&self) -> Weight {
         let sources = self.sources.iter().map(|source| source.status.weight());
-        let problems = (!self.problems.is_empty()).then_some(Weight::Warning);
+        let problems = self.problems.iter().map(|(weight, _)| *weight);
         sources.chain(self.copies.iter().map(|copy| copy.state)).chain(problems).max().unwrap_or(Weight::Fine)
     }
 

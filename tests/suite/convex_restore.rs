@@ -26,8 +26,11 @@ pub struct Place {
 
 impl Place {
     pub fn new() -> Self {
-        let place =
-            Self { folder: tempfile::tempdir().unwrap(), convex: Deployment::start(Options::default()).unwrap() };
+        Self::with(Options::default())
+    }
+
+    pub fn with(options: Options) -> Self {
+        let place = Self { folder: tempfile::tempdir().unwrap(), convex: Deployment::start(options).unwrap() };
         fs::create_dir(place.path("work")).unwrap();
         fs::write(place.path("key"), place.convex.admin_key()).unwrap();
         place.configure("");

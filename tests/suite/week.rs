@@ -17,7 +17,7 @@ use crate::common::servers::Server;
 use crate::common::tree;
 
 /// The library that tells another time, where it is installed.
-fn faketime() -> Option<PathBuf> {
+pub fn faketime() -> Option<PathBuf> {
     let folders = fs::read_dir("/usr/lib").unwrap().flatten().map(|entry| entry.path().join("faketime"));
     let found = folders.map(|folder| folder.join("libfaketimeMT.so.1")).find(|path| path.is_file());
     let required = std::env::var_os("LIFEBOAT_TEST_REQUIRE").is_some();

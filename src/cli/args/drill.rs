@@ -41,6 +41,9 @@ pub struct StatusArgs {
     /// Sources [default: those of the configuration; without any, all of the repository]
     #[arg(value_name = "SOURCE")]
     pub sources: Vec<String>,
+    /// Ask the servers first: replication slots, the archiver, how far back a deployment's changes can be read
+    #[arg(long)]
+    pub live: bool,
     /// One line, and exit codes as Nagios reads them
     #[arg(long, conflicts_with = "prometheus")]
     pub nagios: bool,
@@ -162,9 +165,9 @@ Exit codes: 0 printed, 2 no such case, source or time.";
 /// `runbook`.
 #[derive(Debug, Args)]
 pub struct RunbookArgs {
-    /// The source, or writer/source
+    /// The source, or writer/source; without it the page for all kinds, its values to be set
     #[arg(value_name = "SOURCE")]
-    pub source: String,
+    pub source: Option<String>,
     /// The moment to go back to [default: latest]
     #[arg(long, value_name = "TIME")]
     pub to: Option<String>,

@@ -408,7 +408,8 @@ impl Agent<'_> {
             exit_code: None,
             seconds: None,
             weight: 1,
-            lines: Vec::new(),
+            parts: std::collections::BTreeSet::new(),
+        lines: Vec::new(),
         };
         tell(self.context, &channels, &message);
     }

@@ -22,6 +22,7 @@ use crate::ops::Kind;
 use crate::ops::backup::{BackupOptions, BackupReport, backup};
 use crate::ops::bootstrap::{self, CONFIGURATION_MAX};
 use crate::ops::forget::abnormal_words;
+use crate::ops::live::glance_cluster;
 use crate::plan::restore::show;
 use crate::progress::Progress;
 use crate::repository::{Repository, is_source_name};
@@ -133,6 +134,10 @@ fn back_up(
     // A thing of the command line may be called like a source.
     let sings = !matches!(&what, What::Configured(_)) || super::canary::before_backup(context, &task.name);
     let pausing = args.pause.as_deref().map(|name| Pausing::new(context, name)).transpose()?;
+    let cluster = match &what {
+        What::Configured(Plan::Postgres(options)) => Some(options.clone()),
+        _ => None,
+    };
     let source = build(context, &task.name, what, pausing.as_ref(), progress)?;
     let started = Instant::now();
     let shared: Arc<dyn Progress> = Arc::clone(progress) as _;
@@ -148,13 +153,17 @@ fn back_up(
     let seconds = started.elapsed().as_secs_f64();
     let is_cluster = report.record.kind == "postgres";
     let missing = if is_cluster { wait_for_log(context, args, repository, &report)? } else { None };
+    // Its slots and its archiver, while it answers: what `status` tells of them is not older than the last backup.
+    if let Some(Ok(seen)) = cluster.map(|options| glance_cluster(repository, &options)) {
+        super::live::note(context, repository, &task.name, &Ok(seen), false);
+    }
     tell(context, &report, seconds, missing)?;
     super::backup_volume::tell(context, &report.record)?;
     if !report.record.abnormal.is_empty() {
         context.ui.warning(format!(
             "this snapshot is ABNORMAL: {}. It is kept, and nothing of `{}` is forgotten until somebody has looked: `lifeboat accept {}`, if it is as \
              it should be",
-            abnormal_words(&report.record),
+            abnormal_words(&report.record.abnormal),
             task.name,
             report.record.id
         ));

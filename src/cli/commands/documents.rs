@@ -8,6 +8,7 @@ use crate::cli::args::{DiffArgs, DumpArgs, FollowArgs};
 use crate::cli::context::Context;
 use crate::cli::output::{count, counted, duration};
 use crate::cli::report::Failure;
+use crate::cli::telling::GoesOn;
 use crate::cli::time::{parse_duration, read_time};
 use crate::client::convex::Rights;
 use crate::format::convex::full_name;
@@ -50,7 +51,13 @@ pub fn follow(context: &Context, args: &FollowArgs, convex: ConvexOptions) -> Re
     let mut taking = Taking { context, source: &args.source, convex: &convex, world: context.world()? };
     let clock = || context.now();
     let around = Around { clock: &clock, stop: &context.stop, progress: &Silent };
-    let mut hear = |heard: Heard| tell(context, &args.source, heard);
+    let mut goes_on = GoesOn::new(context, "follow", &args.source);
+    let mut hear = |heard: Heard| {
+        if matches!(heard, Heard::Stored { .. }) {
+            goes_on.does();
+        }
+        tell(context, &args.source, heard);
+    };
     documents::follow(&mut repository, &deployment, &options, &around, &mut taking, &mut hear)?;
     context.ui.story("stopped   everything that counts is stored");
     Ok(Outcome::Done)

@@ -8,6 +8,7 @@ use crate::cli::args::FollowArgs;
 use crate::cli::context::Context;
 use crate::cli::output::size;
 use crate::cli::report::Failure;
+use crate::cli::telling::GoesOn;
 use crate::cli::time::parse_duration;
 use crate::config::{Plan, parse_size};
 use crate::model::Moment;
@@ -27,7 +28,13 @@ pub fn run(context: &Context, args: &FollowArgs) -> Result<Outcome, Failure> {
     let (mut repository, _) = context.open(&*progress)?;
     repository.host()?;
     options.folder = folder(args, &repository);
-    let mut hear = |heard: Heard| tell(context, &args.source, heard);
+    let mut goes_on = GoesOn::new(context, "follow", &args.source);
+    let mut hear = |heard: Heard| {
+        if matches!(heard, Heard::Stored { .. } | Heard::Piece { .. }) {
+            goes_on.does();
+        }
+        tell(context, &args.source, heard);
+    };
     follow(&mut repository, &options, &|| context.now(), &context.stop, &Silent, &mut hear)?;
     context.ui.story("stopped   everything that had arrived is stored");
     Ok(Outcome::Done)

@@ -216,7 +216,9 @@ pub fn accept(context: &Context, args: &PinArgs) -> Result<Outcome, Failure> {
     }
     for row in &held {
         let (id, name, ended) = (row.record.id, row.full_name(), show(row.record.ended));
-        context.ui.answer(format!("accepted  {id}  {ended}  {name}: {}", forget::abnormal_words(&row.record)))?;
+        context
+            .ui
+            .answer(format!("accepted  {id}  {ended}  {name}: {}", forget::abnormal_words(&row.record.abnormal)))?;
     }
     if held.is_empty() {
         context.ui.answer("none of them was held")?;

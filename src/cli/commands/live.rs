@@ -1,13 +1,63 @@
 //! `check --live`: the source, not the store.
 
+use std::sync::Arc;
+
 use crate::cli::Outcome;
 use crate::cli::context::Context;
+use crate::cli::progress::Console;
 use crate::cli::report::Failure;
 use crate::cli::time::parse_duration;
 use crate::config::Plan;
-use crate::ops::live::{LiveReport, Weight, check_cluster, check_deployment, check_dumps};
+use crate::model::sight::{self, Sight};
+use crate::ops::live::{
+    LiveReport, Weight, check_cluster, check_deployment, check_dumps, glance_cluster, glance_deployment,
+};
+use crate::progress::Progress;
+use crate::repository::Repository;
 use crate::source::PgDumpSource;
 use crate::source::convex::ConvexSource;
+
+/// Glances at the servers of the named sources, of all where none is named, for `status`. One that is away holds nobody up.
+pub fn glance(context: &Context, repository: &mut Repository, named: &[String], progress: &Arc<Console>) {
+    for (name, section) in &context.config.sources {
+        let is_meant = named.is_empty() || named.contains(name);
+        let Some(Ok(plan)) = is_meant.then(|| section.plan(name)) else { continue };
+        let found = match plan {
+            Plan::Postgres(options) => glance_cluster(repository, &options),
+            Plan::Convex(options) => {
+                let shared: Arc<dyn Progress> = progress.clone();
+                let source = ConvexSource::new(*options, context.now(), shared).map_err(Into::into);
+                source.and_then(|source| glance_deployment(&source, &|| context.now()))
+            }
+            _ => continue,
+        };
+        note(context, repository, name, &found, false);
+    }
+}
+
+/// Leaves what was seen for `status`. A whole look takes the place of all that was seen of the source.
+pub fn note(
+    context: &Context,
+    repository: &mut Repository,
+    name: &str,
+    found: &Result<LiveReport, crate::ops::Error>,
+    whole: bool,
+) {
+    let (now, connection) = (context.now(), sight::live("connection"));
+    let seen = match found {
+        Ok(report) => report.sights(now),
+        Err(e) => {
+            let words = format!("its server could not be asked: {}", crate::ops::chain(e));
+            vec![Sight::new(connection.clone(), now, Some(words))]
+        }
+    };
+    // Of a server that was not reached nothing else is known anew.
+    let heard = found.is_ok();
+    let replaces = |what: &str| what == connection || (heard && (whole || sight::is_slot(what)));
+    if let Err(e) = repository.catalog_mut().set_sights(name, replaces, &seen) {
+        context.ui.warning(format!("`status` does not hear of it: {e}"));
+    }
+}
 
 /// Runs it.
 pub fn run(context: &Context, name: &str, patience: &str) -> Result<Outcome, Failure> {
@@ -21,19 +71,20 @@ pub fn run(context: &Context, name: &str, patience: &str) -> Result<Outcome, Fai
     };
     let progress = context.progress(true);
     let plan = section.plan(name).map_err(|why| Failure::usage(why, "`docs/configuration.md` lists every key."))?;
+    let mut opened = None;
     let report = match plan {
         Plan::Postgres(options) => {
-            let (repository, _) = context.open_unsynced(&*progress)?;
-            check_cluster(&repository, &options, patience, &*progress)
+            let repository = &opened.insert(context.open_unsynced(&*progress)?).0;
+            check_cluster(repository, &options, patience, &*progress)
         }
         Plan::PgDump(options) => {
-            let shared: std::sync::Arc<dyn crate::progress::Progress> = progress.clone();
+            let shared: Arc<dyn Progress> = progress.clone();
             PgDumpSource::new(*options, context.now(), shared)
                 .map_err(Into::into)
                 .and_then(|source| check_dumps(&source))
         }
         Plan::Convex(options) => {
-            let shared: std::sync::Arc<dyn crate::progress::Progress> = progress.clone();
+            let shared: Arc<dyn Progress> = progress.clone();
             ConvexSource::new(*options, context.now(), shared)
                 .map_err(Into::into)
                 .and_then(|source| check_deployment(&source, &|| context.now()))
@@ -43,6 +94,11 @@ pub fn run(context: &Context, name: &str, patience: &str) -> Result<Outcome, Fai
             return Ok(Outcome::Done);
         }
     };
+    // A deployment can be looked at before there is a repository.
+    let opened = opened.or_else(|| context.open_unsynced(&*progress).ok());
+    if let Some((mut repository, _)) = opened {
+        note(context, &mut repository, name, &report, true);
+    }
     progress.clear();
     let report = report?;
     tell(context, name, &report)?;

@@ -63,6 +63,7 @@ fn message(context: &Context) -> Message {
         exit_code: None,
         seconds: None,
         weight: 0,
+        parts: std::collections::BTreeSet::new(),
         lines: Vec::new(),
     }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::copy::{Standing, standings};
+use super::live::glance;
 use super::restore::staged;
 use crate::cli::Outcome;
 use crate::cli::args::StatusArgs;
@@ -16,17 +17,23 @@ use crate::cli::telling::{memory_of, tell};
 use crate::model::Moment;
 use crate::model::convex::FILES_KIND;
 use crate::notify::{Event, Message};
-use crate::ops::status::{Limits, SourceStatus, Weight, status};
+use crate::ops::status::{Limits, SourceStatus, StoreStatus, Trouble, Weight, status, store};
 use crate::plan::restore::show;
-use crate::repository::Repository;
+use crate::repository::{Problem, Repository};
 
 /// How subjects of messages about the state of a source begin.
 const STATUS: &str = "status/";
+/// The subject of the store's: no source is called so.
+const STORE: &str = "store:";
+/// How its line is headed.
+const STORE_LINE: &str = "(store)";
 
 /// What there is to say.
 pub struct Look {
     /// Sources.
     pub sources: Vec<SourceStatus>,
+    /// The store; none where sources were named.
+    pub store: Option<StoreStatus>,
     /// Copies of the whole.
     pub copies: Vec<Standing>,
     /// Channels through which nothing arrives: which, and what is wrong.
@@ -48,6 +55,8 @@ impl Look {
     /// The gravest of all.
     pub fn worst(&self) -> Option<Weight> {
         let all = self.sources.iter().map(SourceStatus::weight).chain(self.copies.iter().map(|copy| copy.state));
+        // A store without sources is no good day.
+        let all = all.chain(self.store.as_ref().map(StoreStatus::weight).filter(|weight| *weight > Weight::Fine));
         let silent = (!self.silent.is_empty()).then_some(Weight::Warning);
         all.max().max(silent)
     }
@@ -112,20 +121,23 @@ pub fn messages(look: &Look, known: &[String], now: Moment, host: &str) -> Vec<M
         seconds: None,
         weight: weight as u8,
         title,
+        parts: std::collections::BTreeSet::new(),
         lines: Vec::new(),
     };
     let mut all = Vec::new();
-    for one in &look.sources {
+    let sources = look.sources.iter().map(|one| (&*one.source, &*one.source, &*one.source, &one.troubles));
+    let store = look.store.iter().map(|store| (STORE, "", "the store", &store.troubles));
+    for (subject, source, name, troubles) in sources.chain(store) {
         let mut kinds: Vec<&str> = Vec::new();
-        for trouble in one.troubles.iter().filter(|trouble| trouble.weight > Weight::Fine) {
+        for trouble in troubles.iter().filter(|trouble| trouble.weight > Weight::Fine) {
             // Several of one kind are one trouble.
             if kinds.contains(&trouble.kind) {
                 continue;
             }
             kinds.push(trouble.kind);
-            let title = format!("{} on {host}: {}: {}", one.source, sign(trouble.weight), trouble.words);
-            let subject = format!("{STATUS}{}/{}", one.source, trouble.kind);
-            all.push(message(Event::Trouble, subject, &one.source, trouble.weight, title));
+            let title = format!("{name} on {host}: {}: {}", sign(trouble.weight), trouble.words);
+            let subject = format!("{STATUS}{subject}/{}", trouble.kind);
+            all.push(message(Event::Trouble, subject, source, trouble.weight, title));
         }
     }
     for copy in look.copies.iter().filter(|copy| copy.state > Weight::Fine) {
@@ -135,7 +147,9 @@ pub fn messages(look: &Look, known: &[String], now: Moment, host: &str) -> Vec<M
     }
     // Of what nobody looks at any more, nothing is known.
     let is_copy = |subject: &str| look.copies.iter().any(|copy| subject.strip_prefix("copy:") == Some(&*copy.name));
-    let is_looked_at = |subject: &str| look.sources.iter().any(|one| subject == one.source) || is_copy(subject);
+    let is_store = |subject: &str| look.store.is_some() && subject == STORE;
+    let is_looked_at =
+        |subject: &str| look.sources.iter().any(|one| subject == one.source) || is_copy(subject) || is_store(subject);
     for subject in known {
         let Some((of, kind)) = subject.strip_prefix(STATUS).and_then(|rest| rest.rsplit_once('/')) else { continue };
         if is_looked_at(of) && !all.iter().any(|message| message.subject == *subject) {
@@ -148,23 +162,27 @@ pub fn messages(look: &Look, known: &[String], now: Moment, host: &str) -> Vec<M
 
 fn look_once(context: &Context, args: &StatusArgs) -> Result<Look, Failure> {
     let progress = context.progress(false);
-    let (repository, _) = context.open(&*progress)?;
-    look(context, &repository, &args.sources)
+    let (mut repository, problems) = context.open(&*progress)?;
+    if args.live {
+        glance(context, &mut repository, &args.sources, &progress);
+    }
+    look(context, &repository, &problems, &args.sources)
 }
 
 /// Sources, and copies of the whole; of sources that were named those alone.
-pub fn look(context: &Context, repository: &Repository, sources: &[String]) -> Result<Look, Failure> {
+pub fn look(
+    context: &Context,
+    repository: &Repository,
+    problems: &[Problem],
+    sources: &[String],
+) -> Result<Look, Failure> {
     let mut names: Vec<String> = match sources.is_empty() {
         true => context.config.sources.keys().cloned().collect(),
         false => sources.to_vec(),
     };
     if names.is_empty() {
-        let rows = repository.catalog().snapshots().map_err(crate::ops::Error::from)?;
-        names = rows
-            .iter()
-            .filter(|row| row.record.kind != FILES_KIND)
-            .map(crate::catalog::SnapshotRow::full_name)
-            .collect();
+        let rows = repository.catalog().brief_snapshots().map_err(crate::ops::Error::from)?;
+        names = rows.iter().filter(|row| *row.kind != *FILES_KIND).map(crate::catalog::BriefRow::full_name).collect();
         names.sort();
         names.dedup();
     }
@@ -186,7 +204,15 @@ pub fn look(context: &Context, repository: &Repository, sources: &[String]) -> R
         since,
         words: format!("nothing arrives through it since {}: {words}", show(since)),
     });
-    Ok(Look { silent: silent.collect(), copies, sources: status(repository, &wanted, context.now())? })
+    let store = match sources.is_empty() {
+        true => {
+            let recipients: Vec<String> = context.recipients()?.iter().map(|one| one.as_str().to_owned()).collect();
+            let check_ms = ms(context.config.repository.check_every);
+            Some(store(repository, problems, &recipients, check_ms, context.now())?)
+        }
+        false => None,
+    };
+    Ok(Look { silent: silent.collect(), copies, store, sources: status(repository, &wanted, context.now())? })
 }
 
 fn outcome(worst: Option<Weight>) -> Outcome {
@@ -222,7 +248,12 @@ pub fn as_json(look: &Look) -> serde_json::Value {
             value
         })
         .collect();
-    serde_json::json!({"message_type": "status", "sources": sources, "copies": look.copies, "silent_channels": look.silent})
+    let store = look.store.as_ref().map(|store| {
+        let mut value = serde_json::json!(store);
+        value["state"] = serde_json::json!(store.weight());
+        value
+    });
+    serde_json::json!({"message_type": "status", "sources": sources, "store": store, "copies": look.copies, "silent_channels": look.silent})
 }
 
 fn show_all(context: &Context, look: &Look) -> Result<(), Failure> {
@@ -246,9 +277,11 @@ fn show_all(context: &Context, look: &Look) -> Result<(), Failure> {
             count(one.snapshots),
             size(one.bytes)
         ))?;
-        for trouble in &one.troubles {
-            ui.answer(format!("          {}: {}", sign(trouble.weight), trouble.words))?;
-        }
+        show_troubles(context, &one.troubles)?;
+    }
+    if let Some(store) = &look.store {
+        ui.answer(format!("{:8}  {STORE_LINE:20}  {}", sign(store.weight()), checked_words(store)))?;
+        show_troubles(context, &store.troubles)?;
     }
     for copy in &look.copies {
         let (name, snapshots) = (&copy.name, counted(copy.snapshots, "snapshot", "snapshots"));
@@ -267,6 +300,23 @@ fn show_all(context: &Context, look: &Look) -> Result<(), Failure> {
     Ok(())
 }
 
+fn show_troubles(context: &Context, troubles: &[Trouble]) -> Result<(), Failure> {
+    troubles
+        .iter()
+        .try_for_each(|trouble| context.ui.answer(format!("          {}: {}", sign(trouble.weight), trouble.words)))
+}
+
+/// What the last check came to.
+pub fn checked_words(store: &StoreStatus) -> String {
+    let Some(check) = &store.check else { return "never checked by this host".to_owned() };
+    let read = match check.read.packs_read {
+        0 => "nothing read".to_owned(),
+        packs => format!("{} read ({})", counted(packs, "pack", "packs"), size(check.read.bytes_read)),
+    };
+    let end = if check.clean { "in order" } else { "DAMAGED" };
+    format!("checked {}: {end}, {read}", show(check.at))
+}
+
 fn nagios_line(look: &Look) -> String {
     let (found, copies, gravest) = (&look.sources, &look.copies, look.worst());
     let word = match gravest {
@@ -278,7 +328,9 @@ fn nagios_line(look: &Look) -> String {
     let words = source.and_then(|one| Some(format!("{}: {}", one.source, one.troubles.first()?.words)));
     let copy = || copies.iter().find_map(|copy| Some(format!("copy {}: {}", copy.name, copy.words.as_ref()?)));
     let silent = || look.silent.first().map(|silent| format!("notify {}: {}", silent.channel, silent.words));
-    let words = words.or_else(copy).or_else(silent);
+    let of_store = look.store.iter().flat_map(|store| &store.troubles).find(|one| Some(one.weight) == gravest);
+    let of_store = of_store.map(|trouble| format!("the store: {}", trouble.words));
+    let words = words.or(of_store).or_else(copy).or_else(silent);
     let words = words.unwrap_or_else(|| format!("{} sources", found.len()));
     let mut ages = String::new();
     for one in found {
@@ -341,6 +393,15 @@ pub fn metrics(look: &Look, now: Moment) -> String {
     for copy in copies {
         let at = copy.at.map_or(0.0, |at| at.timestamp_millis() as f64 / 1000.0);
         let _ = writeln!(text, "lifeboat_copied_timestamp_seconds{{copy=\"{}\"}} {at}", copy.name);
+    }
+    if let Some(store) = &look.store {
+        let mut gauge = |name: &str, help: &str, value: f64| {
+            let _ =
+                writeln!(text, "# HELP lifeboat_{name} {help}\n# TYPE lifeboat_{name} gauge\nlifeboat_{name} {value}");
+        };
+        gauge("store_state", "as lifeboat_state, of the store", f64::from(store.weight() as u8));
+        let at = store.check.as_ref().map_or(0.0, |check| check.at.timestamp_millis() as f64 / 1000.0);
+        gauge("checked_timestamp_seconds", "when this host last checked the store; 0 for never", at);
     }
     let _ = writeln!(
         text,

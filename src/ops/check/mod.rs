@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::Error;
 use crate::catalog::{FrameState, PackRow, PackState, Usage};
+use crate::model::sight::{self, Sight};
 use crate::model::{Moment, PackId, SnapshotId};
 use crate::progress::{Event, Progress};
 use crate::repository::{Problem, Repository};
@@ -109,6 +110,21 @@ impl CheckReport {
     pub fn is_clean(&self) -> bool {
         self.damage.is_empty() && self.problems.is_empty() && self.files_hurt.is_empty()
     }
+
+    /// What `status` shall know of it.
+    fn sight(&self, at: Moment) -> Sight {
+        let facts = serde_json::json!(sight::Checked {
+            packs_read: self.packs_read,
+            bytes_read: self.bytes_read,
+            packs_never_read: self.packs_never_read,
+            packs_left: self.packs_left,
+        });
+        let damage = (self.damage.len(), "damaged or missing objects");
+        let all = [damage, (self.files_hurt.len(), "hurt files"), (self.problems.len(), "problems of the logs")];
+        let found: Vec<String> = all.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{what}: {n}")).collect();
+        let words = (!self.is_clean()).then(|| found.join(", "));
+        Sight { facts, ..Sight::new(sight::CHECK.to_owned(), at, words) }
+    }
 }
 
 /// Checks. `problems` are those that opening the repository found; `chance` seeds the choice of a subset.
@@ -196,6 +212,7 @@ pub fn check(
     if repository.can_read() {
         hurt::read_manifests(repository, &snapshots, &bad, &mut report, progress)?;
     }
+    repository.catalog_mut().set_sights(sight::STORE, |_| false, &[report.sight(now)])?;
     Ok(report)
 }
 

@@ -20,7 +20,7 @@ pub use self::fold::{Chosen, Folded, FoldedTable, fold};
 pub use self::history::{Difference, Kinds, Revision, difference, history};
 use super::Error;
 use crate::catalog::{SnapshotRow, WriterRow};
-use crate::model::documents::{DbTime, parse_place, stream_name, time_of};
+use crate::model::documents::{DbTime, files_source, parse_place, stream_name, time_of};
 use crate::model::{ConvexFacts, Moment, SegmentRecord};
 use crate::plan::documents::{Aim, Base, Piece, Run, Way, choose, needed, runs};
 use crate::repository::{self, Repository};
@@ -122,7 +122,9 @@ pub(super) fn piece_of(record: &SegmentRecord) -> Option<Piece> {
 pub fn gather(repository: &Repository, source: &str) -> Result<Option<Documents>, Error> {
     let is_meant =
         |row: &SnapshotRow| row.record.kind == "convex" && (row.record.source == source || row.full_name() == source);
-    let mut all: Vec<SnapshotRow> = repository.catalog().snapshots()?;
+    let name = source.rsplit('/').next().unwrap_or(source);
+    let mut all: Vec<SnapshotRow> = repository.catalog().snapshots_of(name)?;
+    all.extend(repository.catalog().snapshots_of(&files_source(name))?);
     all.sort_by_key(|row| (row.record.ended, row.record.id));
     let (mut rows, others): (Vec<SnapshotRow>, Vec<SnapshotRow>) = all.into_iter().partition(is_meant);
     let Some((newest, (facts, _))) = rows.iter().rev().find_map(|row| Some((row.clone(), facts_of(row)?))) else {

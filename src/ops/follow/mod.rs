@@ -25,6 +25,7 @@ use crate::client::postgres::Session;
 use crate::client::{Connection, Programs};
 use crate::format::wal::{ArchiveFile, scan};
 use crate::model::lsn::{Lsn, SegmentName};
+use crate::model::sight::{self, Sight};
 use crate::model::{Moment, SegmentPlace, limits};
 use crate::progress::Progress;
 use crate::repository::{Lock, Repository};
@@ -176,7 +177,9 @@ pub fn follow(
         }
         was_full = full;
         if looked.is_none_or(|at| at.elapsed() >= SLOT_EVERY) {
-            monitor.look(following.hear);
+            if let Some(words) = monitor.look(following.hear) {
+                following.note(&options.source, &options.slot, words);
+            }
             looked = Some(Instant::now());
         }
         while began.elapsed() < options.interval && !stop.load(Ordering::Relaxed) {
@@ -218,6 +221,14 @@ impl Following<'_> {
             Err(e) => return Err(e),
         }
         Ok(waiting)
+    }
+
+    /// Leaves a word for `status`. That it cannot be left is no reason to follow no more.
+    fn note(&mut self, source: &str, slot: &str, words: Option<String>) {
+        let sight = Sight::new(sight::slot(slot), (self.clock)(), words);
+        if let Err(e) = self.repository.catalog_mut().set_sights(source, |_| false, &[sight]) {
+            tracing::warn!("`status` does not hear of the slot: {e}");
+        }
     }
 
     /// Stores a file for `wal push`. What fails here the caller tries by itself, and says why.

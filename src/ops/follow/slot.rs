@@ -82,12 +82,13 @@ impl Monitor {
         Self { session: Some(session), connection, slot: options.slot.clone(), said: None }
     }
 
-    /// Tells what is wrong with the slot, once.
-    pub fn look(&mut self, hear: &mut dyn FnMut(Heard)) {
+    /// Tells what is wrong with the slot, once. Returns what `status` shall know: that nothing is wrong, or what; none where the server
+    /// was not heard.
+    pub fn look(&mut self, hear: &mut dyn FnMut(Heard)) -> Option<Option<String>> {
         if self.session.is_none() {
             self.session = Session::connect(&self.connection).ok();
         }
-        let Some(session) = &self.session else { return };
+        let session = self.session.as_ref()?;
         let sql = format!(
             "SELECT coalesce(wal_status, ''), coalesce(pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
                 ELSE pg_current_wal_lsn() END, restart_lsn), 0)::bigint, safe_wal_size, current_setting('max_slot_wal_keep_size')
@@ -96,13 +97,16 @@ impl Monitor {
         );
         let Ok(rows) = session.rows("look at the slot", &sql) else {
             self.session = None;
-            return;
+            return None;
         };
+        let mut grows = true;
         let problem = match rows.first().map(Vec::as_slice) {
             Some([Some(status), Some(kept), safe, bound]) => {
                 let kept = kept.parse().unwrap_or(0);
                 let safe = safe.as_deref().and_then(|safe| safe.parse().ok());
                 let bound = bound.as_deref().unwrap_or_default();
+                // That nothing bounds it is advice, not a state that gets worse by itself.
+                grows = bound != "-1" || matches!(status.as_str(), "lost" | "unreserved");
                 problem(&self.slot, &SlotState { wal_status: status.clone(), kept, safe }, bound)
             }
             _ => Some(format!("the slot `{}` is gone: the server may drop log that was not received yet", self.slot)),
@@ -113,6 +117,7 @@ impl Monitor {
             hear(Heard::Slot(problem.clone()));
         }
         self.said = problem;
+        Some(self.said.clone().filter(|_| grows))
     }
 }
 

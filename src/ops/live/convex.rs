@@ -51,6 +51,15 @@ pub fn check_deployment(source: &ConvexSource, clock: &dyn Fn() -> Moment) -> Re
     Ok(report)
 }
 
+/// A glance at a deployment: how far back changes can be read.
+pub fn glance_deployment(source: &ConvexSource, clock: &dyn Fn() -> Moment) -> Result<LiveReport, Error> {
+    let mut report = LiveReport::default();
+    if source.deployment().features()?.streaming_export {
+        window(source.deployment(), clock(), &mut report)?;
+    }
+    Ok(report)
+}
+
 /// The key, and the clocks. False where nothing more can be asked.
 fn key(deployment: &Deployment, clock: &dyn Fn() -> Moment, report: &mut LiveReport) -> Result<bool, Error> {
     let before = clock();
@@ -100,7 +109,10 @@ fn window(deployment: &Deployment, now: Moment, report: &mut LiveReport) -> Resu
         }
     }
     match reaches {
-        Some(hours) => report.fine("retention", format!("changes of the last {hours} hours can be read, at least")),
+        Some(hours) => {
+            report.reach_hours = u64::try_from(hours).ok();
+            report.fine("retention", format!("changes of the last {hours} hours can be read, at least"));
+        }
         None => report.warn(
             "retention",
             "changes of the last hour cannot be read",
