@@ -82,6 +82,13 @@ impl Context {
         }
     }
 
+    /// The surroundings of whoever has no configuration that can be read.
+    pub fn without_configuration(global: Global, stop: Arc<AtomicBool>) -> Self {
+        let ui = Ui { json: global.json, quiet: global.quiet };
+        let (config, told) = (Config::default(), Arc::default());
+        Self { global, config, config_file: None, ui, stop, at_copy: None, as_of: None, told }
+    }
+
     /// The same surroundings for a second repository: a copy of the configuration by its name or URL, or another URL.
     pub fn elsewhere(&self, target: &str) -> Self {
         let named = self.config.copy_named(target);

@@ -148,7 +148,15 @@ fn run(cli: Cli, stop: Arc<AtomicBool>) -> Result<Outcome, Failure> {
         let hint = "Restore what was there with `lifeboat --as-of TIME restore ...`; back up and forget without it.";
         return Err(Failure::usage("with `--as-of` a store is read, never written", hint));
     }
-    let context = Context::new(cli.global, stop)?;
+    let context = match Context::new(cli.global.clone(), Arc::clone(&stop)) {
+        // On a bad day the configuration may be what is lost.
+        Err(failure) if matches!(cli.command, Command::Runbook(_)) => {
+            let context = Context::without_configuration(cli.global, stop);
+            context.ui.warning(failure.said());
+            context
+        }
+        other => other?,
+    };
     context::reach_person();
     match telling::told_command(&cli.command) {
         Some(told) => telling::around(&context, told, || run_command(&context, cli.command)),

@@ -17,6 +17,9 @@ const PAGES: [(&str, &str); 7] = [
     ("new-infrastructure", include_str!("../../docs/runbooks/new-infrastructure.md")),
 ];
 
+/// Values that say less than they must, whatever is known: of a server where it is, and not who may write there.
+const UNSURE: [&str; 1] = ["SERVER"];
+
 /// The cases.
 pub fn cases() -> Vec<&'static str> {
     PAGES.iter().map(|(case, _)| *case).collect()
@@ -84,7 +87,10 @@ pub fn render(page: &str, kind: Option<&str>, values: &BTreeMap<&str, String>, m
         let is_read = name.starts_with("LIFEBOAT_") || name.starts_with("CONVEX_");
         match values.get(name) {
             _ if !is_read && !uses(&rest, name) => {}
-            Some(value) => text.push_str(&format!("export {name}={}   # {comment}\n", quoted(value))),
+            Some(value) => {
+                let set = if UNSURE.contains(&name) { "SET THIS: " } else { "" };
+                text.push_str(&format!("export {name}={}   # {set}{comment}\n", quoted(value)));
+            }
             None => text.push_str(&format!(
                 "{}   # SET THIS: {comment}\n",
                 line.split(" # ").next().unwrap_or(line).trim_end()

@@ -121,12 +121,22 @@ impl Connection {
         Self { password: Some(password).filter(|password| !password.is_empty()), ..self }
     }
 
-    /// The server as a URL, without a database and without the password.
+    /// Where the server is, as a URL: neither a database nor a role.
     pub fn url(&self) -> String {
         let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
-        let pairs = self.pairs.iter().filter(|(key, _)| key != "dbname");
-        let pairs: Vec<String> = pairs.map(|(key, value)| format!("{key}={}", encode(value))).collect();
-        format!("postgresql://?{}", pairs.join("&"))
+        let pairs = self.where_it_is().map(|(key, value)| format!("{key}={}", encode(value)));
+        format!("postgresql://?{}", pairs.collect::<Vec<_>>().join("&"))
+    }
+
+    /// Which server, and which database of it, whoever connects and however.
+    pub fn place(&self) -> String {
+        let database = self.database().map(|name| ("dbname", name));
+        let pairs = self.where_it_is().chain(database).map(|(key, value)| format!("{key}={value}"));
+        pairs.collect::<Vec<_>>().join(" ")
+    }
+
+    fn where_it_is(&self) -> impl Iterator<Item = (&str, &str)> {
+        ["host", "hostaddr", "port"].into_iter().filter_map(|key| Some((key, self.get(key)?)))
     }
 
     /// What stands in the argument of a program: everything but the password.

@@ -28,7 +28,7 @@ impl SourceSection {
     /// Where the canary is written, without secrets: two configurations of a host may call different things by the same name.
     pub fn canary_place(&self) -> String {
         let connection = self.connection.as_deref().and_then(|text| Connection::parse(text).ok());
-        let server = connection.map(|connection| connection.with_database(&self.canary_database()).argument());
+        let server = connection.map(|connection| connection.with_database(&self.canary_database()).place());
         let path = self.path.as_ref().map(|path| path.display().to_string());
         [path, self.url.clone(), server].into_iter().flatten().collect::<Vec<_>>().join(" ")
     }

@@ -4,7 +4,7 @@
 //! Invariants: what the copy's own policy has forgotten does not come back; a snapshot that cannot be copied whole is named and left out,
 //! and the others go on; a source of the copy comes from one writer, and one of the same name from elsewhere is named and left out. Not here: how frames and segments move (`repository::copies`).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -186,7 +186,7 @@ pub fn plan(
     // A snapshot that another host took there is there.
     let have: HashMap<SnapshotId, SnapshotRow> =
         copy.catalog().all_snapshots()?.into_iter().map(|snapshot| (snapshot.record.id, snapshot)).collect();
-    let conflicts = conflicts(&all, have.values().filter(|s| s.writer == own), &writer);
+    let conflicts = conflicts(&everything, have.values().filter(|s| s.writer == own), &writer);
     let hurt = from.catalog().unmapped(row)?;
     let mut refused = Vec::new();
     for snapshot in &all {
@@ -220,18 +220,24 @@ pub fn plan(
     Ok(CopyPlan { writer, snapshots: all, refused, lost, there, gone, accepted, streams })
 }
 
-/// Sources of which the copy has one that came from elsewhere.
-fn conflicts<'c>(all: &[SnapshotRow], have: impl Iterator<Item = &'c SnapshotRow>, writer: &str) -> BTreeSet<String> {
+/// Sources of which the copy has one that came from elsewhere. `everything` is what the writer ever had here: a source that goes on in
+/// what was a copy itself has two origins, and is one.
+fn conflicts<'c>(
+    everything: &[SnapshotRow],
+    have: impl Iterator<Item = &'c SnapshotRow>,
+    writer: &str,
+) -> BTreeSet<String> {
     let first = |s: &SnapshotRow| s.record.copied.as_ref().map(|copied| copied.writer.clone());
-    let mut there: HashMap<&str, BTreeSet<Option<String>>> = HashMap::new();
-    for snapshot in have.filter(|snapshot| !snapshot.forgotten) {
-        there.entry(&snapshot.record.source).or_default().insert(first(snapshot));
+    let mut here: BTreeMap<&str, BTreeSet<Option<String>>> = BTreeMap::new();
+    for snapshot in everything {
+        let of = Some(first(snapshot).unwrap_or_else(|| writer.to_owned()));
+        here.entry(&snapshot.record.source).or_default().insert(of);
     }
-    let differs = |s: &&SnapshotRow| {
-        let of = Some(first(s).unwrap_or_else(|| writer.to_owned()));
-        there.get(s.record.source.as_str()).is_some_and(|all| all.iter().any(|other| *other != of))
+    let foreign = |snapshot: &&SnapshotRow| {
+        let known = here.get(snapshot.record.source.as_str());
+        !snapshot.forgotten && known.is_some_and(|known| !known.contains(&first(snapshot)))
     };
-    all.iter().filter(differs).map(|s| s.record.source.clone()).collect()
+    have.filter(foreign).map(|snapshot| snapshot.record.source.clone()).collect()
 }
 
 /// The streams of the sources, or all of a writer with its stored configuration.

@@ -77,6 +77,9 @@ impl Sighting<'_> {
             (None, _) if self.newest => {
                 (CheckEnd::Failed, "there is no canary in what came back: `lifeboat canary` writes one".to_owned())
             }
+            (None, _) if self.marks.is_empty() => {
+                (CheckEnd::Skipped, "this host remembers no canary of it, and none came back".to_owned())
+            }
             (None, _) => (CheckEnd::Skipped, "no canary is known to have been written by then".to_owned()),
         }
     }

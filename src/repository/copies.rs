@@ -92,20 +92,24 @@ impl Repository {
             let why = "it changed since it was opened".to_owned();
             return Err(Error::BadObject { key: DESCRIPTION.to_owned(), why });
         }
-        // A copy of a copy: who pinned the first repository opens it too.
-        let first = self.first_origin()?;
-        init::make(store, self.secret.clone(), Some(first.unwrap_or(origin)), options)
+        // A copy of a copy: who pinned the first repository opens it too, and who pinned the one between.
+        let mut origins = self.origins()?;
+        origins.extend_from_slice(&origin);
+        init::make(store, self.secret.clone(), Some(Bytes::from(origins)), options)
     }
 
-    /// Of a copy: the description of the repository that it began as. One that does not fit the secret is nobody's.
-    fn first_origin(&self) -> Result<Option<Bytes>, Error> {
+    /// Of a copy: the descriptions of the repositories that it comes from, a line each. One that does not fit the secret is nobody's.
+    fn origins(&self) -> Result<Vec<u8>, Error> {
         let text = match self.store.get(ORIGIN, limits::SMALL_MAX as u64) {
             Ok(text) => text,
-            Err(crate::store::Error::NotFound { .. }) => return Ok(None),
+            Err(crate::store::Error::NotFound { .. }) => return Ok(Vec::new()),
             Err(e) => return Err(e.into()),
         };
-        let commitment = Description::parse(&text, self.store.label()).map(|first| first.secret_commitment);
-        Ok(commitment.is_ok_and(|found| found == self.description.secret_commitment).then_some(text))
+        let ours = |line: &&[u8]| {
+            let found = Description::parse(line, self.store.label());
+            found.is_ok_and(|found| found.secret_commitment == self.description.secret_commitment)
+        };
+        Ok(text.split_inclusive(|byte| *byte == b'\n').filter(ours).flatten().copied().collect())
     }
 
     /// Whether frames of this repository may lie in another one as they are: it has the same secret and is not this one, and what this

@@ -72,7 +72,7 @@ pub fn init(store: &Store, options: &InitOptions<'_>) -> Result<Made, Error> {
     make(store, Secret::new(random()?), None, options)
 }
 
-/// Makes a repository with a secret: one of its own, or that of the repository whose description `origin` is.
+/// Makes a repository with a secret: one of its own, or that of the repositories whose descriptions `origin` is.
 pub(super) fn make(
     store: &Store,
     secret: Secret,

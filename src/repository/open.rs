@@ -364,14 +364,19 @@ fn check_pins(store: &Store, found: Digest, pins: &[String]) -> Result<Option<Di
     if pins.is_empty() || pins.contains(&found.to_string()) {
         return Ok(None);
     }
-    let origin = match store.get(ORIGIN, limits::SMALL_MAX as u64) {
-        Ok(text) if pins.contains(&Digest::new(*blake3::hash(&text).as_bytes()).to_string()) => text,
-        Ok(_) | Err(store::Error::NotFound { .. } | store::Error::TooLarge { .. } | store::Error::Truncated { .. }) => {
+    let text = match store.get(ORIGIN, limits::SMALL_MAX as u64) {
+        Ok(text) => text,
+        Err(store::Error::NotFound { .. } | store::Error::TooLarge { .. } | store::Error::Truncated { .. }) => {
             return Err(not_pinned(store, found, pins));
         }
         Err(e) => return Err(e.into()),
     };
-    Ok(Some(Description::parse(&origin, store.label())?.secret_commitment))
+    // A line each: of a copy of a copy the first repository's, then the one's between.
+    let is_pinned = |line: &&[u8]| pins.contains(&Digest::new(*blake3::hash(line).as_bytes()).to_string());
+    let Some(origin) = text.split_inclusive(|byte| *byte == b'\n').find(is_pinned) else {
+        return Err(not_pinned(store, found, pins));
+    };
+    Ok(Some(Description::parse(origin, store.label())?.secret_commitment))
 }
 
 /// The same where an identity opens the secret next, and refuses another than the description commits to.

@@ -134,6 +134,51 @@ fn a_cluster_brings_the_canary_of_each_moment_back() {
     claim_another(&folder);
     let lost = drill(13, &["--at", &target]);
     assert!(detail(&lost).contains("did not come back"), "{lost}");
+    // The source was taken back to a moment before them: what was written since is gone by somebody's wish.
+    scene.cluster.psql("UPDATE lifeboat.canary SET at = '2026-01-01'");
+    one();
+    scene.archive_all();
+    assert_eq!(fs::read_to_string(marks_in(&folder)).unwrap().lines().count(), 1);
+    drill(0, &[]);
+}
+
+#[test]
+fn a_canary_runs_nobodys_code() {
+    let Some(scene) = Scene::new(15, &[]) else { return };
+    set(&scene.path("lifeboat.toml"), "[sources.db]", "canary = true");
+    scene
+        .cluster
+        .psql("CREATE SCHEMA lifeboat AUTHORIZATION lifeboat; CREATE ROLE mallory; CREATE TABLE public.ran (who text)");
+    scene.cluster.psql("GRANT ALL ON SCHEMA lifeboat TO mallory; GRANT INSERT ON public.ran TO PUBLIC");
+    let table = "CREATE TABLE lifeboat.canary (source text PRIMARY KEY, at timestamptz NOT NULL)";
+    let runs = "CREATE OR REPLACE FUNCTION public.run() RETURNS trigger LANGUAGE plpgsql AS
+                $$ BEGIN INSERT INTO public.ran VALUES (current_user); RETURN NEW; END $$";
+    let tricks = [
+        // Somebody else's table, whatever it looks like.
+        format!("{table}; GRANT ALL ON lifeboat.canary TO lifeboat; ALTER TABLE lifeboat.canary OWNER TO mallory"),
+        format!("{table}; ALTER TABLE lifeboat.canary OWNER TO lifeboat; {runs};
+                 CREATE TRIGGER t BEFORE INSERT OR UPDATE ON lifeboat.canary FOR EACH ROW EXECUTE FUNCTION public.run()"),
+        "CREATE TABLE public.real (source text PRIMARY KEY, at timestamptz NOT NULL);
+         CREATE VIEW lifeboat.canary AS SELECT * FROM public.real; ALTER VIEW lifeboat.canary OWNER TO lifeboat".to_owned(),
+        "CREATE TABLE lifeboat.canary (source text PRIMARY KEY, at text NOT NULL); ALTER TABLE lifeboat.canary OWNER TO lifeboat".to_owned(),
+    ];
+    for trick in tricks {
+        scene.cluster.psql(&trick);
+        let refused = scene.expect(1, &["canary"]);
+        assert!(
+            refused.contains("lifeboat.canary is not the plain table") || refused.contains("belongs to another role"),
+            "{refused}"
+        );
+        assert_eq!(scene.cluster.psql("SELECT count(*) FROM public.ran"), "0");
+        let kind = scene.cluster.psql("SELECT CASE relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END FROM pg_class WHERE oid = 'lifeboat.canary'::regclass");
+        scene.cluster.psql(&format!("DROP {kind} lifeboat.canary"));
+    }
+    scene.expect(0, &["canary"]);
+    // A superuser's table will do: he could do as he liked anyway.
+    scene.cluster.psql(
+        "ALTER TABLE lifeboat.canary OWNER TO postgres; GRANT SELECT, INSERT, UPDATE ON lifeboat.canary TO lifeboat",
+    );
+    scene.expect(0, &["canary"]);
 }
 
 #[test]

@@ -98,9 +98,21 @@ fn the_page_says_what_this_moment_has_and_is_printed_whatever_is_lost() {
     assert!(tree.run(2, &["runbook", "data", "--case", "flood"]).contains("region-lost"));
     assert!(tree.run(2, &["runbook", "nobody"]).contains("there is no source `nobody`"));
     assert!(tree.run(2, &["runbook", "data", "--to", "soon"]).contains("no time"));
+    let general = tree.run(0, &["runbook", "--case", "key-lost"]);
+    assert!(
+        general.starts_with("# A key is lost, or stolen\n") && general.contains("export LIFEBOAT_CONFIG="),
+        "{general}"
+    );
     fs::rename(tree.path("repo"), tree.path("gone")).unwrap();
     let blind = tree.run(0, &["runbook", "data", "--case", "region-lost"]);
     assert!(blind.contains("The repository was not read") && blind.contains("SET THIS"), "{blind}");
+    fs::write(tree.path("lifeboat.toml"), "[repository\n").unwrap();
+    let broken = tree.run(0, &["runbook", "--case", "region-lost"]);
+    assert!(broken.contains("lifeboat.toml") && broken.contains("export SOURCE=app-db   # SET THIS"), "{broken}");
+    tree.run(2, &["status"]);
+    fs::remove_file(tree.path("lifeboat.toml")).unwrap();
+    let nothing = tree.run(0, &["runbook", "--case", "host-lost"]);
+    assert!(nothing.contains("# The host is lost\n") && nothing.contains("lifeboat bootstrap"), "{nothing}");
 }
 
 fn cluster_of(folder: &Path, bin: &Path) -> String {
@@ -152,6 +164,9 @@ fn a_table_that_a_deploy_hurt_comes_back_beside_the_live_one() {
     scene.archive_all();
     let into = scene.path("restored").display().to_string();
     let page = scene.expect(0, &["--quiet", "runbook", "db", "--case", "bad-deploy", "--to", &good, "--into", &into]);
+    let where_it_is = page.lines().find(|line| line.starts_with("export SERVER=")).unwrap();
+    assert!(where_it_is.contains("host=") && where_it_is.contains("SET THIS"), "{where_it_is}");
+    assert!(!where_it_is.contains("user=") && !where_it_is.contains("lifeboat"), "not the role of the backups: {page}");
     let live = scene.cluster.url("");
     type_as_server(&scene, &page, &[("TABLE", "oracle"), ("SERVER", &live), ("DATABASE", "postgres")]);
     assert_eq!(scene.cluster.psql("SELECT count(*) FROM before.oracle"), "42");
@@ -187,11 +202,12 @@ fn a_dumped_database_comes_back_in_its_place_or_beside_it() {
     let path = format!("{}:{}", cluster.bin_dir().display(), with_program(&tree.path("")));
     let into = tree.path("beside").display().to_string();
     let page = tree.run(0, &["runbook", "dump", "--case", "bad-deploy", "--into", &into]);
-    type_in(&tree, &path, &page, &[("TABLE", "users"), ("TO", "latest")]);
+    let live = cluster.url("");
+    type_in(&tree, &path, &page, &[("TABLE", "users"), ("TO", "latest"), ("SERVER", &live)]);
     assert_eq!(cluster.psql_in("app", "SELECT count(*) FROM before.users"), "42");
     cluster.psql_in("app", "DROP SCHEMA before CASCADE");
     let page = tree.run(0, &["runbook", "dump"]);
-    type_in(&tree, &path, &page, &[]);
+    type_in(&tree, &path, &page, &[("SERVER", &live)]);
     assert_eq!(cluster.psql_in("app", "SELECT count(*) FROM users"), "42");
     assert_eq!(cluster.psql_in("app_damaged", "SELECT count(*) FROM users"), "10");
 }
@@ -215,6 +231,11 @@ fn a_deployment_comes_back_whole_or_in_part() {
     let whole = place.convex.state_at(good);
     assert!(place.convex.delete(&hurt));
     let made = place.convex.insert("users", json(ODD));
+    let until = place.convex.latest();
+    let right = place.convex.insert("users", json(r#"{"name":"later"}"#));
+    let kept = place.convex.state_at(good).tables[&(String::new(), "users".to_owned())].keys().next().unwrap().clone();
+    assert!(kept != hurt && place.convex.patch(&kept, json(r#"{"name":"rightly changed"}"#)));
+    let changed = place.convex.state().tables[&(String::new(), "users".to_owned())][&kept].clone();
     follow_up_to_now(&place);
     let path = with_program(&place.path(""));
     let type_page = |args: &[&str], set: &[(&str, &str)]| {
@@ -224,9 +245,11 @@ fn a_deployment_comes_back_whole_or_in_part() {
         typed(shell, &place.path(""), &path, &script(&page, set))
     };
     let into = place.path("back").display().to_string();
-    type_page(&["--case", "bad-deploy", "--to", &after(good), "--into", &into], &[("TABLE", "users")]);
+    let set = [("TABLE", "users"), ("UNTIL", &*after(until))];
+    type_page(&["--case", "bad-deploy", "--to", &after(good), "--into", &into], &set);
     let users = place.convex.state().tables[&(String::new(), "users".to_owned())].clone();
     assert!(users.contains_key(&hurt) && users.contains_key(&made), "the one is back, the other stays");
+    assert!(users.contains_key(&right) && users[&kept] == changed, "what was rightly changed later stays");
     let told = type_page(&["--to", &after(good), "--into", &into], &[]);
     assert_eq!(told.matches("documents as in the snapshot").count(), 3, "before, by the restore, and after: {told}");
     assert_eq!(place.convex.state().tables, whole.tables);
@@ -353,6 +376,19 @@ fn a_lost_region_leaves_its_copy() {
     assert!(told.contains("PASSED"), "{told}");
     assert_eq!(tree::describe(Path::new(&into)), tree::describe(&tree.path("data")));
     tree.run(0, &["--repo", "third", "check"]);
+    // The host goes on in the copy, and the copy's copy goes on with it.
+    fs::write(tree.path("data/answer"), "43").unwrap();
+    tree.run(0, &["--repo", "second", "backup", "data"]);
+    tree.run(0, &["--repo", "second", "copy", "--to", "third"]);
+    tree.run(0, &["--repo", "third", "restore", "data", "--into", "of-the-third"]);
+    assert_eq!(tree::describe(&tree.path("of-the-third")), tree::describe(&tree.path("data")));
+    // Whoever has pinned what became the first opens the next one too.
+    let pin = blake3::hash(&fs::read(tree.path("second/lifeboat.json")).unwrap()).to_string();
+    let text = format!("[repository]\nurl = \"third\"\nidentity_file = \"id\"\nfingerprint = \"{pin}\"\n");
+    fs::write(tree.path("pinned.toml"), &text).unwrap();
+    tree.run(0, &["--config", "pinned.toml", "--state-dir", "elsewhere", "snapshots"]);
+    fs::write(tree.path("pinned.toml"), text.replace(&pin, &"0".repeat(64))).unwrap();
+    tree.run(12, &["--config", "pinned.toml", "--state-dir", "elsewhere-2", "snapshots"]);
 }
 
 #[test]
@@ -366,13 +402,21 @@ fn what_a_thief_wrote_counts_no_more_and_what_was_before_comes_back() {
     for (n, file) in ["answer", "docs/lines", "docs/a.jsonl"].iter().enumerate() {
         fs::write(tree.path("data").join(file), tree::noise(40_000, n as u64)).unwrap();
     }
+    // He leaves a configuration for whoever comes to look.
+    let poison = tree.path("poisoned").display().to_string();
+    let configuration = fs::read_to_string(tree.path("lifeboat.toml")).unwrap();
+    let hooks = format!("[hooks]\nfinally = \"touch '{poison}'\"\ncommands = [\"backup\", \"restore\", \"check\"]\n");
+    fs::write(tree.path("lifeboat.toml"), format!("{configuration}{hooks}")).unwrap();
     tree.run(0, &["backup", "data"]);
+    assert!(fs::remove_file(&poison).is_ok(), "the hook is one that runs");
     let page = tree.run(0, &["runbook", "data", "--case", "ransomware", "--to", &now]);
     let (home, path) = bare(&tree, "clean");
     let into = home.join("restored").display().to_string();
     let told = typed(shell(&home), &home, &path, &script(&page, &[("INTO", &into)]));
     assert_eq!(tree::describe(Path::new(&into)), good, "{told}");
-    assert!(home.join("restored.state").is_dir(), "the rebuilt host has joined");
+    assert!(!Path::new(&poison).exists(), "what he wrote was not obeyed");
+    assert!(fs::read_to_string(home.join("lifeboat.toml.read-me-first")).unwrap().contains("[hooks]"));
+    assert!(told.contains("rebuilt-"), "the rebuilt host has joined: {told}");
 }
 
 #[test]

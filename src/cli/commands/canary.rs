@@ -10,7 +10,7 @@ use crate::cli::telling::around_source;
 use crate::client::Connection;
 use crate::client::convex::Rights;
 use crate::config::{Plan, SourceSection};
-use crate::ops::canary::{Marks, Place, write};
+use crate::ops::canary::{Marks, Place, Written, write};
 use crate::ops::{Error, Kind};
 use crate::plan::canary::{Mark, words};
 use crate::source::convex::resolve;
@@ -64,7 +64,7 @@ pub fn run(context: &Context, args: &CanaryArgs) -> Result<Outcome, Failure> {
 fn mark(context: &Context, name: &str, section: &SourceSection) -> Result<Mark, Failure> {
     let plan = section.plan(name).map_err(|why| Failure::usage(why, "See the configuration."))?;
     let clock = || context.now();
-    let mark = match plan {
+    let written = match plan {
         Plan::Volume { path, .. } => write(&Place::Tree(path), name, &clock)?,
         Plan::Postgres(options) => to_server(options, name, section, &clock)?,
         Plan::PgDump(options) => {
@@ -88,8 +88,8 @@ fn mark(context: &Context, name: &str, section: &SourceSection) -> Result<Mark, 
             return Err(Failure::usage(format!("a source like `{name}` has no canary"), "Leave `canary` out."));
         }
     };
-    Marks::of(&context.own_state_dir()?, name, &section.canary_place()).add(&mark)?;
-    Ok(mark)
+    Marks::of(&context.own_state_dir()?, name, &section.canary_place()).add(&written)?;
+    Ok(written.mark)
 }
 
 fn to_server(
@@ -97,7 +97,7 @@ fn to_server(
     name: &str,
     section: &SourceSection,
     clock: &dyn Fn() -> crate::model::Moment,
-) -> Result<Mark, Failure> {
+) -> Result<Written, Failure> {
     let connection = options.with_password().map_err(Error::from)?.connection;
     let connection = Connection::parse(&connection).map_err(Error::from)?.with_database(&section.canary_database());
     write(&Place::Database(connection.with_secrets()), name, clock).map_err(|e| {

@@ -48,7 +48,9 @@ pub fn compare(context: &Context, args: &CompareArgs) -> Result<Outcome, Failure
 /// `undelete`.
 pub fn undelete(context: &Context, args: &UndeleteArgs) -> Result<Outcome, Failure> {
     let progress = context.progress(true);
-    let time = |text: &String| Ok::<_, Failure>(time_of(read_time(text, context.now())?.moment));
+    // Of one now: the time that was looked at is the one that is meant.
+    let now = context.now();
+    let time = |text: &String| Ok::<_, Failure>(time_of(read_time(text, now)?.moment));
     // A time that is none is told before anything is read.
     let given = args.changed_between.iter().chain(args.to.as_ref()).filter(|text| text.trim() != "latest");
     given.map(time).collect::<Result<Vec<_>, _>>()?;

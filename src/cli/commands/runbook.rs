@@ -39,21 +39,23 @@ pub fn run(context: &Context, args: &RunbookArgs) -> Result<Outcome, Failure> {
         return Err(Failure::usage(format!("there is no runbook `{case}`"), hint));
     };
     let to = args.to.as_deref().map(|text| read_time(text, context.now())).transpose()?;
-    let (writer, source) = match args.source.split_once('/') {
-        Some((writer, source)) => (Some(writer), source),
-        None => (None, args.source.as_str()),
+    let full = args.source.as_deref();
+    let (writer, source) = match full.and_then(|full| full.split_once('/')) {
+        Some((writer, source)) => (Some(writer), Some(source)),
+        None => (None, full),
     };
-    let section = context.config.sources.get(source);
-    let known = look(context, &args.source);
-    if section.is_none() && known.status.as_ref().is_none_or(|status| status.snapshots == 0) && known.closed.is_none() {
+    let section = source.and_then(|source| context.config.sources.get(source));
+    let known = look(context, full);
+    let has_none = known.status.as_ref().is_none_or(|status| status.snapshots == 0);
+    if let Some(full) = full.filter(|_| section.is_none() && has_none && known.closed.is_none()) {
         let names = context.config.sources.keys().cloned().collect::<Vec<_>>().join(", ");
         let hint = format!("The configuration has: {names}. `lifeboat snapshots` shows what is stored.");
-        return Err(Failure::usage(format!("there is no source `{}`", args.source), hint));
+        return Err(Failure::usage(format!("there is no source `{full}`"), hint));
     }
     let kind = section.map(|section| section.kind.name().to_owned());
     let kind = kind.or_else(|| known.status.as_ref().and_then(|status| status.kind.clone()));
     let mut values = of_host(context, source);
-    if let Some(section) = section {
+    if let (Some(section), Some(source)) = (section, source) {
         of_section(&mut values, source, section, known.base.as_ref());
     }
     let writer = writer.map(str::to_owned).or_else(|| known.writer.clone());
@@ -70,6 +72,7 @@ pub fn run(context: &Context, args: &RunbookArgs) -> Result<Outcome, Failure> {
     }
     let text = runbook::render(page, kind.as_deref(), &values, &of_flags(context));
     let (title, rest) = text.split_once('\n').unwrap_or((&text, ""));
+    let title = full.map_or_else(|| title.to_owned(), |full| format!("{title}: {full}"));
     let made = facts(context, &known, to.as_ref().map(|to| to.shown.as_str()));
     if context.ui.json {
         let values: BTreeMap<_, _> = values.into_iter().collect();
@@ -77,11 +80,11 @@ pub fn run(context: &Context, args: &RunbookArgs) -> Result<Outcome, Failure> {
             .ui
             .json(&serde_json::json!({
                 "message_type": "runbook", "case": case, "source": args.source, "kind": kind, "values": values,
-                "text": format!("{title}: {}\n\n{made}{rest}", args.source),
+                "text": format!("{title}\n\n{made}{rest}"),
             }))
             .map(|()| Outcome::Done);
     }
-    context.ui.answer(format!("{title}: {}\n\n{made}{}", args.source, rest.trim_end()))?;
+    context.ui.answer(format!("{title}\n\n{made}{}", rest.trim_end()))?;
     Ok(Outcome::Done)
 }
 
@@ -90,15 +93,16 @@ fn exact(moment: crate::model::Moment) -> String {
 }
 
 /// What the repository knows, if it can be opened.
-fn look(context: &Context, source: &str) -> Known {
+fn look(context: &Context, source: Option<&str>) -> Known {
     let progress = context.progress(false);
     let opened = context.open_silently(&*progress);
     progress.clear();
     let of = |repository: &Repository| -> Result<Known, Error> {
+        let writer = repository.host().ok().map(|host| host.name.clone());
+        let Some(source) = source else { return Ok(Known { writer, ..Known::default() }) };
         let limits = [(source.to_owned(), Limits::default())];
         let found = status(repository, &limits, context.now())?.into_iter().next();
-        let writer = repository.host().ok().map(|host| host.name.clone());
-        let rows = repository.catalog().snapshots()?;
+        let rows = repository.catalog().snapshots_of(source.rsplit('/').next().unwrap_or(source))?;
         let own = rows.iter().filter(|row| row.record.source == source || row.full_name() == source);
         let newest = own.filter(|row| row.record.kind == "postgres").max_by_key(|row| row.record.ended);
         let base = newest.and_then(|row| serde_json::from_value(row.record.facts.clone()).ok());
@@ -155,8 +159,9 @@ fn place(url: &str) -> String {
     if url.contains("://") { url.to_owned() } else { absolute(Path::new(url)) }
 }
 
-fn of_host(context: &Context, source: &str) -> BTreeMap<&'static str, String> {
-    let mut values = BTreeMap::from([("SOURCE", source.to_owned())]);
+fn of_host(context: &Context, source: Option<&str>) -> BTreeMap<&'static str, String> {
+    let mut values = BTreeMap::new();
+    values.extend(source.map(|source| ("SOURCE", source.to_owned())));
     values.extend(context.config_file.as_deref().map(|file| ("LIFEBOAT_CONFIG", absolute(file))));
     values.extend(context.url().ok().map(|url| ("LIFEBOAT_REPOSITORY", place(&url))));
     let identities = context.identity_files();
@@ -197,7 +202,7 @@ fn of_section(
     }
 }
 
-/// The server and the database; no password.
+/// Where the server is, and the database. The role of the backups may not write there: who may is to be set.
 fn of_server(values: &mut BTreeMap<&'static str, String>, section: &SourceSection, connection: &str, source: &str) {
     // Of several somebody must say which one is hurt.
     let of_connection =

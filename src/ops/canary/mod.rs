@@ -1,6 +1,6 @@
 //! Writing a canary: a small file, row or document with the time, that the next restore must bring back.
 //!
-//! Invariants: one thing a source, overwritten each time; its time is taken from the clock that the source's recovery points are told by,
+//! Invariants: one thing a source, overwritten each time, in a place that is looked at first; its time is taken from the clock that the source's recovery points are told by,
 //! but for deployments, whose clock is only near ours; nothing of the user's is touched. Not here: looking for it (`ops::drill`), what its
 //! absence means (`plan::canary`).
 
@@ -50,21 +50,30 @@ pub enum Place<'p> {
 ///
 /// # Errors
 /// The tree, the database or the deployment did not take it. Whether it is there is then not known, and nothing is remembered.
-pub fn write(place: &Place<'_>, source: &str, clock: &dyn Fn() -> Moment) -> Result<Mark, Error> {
+pub fn write(place: &Place<'_>, source: &str, clock: &dyn Fn() -> Moment) -> Result<Written, Error> {
     let now = || parse(&words(clock())).unwrap_or_else(clock);
     match place {
         Place::Tree(root) => {
-            let at = now();
+            let (at, before) = (now(), read_file(root));
             write_file(root, at)?;
-            Ok(Mark { at, after: now() })
+            Ok(Written { mark: Mark { at, after: now() }, before })
         }
         Place::Database(connection) => write_row(connection, source),
         Place::Deployment(deployment) => {
             let at = now();
-            write_document(deployment, source, at)?;
-            Ok(Mark { at, after: now() })
+            let before = write_document(deployment, source, at)?;
+            Ok(Written { mark: Mark { at, after: now() }, before })
         }
     }
+}
+
+/// A canary that was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// Its times.
+    pub mark: Mark,
+    /// The one that it took the place of. Newer ones that are remembered went with a state that somebody left by a restore.
+    pub before: Option<Moment>,
 }
 
 fn write_file(root: &Path, at: Moment) -> Result<(), Error> {
@@ -100,21 +109,55 @@ fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
-fn write_row(connection: &str, source: &str) -> Result<Mark, Error> {
+/// Of the canary's table: whether there is one, and whether it is what we made. A view, a rule, a trigger or a column of another type
+/// would let its owner run code with our rights.
+const IS_OURS: &str = "SELECT c.oid IS NOT NULL, c.relkind = 'r' AND NOT c.relhasrules AND NOT c.relhastriggers AND NOT c.relrowsecurity
+        AND (SELECT array_agg(a.attname::text || ' ' || format_type(a.atttypid, NULL) || a.attgenerated::text ORDER BY a.attnum)
+             FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
+            = ARRAY['source text', 'at timestamp with time zone'],
+        c.relowner = (SELECT oid FROM pg_roles WHERE rolname = current_user)
+            OR (SELECT rolsuper FROM pg_roles WHERE oid = c.relowner)
+     FROM (SELECT to_regclass('lifeboat.canary') AS oid) AS named LEFT JOIN pg_class c ON c.oid = named.oid";
+
+/// Whether there is a table; that there is another thing by its name is an error. `writes` asks for an owner who can do with us what
+/// they like anyway: ourselves, or a superuser.
+fn is_there(session: &Session, writes: bool) -> Result<bool, Error> {
+    let fail = |e| Error::from(crate::source::Error::from(e));
+    let [there, plain, owned] = session.row("look for the canary's table", IS_OURS).map_err(fail)?;
+    if there != "t" {
+        return Ok(false);
+    }
+    match (plain.as_str(), owned.as_str()) {
+        ("t", "t") => Ok(true),
+        ("t", _) if !writes => Ok(true),
+        ("t", _) => Err(fail(session.unfit("use the canary's table", "lifeboat.canary belongs to another role"))),
+        _ => Err(fail(
+            session.unfit("use the canary's table", "lifeboat.canary is not the plain table that a canary makes"),
+        )),
+    }
+}
+
+fn write_row(connection: &str, source: &str) -> Result<Written, Error> {
     let fail = |e| Error::from(crate::source::Error::from(e));
     let session = Session::connect(connection).map_err(fail)?;
     // Never behind somebody's lock, nor behind a replica that is away.
     let limits = "SET statement_timeout = '60s'; SET lock_timeout = '10s'; SET synchronous_commit = local";
     session.rows("set its time limits", limits).map_err(fail)?;
-    // `CREATE SCHEMA IF NOT EXISTS` asks for rights that a role does not need where the schema is there.
-    let [table, schema] = session
-        .row("look for the canary's table", "SELECT to_regclass('lifeboat.canary'), to_regnamespace('lifeboat')")
-        .map_err(fail)?;
-    if table.is_empty() {
+    if !is_there(&session, true)? {
+        // `CREATE SCHEMA IF NOT EXISTS` asks for rights that a role does not need where the schema is there.
+        let [schema] =
+            session.row("look for the canary's schema", "SELECT to_regnamespace('lifeboat')").map_err(fail)?;
         let schema = if schema.is_empty() { "CREATE SCHEMA lifeboat; " } else { "" };
         let make = format!("{schema}CREATE TABLE lifeboat.canary (source text PRIMARY KEY, at timestamptz NOT NULL)");
         session.rows("make the canary's table", &make).map_err(fail)?;
     }
+    // From here on nobody puts another thing in its place: looked at again behind the lock.
+    let lock = "BEGIN; LOCK TABLE lifeboat.canary IN ROW EXCLUSIVE MODE";
+    session.rows("lock the canary's table", lock).map_err(fail)?;
+    if !is_there(&session, true)? {
+        return Err(fail(session.unfit("use the canary's table", "lifeboat.canary is gone again")));
+    }
+    let before = select_row(&session, source)?;
     let write = format!(
         "INSERT INTO lifeboat.canary AS c VALUES ({}, clock_timestamp())
          ON CONFLICT (source) DO UPDATE SET at = excluded.at
@@ -122,35 +165,41 @@ fn write_row(connection: &str, source: &str) -> Result<Mark, Error> {
         literal(source)
     );
     let [at] = session.row("write the canary", &write).map_err(fail)?;
+    session.rows("keep the canary", "COMMIT").map_err(fail)?;
     let ask = format!("SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', {AS_TEXT})");
     let [after] = session.row("ask the time", &ask).map_err(fail)?;
     let read = |text: &str| parse(text).ok_or_else(|| fail(session.unfit("read the canary's time", text)));
-    Ok(Mark { at: read(&at)?, after: read(&after)? })
+    Ok(Written { mark: Mark { at: read(&at)?, after: read(&after)? }, before })
 }
 
 /// The time in the row of a database; none where there is no such table or row.
+///
+/// # Errors
+/// The server does not answer, or what is called so is no plain table.
 pub fn read_row(session: &Session, source: &str) -> Result<Option<Moment>, Error> {
-    let fail = |e| Error::from(crate::source::Error::from(e));
-    let [there] = session.row("look for the canary's table", "SELECT to_regclass('lifeboat.canary')").map_err(fail)?;
-    if there.is_empty() {
-        return Ok(None);
+    match is_there(session, false)? {
+        true => select_row(session, source),
+        false => Ok(None),
     }
+}
+
+fn select_row(session: &Session, source: &str) -> Result<Option<Moment>, Error> {
     let ask = format!(
         "SELECT to_char(at AT TIME ZONE 'UTC', {AS_TEXT}) FROM lifeboat.canary WHERE source = {}",
         literal(source)
     );
-    let rows = session.rows("look for the canary", &ask).map_err(fail)?;
+    let rows = session.rows("look for the canary", &ask).map_err(|e| Error::from(crate::source::Error::from(e)))?;
     Ok(rows.first().and_then(|row| row.first()).and_then(Option::as_deref).and_then(parse))
 }
 
-fn write_document(deployment: &Deployment, source: &str, at: Moment) -> Result<(), Error> {
+fn write_document(deployment: &Deployment, source: &str, at: Moment) -> Result<Option<Moment>, Error> {
     let all = deployment.first_documents(TABLE, DOCUMENTS)?;
     let own = all.iter().find(|document| document.get("source").and_then(Value::as_str) == Some(source));
     match own.and_then(|document| document.get("_id")).and_then(Value::as_str) {
         Some(id) => deployment.patch_document(TABLE, id, &json!({"at": words(at)}))?,
         None => deployment.add_document(TABLE, &json!({"source": source, "at": words(at)}))?,
     }
-    Ok(())
+    Ok(own.and_then(|document| document.get("at")).and_then(Value::as_str).and_then(parse))
 }
 
 /// The time in a line of a table's documents, where it is this source's.
@@ -170,8 +219,9 @@ mod tests {
         assert_eq!(read_file(root.path()), None);
         let clock = || Moment::from_timestamp(1_700_000_000, 123_456_789).unwrap();
         let mark = write(&Place::Tree(root.path().to_owned()), "a", &clock).unwrap();
-        assert_eq!(read_file(root.path()), Some(mark.at));
-        write(&Place::Tree(root.path().to_owned()), "a", &clock).unwrap();
+        assert_eq!((read_file(root.path()), mark.before), (Some(mark.mark.at), None));
+        let again = write(&Place::Tree(root.path().to_owned()), "a", &clock).unwrap();
+        assert_eq!(again.before, Some(mark.mark.at));
         assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1);
         std::os::unix::fs::symlink(root.path().join(FILE), other.path().join(FILE)).unwrap();
         assert_eq!(read_file(other.path()), None);

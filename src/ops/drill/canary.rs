@@ -31,8 +31,9 @@ pub(super) fn look(
         let newest = matches!(held.options.at, At::Latest);
         let shows = held.record.shows.unwrap_or(held.record.began);
         held.record.canary = found;
-        // What is there of the newest state is as new as the newest thing that is known to be from the source itself.
-        if let Some(found) = found.filter(|_| newest) {
+        // A snapshot is as new as the newest thing in it that is known to be from the source itself. Streams tell the time of each change.
+        let is_stream = matches!(held.record.kind.as_str(), "postgres" | "convex");
+        if let Some(found) = found.filter(|_| newest && !is_stream) {
             let age = (held.record.began - found).num_milliseconds().max(0) as u64;
             held.record.rpo_ms = held.record.rpo_ms.max(Some(age));
         }

@@ -108,6 +108,8 @@ pub fn verify(
         let path = entry.path.to_string();
         let (component, part) = place_of(&path);
         match part {
+            // A canary changes by itself: what it is now says nothing of what was restored.
+            Part::Documents(table) if component.is_empty() && table == crate::ops::canary::TABLE => {}
             Part::Documents(table) if restore.wants_table(&component, table) => {
                 let mut there: Box<dyn Read> = match members.get(&path) {
                     Some(member) => Box::new(MemberReader::new(Arc::clone(&file), member)),
