@@ -1,7 +1,7 @@
 //! The local SQLite index of a repository: a cache of its logs and pack directories.
 //!
-//! Invariants: nothing is in it that is not in the store, so that it may be deleted at any time or be a month old; every
-//! change is one transaction; two processes may use one file. It decides nothing and talks to no store. SQL lives in
+//! Invariants: nothing is in it that is not in the store, but for what this host saw itself (when it read a pack, how its last check
+//! and its last looks at servers went) and would see again: it may be deleted at any time or be a month old; every change is one transaction; two processes may use one file. It decides nothing and talks to no store. SQL lives in
 //! `catalog/` at the top of the project; here are the statements that read and write it.
 
 mod drills;
@@ -232,6 +232,11 @@ impl Catalog {
 
     fn inconsistent(&self, why: impl Into<String>) -> Error {
         Error::Inconsistent { path: self.path.clone(), why: why.into() }
+    }
+
+    /// Keeps little of the file in memory from now on: for who reads it once and lives long.
+    pub fn spare_memory(&self) -> Result<(), Error> {
+        self.read(|db| db.execute_batch("PRAGMA cache_size = -1000; PRAGMA shrink_memory"))
     }
 
     /// Where it lies.

@@ -215,13 +215,16 @@ impl Catalog {
             };
         let rows: Vec<Result<Option<BriefRow>, String>> = self.read(|db| {
             let marks = marks(db)?;
-            let mut rows = db.prepare_cached(
-                "SELECT s.writer, w.name, s.record FROM snapshot s JOIN writer w ON w.id = s.writer ORDER BY s.ended, s.id",
-            )?;
+            // Put in order here: SQLite would carry all the texts through its sorter.
+            let mut rows = db
+                .prepare_cached("SELECT s.writer, w.name, s.record FROM snapshot s JOIN writer w ON w.id = s.writer")?;
             let rows = rows.query_map([], |row| parse(row, &marks))?;
             rows.collect()
         })?;
-        rows.into_iter().filter_map(|row| row.map_err(|why| self.inconsistent(why)).transpose()).collect()
+        let rows = rows.into_iter().filter_map(|row| row.map_err(|why| self.inconsistent(why)).transpose());
+        let mut rows = rows.collect::<Result<Vec<BriefRow>, _>>()?;
+        rows.sort_by_key(|row| (row.ended, row.id));
+        Ok(rows)
     }
 
     /// Every snapshot that a log ever named, oldest first, forgotten ones too.

@@ -225,8 +225,14 @@ impl<'c> Deed<'c> {
         if self.source.is_some() || !locked(&self.context.told.parts).is_empty() || !(has_no_parts || is_of_sources) {
             return;
         }
-        let channels: Vec<Channel> =
-            self.context.config.channels().into_iter().flatten().filter(|channel| !channel.sources.is_empty()).collect();
+        let channels: Vec<Channel> = self
+            .context
+            .config
+            .channels()
+            .into_iter()
+            .flatten()
+            .filter(|channel| !channel.sources.is_empty())
+            .collect();
         for source in self.sources_of(&self.scope) {
             let subject = format!("run/{}/{source}", self.command);
             tell(self.context, &channels, &Message { subject, sources: vec![source], ..message.clone() });

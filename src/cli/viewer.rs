@@ -23,6 +23,7 @@ const RUNS: usize = 60;
 /// Gathers everything. Reads logs, and of clusters the listing of their WAL; fetches no data.
 pub fn gather(context: &Context, jobs: Vec<JobView>) -> Result<View, Failure> {
     let (repository, problems) = context.open_silently(&Silent)?;
+    repository.catalog().spare_memory().map_err(ops::Error::from)?;
     let now = context.now();
     let found = look(context, &repository, &problems, &[])?;
     let silent =

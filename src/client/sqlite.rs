@@ -4,6 +4,8 @@
 //! one that nobody changes, so that no file appears beside it. Not here: how a database of a running program is captured.
 
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
@@ -13,6 +15,13 @@ use rusqlite::{Connection, OpenFlags};
 pub struct Error {
     path: PathBuf,
     source: rusqlite::Error,
+}
+
+impl Error {
+    /// Whether it was stopped from here.
+    pub fn is_interrupted(&self) -> bool {
+        self.source.sqlite_error_code() == Some(rusqlite::ErrorCode::OperationInterrupted)
+    }
 }
 
 /// Problems that a check names at most.
@@ -67,9 +76,33 @@ fn uri(path: &Path) -> String {
     text + "?immutable=1"
 }
 
-/// Runs `PRAGMA integrity_check` on a database that nobody has open. What it finds, at most twenty lines; empty is well.
-pub fn check(path: &Path) -> Result<Vec<String>, Error> {
+/// Between two looks whether a check shall go on.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Runs `PRAGMA integrity_check` on a database that nobody has open. What it finds, at most twenty lines; empty is well. It ends with an
+/// error when `stop` says so: of a large database it takes hours.
+pub fn check(path: &Path, stop: &(dyn Fn() -> bool + Sync)) -> Result<Vec<String>, Error> {
     let db = open_unchanging(path)?;
+    let (handle, (ended, end)) = (db.get_interrupt_handle(), std::sync::mpsc::channel::<()>());
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            // Goes on until the check has ended: told before it has begun, it would not hear.
+            loop {
+                if stop() {
+                    handle.interrupt();
+                }
+                if end.recv_timeout(LOOK_EVERY) != Err(RecvTimeoutError::Timeout) {
+                    return;
+                }
+            }
+        });
+        let found = integrity(&db, path);
+        drop(ended);
+        found
+    })
+}
+
+fn integrity(db: &Connection, path: &Path) -> Result<Vec<String>, Error> {
     let mut query = db.prepare(&format!("PRAGMA integrity_check({PROBLEMS})")).map_err(fail(path))?;
     let lines = query.query_map([], |row| row.get::<_, String>(0)).map_err(fail(path))?;
     let lines = lines.collect::<Result<Vec<String>, _>>().map_err(fail(path))?;
@@ -150,13 +183,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_check_ends_when_it_shall() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("large.db");
+        let db = Connection::open(&path).unwrap();
+        let fill = "CREATE TABLE t (a TEXT UNIQUE); WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000)
+                    INSERT INTO t SELECT hex(randomblob(20)) FROM n";
+        db.execute_batch(fill).unwrap();
+        drop(db);
+        assert_eq!(check(&path, &|| false).unwrap(), Vec::<String>::new());
+        let stopped = check(&path, &|| true).unwrap_err();
+        assert!(stopped.is_interrupted(), "{stopped}");
+    }
+
+    #[test]
     fn a_path_with_anything_in_it_is_opened_and_nothing_appears_beside_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a b?c#%41.db");
         let db = Connection::open(&path).unwrap();
         db.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (x)").unwrap();
         drop(db);
-        assert_eq!(check(&path).unwrap(), Vec::<String>::new());
+        assert_eq!(check(&path, &|| false).unwrap(), Vec::<String>::new());
         look(&path).unwrap();
         settle(&path).unwrap();
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);

@@ -309,7 +309,11 @@ mod tests {
     #[test]
     fn a_trouble_is_told_once_and_again_after_a_while_and_its_end_to_who_heard_of_it() {
         let (mut memory, channel) = (Memory::default(), channel(&[Event::Failure, Event::Recovered]));
-        let mut told = |event, hour| memory.pass(&channel, &message(event, "run/backup", hour)).map(|m| m.event);
+        let mut told = |event, hour| {
+            let told = memory.pass(&channel, &message(event, "run/backup", hour))?;
+            memory.arrived("team", &told);
+            Some(told.event)
+        };
         assert_eq!(told(Event::Success, 0.0), None, "nothing was wrong");
         assert_eq!(told(Event::Failure, 1.0), Some(Event::Failure));
         assert_eq!(told(Event::Failure, 2.0), None);
@@ -324,7 +328,10 @@ mod tests {
     fn a_graver_trouble_is_told_at_once() {
         let (mut memory, channel) = (Memory::default(), channel(&[Event::Trouble]));
         let mut told = |weight, hour| {
-            memory.pass(&channel, &Message { weight, ..message(Event::Trouble, "status/app", hour) }).is_some()
+            let message = Message { weight, ..message(Event::Trouble, "status/app", hour) };
+            let told = memory.pass(&channel, &message).is_some();
+            memory.arrived("team", &message);
+            told
         };
         assert_eq!([told(1, 0.0), told(1, 0.1), told(2, 0.2), told(1, 0.3)], [true, false, true, false]);
     }

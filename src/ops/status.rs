@@ -5,6 +5,8 @@
 
 mod store;
 
+use std::collections::HashMap;
+
 use serde::Serialize;
 
 pub use self::store::{LastCheck, StoreStatus, store};
@@ -153,15 +155,20 @@ pub fn status(repository: &Repository, wanted: &[(String, Limits)], now: Moment)
     let rows = repository.catalog().brief_snapshots()?;
     let drills = repository.catalog().drills(Some(50))?;
     let own = repository.host().ok().map(|host| host.name.clone());
+    // Once over ten thousand rows, not once for each of fifty sources.
+    let mut by_source: HashMap<&str, Vec<&BriefRow>> = HashMap::new();
+    for row in &rows {
+        by_source.entry(&row.source).or_default().push(row);
+    }
     let mut all = Vec::new();
     for (source, limits) in wanted {
         let full = source.split_once('/');
-        let is_meant = |row: &&BriefRow| {
-            let is_own = own.as_ref().is_none_or(|own| **own == *row.writer_name);
-            // Nothing is made for each of ten thousand rows and fifty sources.
-            (*row.source == **source && is_own) || full == Some((&*row.writer_name, &*row.source))
+        let is_meant = |row: &&&BriefRow| match full {
+            Some((writer, _)) => *row.writer_name == *writer,
+            None => own.as_ref().is_none_or(|own| **own == *row.writer_name),
         };
-        let of: Vec<&BriefRow> = rows.iter().filter(is_meant).collect();
+        let named = by_source.get(full.map_or(source.as_str(), |(_, source)| source));
+        let of: Vec<&BriefRow> = named.into_iter().flatten().filter(is_meant).copied().collect();
         let full_name = of.last().map(|row| row.full_name());
         all.push(one(repository, source, full_name.as_deref(), &of, *limits, &drills, now)?);
     }

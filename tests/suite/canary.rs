@@ -224,6 +224,34 @@ fn a_deployment_brings_its_canary_back_from_snapshot_and_changes() {
     follow_up_to_now(&place);
     assert_eq!(place.convex.state().tables[&key].len(), 1, "the same document");
     let second = drilled(&place, 0, &[]);
-    assert!(second["canary"].as_str() > first["canary"].as_str(), "{second}");
+    let time = |record: &Value| record["canary"].as_str().unwrap().parse::<chrono::DateTime<chrono::Utc>>().unwrap();
+    assert!(time(&second) > time(&first), "{second}");
     assert!(second["segments"].as_u64().unwrap() > 0, "by its changes, without another snapshot: {second}");
+    // One that the deployment took two hours ago, newer than what comes back.
+    let marks = marks_in(&place.path("state/lifeboat/canaries"));
+    let whole = fs::read_to_string(&marks).unwrap();
+    let words = |at: chrono::DateTime<chrono::Utc>| at.to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
+    let (now, then) = (chrono::Utc::now(), chrono::Utc::now() - chrono::TimeDelta::hours(2));
+    fs::write(&marks, format!("{} {}\n", words(now), words(then))).unwrap();
+    let lost = drilled(&place, 13, &[]);
+    assert!(detail(&lost).contains("did not come back"), "{lost}");
+    fs::write(&marks, &whole).unwrap();
+    drilled(&place, 0, &[]);
+    // What was not taken is not remembered, and a backup without it says so and is made.
+    let (key, good) = (place.path("key"), fs::read(place.path("key")).unwrap());
+    fs::write(&key, "no-key").unwrap();
+    let (_, refused) = place.expect(2, &["canary"]);
+    assert!(refused.contains("the admin key in `key` cannot be used"), "{refused}");
+    assert_eq!(fs::read_to_string(&marks).unwrap(), whole);
+    fs::write(&key, good).unwrap();
+    place.convex.delete(&canary_of(&place));
+    follow_up_to_now(&place);
+    let gone = drilled(&place, 13, &[]);
+    assert!(detail(&gone).contains("none did") || detail(&gone).contains("there is no canary"), "{gone}");
+}
+
+/// The id of the document.
+fn canary_of(place: &Place) -> String {
+    let key = (String::new(), "lifeboat_canary".to_owned());
+    place.convex.state().tables[&key].keys().next().unwrap().clone()
 }

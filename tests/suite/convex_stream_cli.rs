@@ -11,13 +11,13 @@ use crate::common::convex::{ODD, assert_state, unzip};
 use crate::convex_restore::Place;
 
 /// `lifeboat follow app`, read line by line.
-struct Following {
+pub struct Following {
     child: Child,
     lines: BufReader<std::process::ChildStdout>,
 }
 
 impl Following {
-    fn new(place: &Place) -> Self {
+    pub fn new(place: &Place) -> Self {
         let mut command = place.command(&["--json", "follow", "app", "--interval", "0s"]);
         // A follower holds no identity.
         command.env_remove("LIFEBOAT_IDENTITY_FILE");
@@ -26,7 +26,7 @@ impl Following {
         Self { child, lines }
     }
 
-    fn wait(&mut self, event: &str) -> serde_json::Value {
+    pub fn wait(&mut self, event: &str) -> serde_json::Value {
         loop {
             let mut line = String::new();
             assert!(self.lines.read_line(&mut line).unwrap() > 0, "it ended before `{event}`: {:?}", self.words());
@@ -39,7 +39,7 @@ impl Following {
 
     /// Waits until everything up to now is stored. It tells whole milliseconds: one more change, in a millisecond of its own, shows that
     /// what was before it has come.
-    fn wait_for_all(&mut self, place: &Place) {
+    pub fn wait_for_all(&mut self, place: &Place) {
         std::thread::sleep(std::time::Duration::from_millis(2));
         place.convex.insert("ticks", json("{}"));
         let tick = chrono::DateTime::from_timestamp_millis(place.convex.latest().div_euclid(1_000_000)).unwrap();
@@ -57,7 +57,7 @@ impl Following {
         text
     }
 
-    fn end(mut self) {
+    pub fn end(mut self) {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
         let status = self.child.wait().unwrap();
         assert!(status.success(), "{status}: {}", self.words());

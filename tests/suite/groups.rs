@@ -75,7 +75,7 @@ fn a_group_comes_back_at_one_time_and_blobs_follow_their_database() {
     assert_eq!(said.matches("1 database is sound").count(), 2, "{said}");
     assert!(into.join("a-files/storage/files/b.blob").exists(), "the blob is there that a row names");
     for name in ["vol/app.db", "one/one.sqlite3"] {
-        assert_eq!(lifeboat::client::sqlite::check(&into.join(name)).unwrap(), Vec::<String>::new());
+        assert_eq!(lifeboat::client::sqlite::check(&into.join(name), &|| false).unwrap(), Vec::<String>::new());
     }
     assert_eq!(scene.ask_restored(&into.join("db"), "SELECT count(*) FROM oracle"), Ok(rows));
 

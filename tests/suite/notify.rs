@@ -5,6 +5,8 @@ use std::fs;
 use crate::cli::Sealed;
 use crate::common::ears::{Ears, MailServer};
 use crate::common::tls;
+use crate::convex_restore::Place;
+use crate::convex_stream_cli::Following;
 
 /// A repository and a configuration with a source `data`, and more.
 fn scene(more: &str) -> Sealed {
@@ -195,6 +197,82 @@ fn a_channel_of_a_source_hears_of_its_part_alone() {
     let expected =
         ["POST /all/1", "POST /all/start", "POST /data", "POST /data/start", "POST /other/1", "POST /other/start"];
     assert_eq!(heard, expected, "one source that fails does not hide that the other did not");
+    // A run that ends before its sources has no other news for them.
+    away(&sealed, true);
+    sealed.expect(10, &["backup", "data"]);
+    let plain = || -> Vec<String> {
+        let mut heard: Vec<String> =
+            lines(&ears).into_iter().map(|line| line.split('?').next().unwrap().to_owned()).collect();
+        heard.sort();
+        heard
+    };
+    assert_eq!(plain(), ["POST /all/10", "POST /all/start", "POST /data/10"], "the other one was not meant");
+    sealed.expect(10, &["backup", "--all"]);
+    assert_eq!(plain(), ["POST /all/10", "POST /all/start", "POST /data/10", "POST /other/10"]);
+}
+
+#[test]
+fn another_source_that_fails_is_news_and_so_is_each_that_is_right_again() {
+    let ears = Ears::open();
+    let rules = format!(
+        "[sources.other]\nkind = \"volume\"\npath = \"other\"\n[notify.team]\nkind = \"webhook\"\nurl = \"{}\"\n",
+        ears.url("team")
+    );
+    let sealed = scene(&rules);
+    let lost = |name: &str| fs::rename(sealed.path(name), sealed.path(&format!("{name}.lost"))).unwrap();
+    let found = |name: &str| fs::rename(sealed.path(&format!("{name}.lost")), sealed.path(name)).unwrap();
+    let events = || -> Vec<String> {
+        let said = ears.heard().into_iter().map(|heard| heard.json());
+        said.map(|message| format!("{} {}", message["event"].as_str().unwrap(), message["subject"].as_str().unwrap()))
+            .collect()
+    };
+    fs::create_dir(sealed.path("other")).unwrap();
+    sealed.expect(0, &["backup", "--all"]);
+    lost("data");
+    sealed.expect(1, &["backup", "--all"]);
+    assert_eq!(events(), ["failure run/backup/all"]);
+    sealed.expect(1, &["backup", "--all"]);
+    assert_eq!(events(), Vec::<String>::new());
+    lost("other");
+    sealed.expect(1, &["backup", "--all"]);
+    assert_eq!(events(), ["failure run/backup/all"], "the second one is news");
+    sealed.expect(1, &["backup", "data"]);
+    assert_eq!(events(), ["failure run/backup/data"]);
+    found("data");
+    sealed.expect(1, &["backup", "--all"]);
+    assert_eq!(events(), ["recovered run/backup/data"], "under the other name, and the whole is still not right");
+    found("other");
+    sealed.expect(0, &["backup", "--all"]);
+    assert_eq!(events(), ["recovered run/backup/all"]);
+}
+
+#[test]
+fn a_follower_that_goes_on_is_right_again_while_it_runs() {
+    let ears = Ears::open();
+    let place = Place::new();
+    let rules = format!("[notify.app]\nkind = \"webhook\"\nurl = \"{}\"\nsources = [\"app\"]\n", ears.url("app"));
+    let text = fs::read_to_string(place.path("lifeboat.toml")).unwrap();
+    fs::write(place.path("lifeboat.toml"), format!("{text}{rules}")).unwrap();
+    place.convex.fill(5, 0);
+    let key = fs::read(place.path("key")).unwrap();
+    fs::write(place.path("key"), "convex-self-hosted|0123").unwrap();
+    let output = place.command(&["follow", "app"]).output().unwrap();
+    assert!(!output.status.success(), "{output:?}");
+    let heard = ears.heard();
+    assert_eq!((heard.len(), &heard[0].json()["event"]), (1, &"failure".into()), "{heard:?}");
+    fs::write(place.path("key"), key).unwrap();
+    let mut following = Following::new(&place);
+    following.wait("following");
+    let mut heard = Vec::new();
+    while heard.is_empty() {
+        following.wait_for_all(&place);
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        heard = ears.heard();
+    }
+    let message = heard[0].json();
+    assert_eq!((&message["event"], &message["subject"]), (&"recovered".into(), &"run/follow/app".into()), "{heard:?}");
+    following.end();
+    assert!(ears.heard().is_empty(), "once");
 }
 
 #[test]

@@ -78,7 +78,7 @@ fn take(path: &Path, into: &Path, limits: Limits) -> Result<How, Error> {
 
 /// Whether a copy is whole and a state that was committed; the number of its last transaction.
 pub fn prove(copy: &Path) -> i64 {
-    assert_eq!(lifeboat::client::sqlite::check(copy).unwrap(), Vec::<String>::new());
+    assert_eq!(lifeboat::client::sqlite::check(copy, &|| false).unwrap(), Vec::<String>::new());
     let db = Connection::open(copy).unwrap();
     let row = |sql: &str| -> (i64, i64) { db.query_row(sql, [], |r| Ok((r.get(0)?, r.get(1)?))).unwrap() };
     let kept = row("SELECT sum, count FROM total");

@@ -76,7 +76,7 @@ fn hows(facts: &VolumeFacts) -> Vec<(&str, How)> {
 }
 
 fn rows(path: &Path) -> i64 {
-    assert_eq!(lifeboat::client::sqlite::check(path).unwrap(), Vec::<String>::new());
+    assert_eq!(lifeboat::client::sqlite::check(path, &|| false).unwrap(), Vec::<String>::new());
     Connection::open(path).unwrap().query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap()
 }
 

@@ -206,7 +206,7 @@ impl Week {
                     kind if kind.is_file() => {
                         n += 1;
                         let length = entry.metadata().unwrap().len() as usize;
-                        let _ = fs::write(entry.path(), tree::noise(length.max(1000), n));
+                        fs::write(entry.path(), tree::noise(length.max(1000), n)).unwrap();
                     }
                     _ => {}
                 }

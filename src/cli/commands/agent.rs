@@ -409,7 +409,7 @@ impl Agent<'_> {
             seconds: None,
             weight: 1,
             parts: std::collections::BTreeSet::new(),
-        lines: Vec::new(),
+            lines: Vec::new(),
         };
         tell(self.context, &channels, &message);
     }

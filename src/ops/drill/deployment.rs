@@ -4,7 +4,7 @@
 //! Invariants: nothing grows with the number of documents; a line is bounded. Not here: an import into a deployment, which `restore --into
 //! http://...` compares itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use serde::Deserialize;
 use super::checks::command;
 use super::scratch::{Scratch, damage};
 use super::{CheckEnd, Held, Phase};
-use crate::format::convex::{DocumentId, Part, place_of};
+use crate::format::convex::{DocumentId, Part, full_name, place_of};
 use crate::model::Moment;
 use crate::model::documents::moment_of;
 use crate::ops::Error;
@@ -201,9 +201,12 @@ fn documents(restore: &DeploymentRestore, into: &Path, written: &Written) -> Res
         }
     }
     let (mut tables, mut all) = (0u64, 0u64);
+    let mut missing: BTreeSet<(String, String)> =
+        restore.plan.tables.iter().map(|plan| (plan.component.clone(), plan.table.clone())).collect();
     for (path, _) in written {
         let name = below(path);
         let (component, Part::Documents(table)) = place_of(&name) else { continue };
+        missing.remove(&(component.clone(), table.to_owned()));
         let Some(number) = numbers.get(&(component.clone(), table.to_owned())) else {
             return Ok((CheckEnd::Failed, format!("`{name}` is of a table that `_tables` does not list")));
         };
@@ -225,6 +228,10 @@ fn documents(restore: &DeploymentRestore, into: &Path, written: &Written) -> Res
             return Ok((CheckEnd::Failed, text));
         }
         (tables, all) = (tables + 1, all + count);
+    }
+    if let Some((component, table)) = missing.first() {
+        let name = full_name(component, table);
+        return Ok((CheckEnd::Failed, format!("table `{name}` was to come back, and nothing of it was written")));
     }
     Ok((CheckEnd::Passed, format!("tables: {tables}, documents: {all}; every id is one of its table")))
 }

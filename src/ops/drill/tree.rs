@@ -1,6 +1,7 @@
 //! Drills of trees: volumes, archives, the outputs of commands.
 
 use std::path::Path;
+use std::time::Instant;
 
 use super::checks::command;
 use super::scratch::{Scratch, damage};
@@ -12,7 +13,7 @@ use crate::ops::canary::read_file;
 use crate::ops::restore::{Overwrite, Prepared, RestoreOptions, prepare, restore, verify};
 use crate::ops::{Error, Selection, chain};
 use crate::plan::restore::Choice;
-use crate::repository::Repository;
+use crate::repository::{self, Repository};
 
 /// Everything of a snapshot, into an empty place.
 pub(super) fn whole() -> Result<RestoreOptions, Error> {
@@ -94,11 +95,17 @@ fn look_at_databases(facts: &VolumeFacts, into: &Path, held: &mut Held<'_>) -> R
         return Ok(());
     }
     for database in &facts.databases {
-        held.check(&format!("integrity {}", database.path), |_| {
+        held.check(&format!("integrity {}", database.path), |held| {
             if let Some(note) = &database.note {
                 return Ok((CheckEnd::Skipped, format!("SQLite did not open it when it was stored: {note}")));
             }
-            Ok(match client::sqlite::check(&into.join(&database.path)) {
+            let (begun, patience, progress) = (Instant::now(), held.options.checks.patience, held.progress);
+            let stop = || progress.cancelled() || begun.elapsed() > patience;
+            Ok(match client::sqlite::check(&into.join(&database.path), &stop) {
+                Err(e) if e.is_interrupted() && progress.cancelled() => return Err(repository::Error::Cancelled.into()),
+                Err(e) if e.is_interrupted() => {
+                    (CheckEnd::Failed, format!("it did not end within {} s", patience.as_secs()))
+                }
                 Ok(found) if found.is_empty() => (CheckEnd::Passed, "integrity_check: ok".to_owned()),
                 Ok(found) => (CheckEnd::Failed, format!("integrity_check: {}", found.join("; "))),
                 Err(e) => (CheckEnd::Failed, chain(&e)),

@@ -85,7 +85,10 @@ pub fn check_databases(
             continue;
         }
         progress.event(Event::Stage("checking databases"));
-        let problems = sqlite::check(&path).unwrap_or_else(|e| vec![chain(&e)]);
+        let problems = match sqlite::check(&path, &|| progress.cancelled()) {
+            Err(e) if e.is_interrupted() => return Err(repository::Error::Cancelled.into()),
+            found => found.unwrap_or_else(|e| vec![chain(&e)]),
+        };
         if !problems.is_empty() && fact.note.is_some() {
             report.as_found.push(fact.path.clone());
             continue;
