@@ -72,6 +72,10 @@ pub struct DrillSection {
     pub scratch_dir: Option<PathBuf>,
     /// Of a process of root: as whom a server for dumps runs.
     pub user: Option<String>,
+    /// A Convex deployment for drills alone: all its tables are replaced.
+    pub deployment: Option<String>,
+    /// Its admin key.
+    pub admin_key_file: Option<PathBuf>,
 }
 
 impl Config {

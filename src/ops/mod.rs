@@ -123,6 +123,12 @@ pub enum Error {
         /// What is wrong with them.
         why: String,
     },
+    /// A deployment does not say of itself that it is for drills.
+    #[error(
+        "{0} does not say that it is for drills alone, and all its tables would be replaced: if it is, put a document into its table \
+         `lifeboat_scratch`, in the dashboard or with `npx convex import --table lifeboat_scratch FILE`"
+    )]
+    NoScratchDeployment(String),
     /// The snapshot has no such table.
     #[error("the snapshot has no table `{table}`; it has {there}")]
     NoSuchTable {

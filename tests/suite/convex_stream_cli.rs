@@ -4,11 +4,12 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 
-use deployment::json;
+use deployment::{Deployment, Options, json};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::common::convex::{ODD, assert_state, unzip};
 use crate::convex_restore::Place;
+use crate::drill::check;
 
 /// `lifeboat follow app`, read line by line.
 pub struct Following {
@@ -188,6 +189,52 @@ fn a_drill_folds_the_changes_and_reads_every_line() {
         behind["shows"].as_str() < record["shows"].as_str(),
         "what comes back is older, and the record says it: {behind}"
     );
+}
+
+#[test]
+fn a_drill_imports_into_a_deployment_that_says_that_it_is_for_drills() {
+    let place = Place::full();
+    let scratch = Deployment::start(Options::default()).unwrap();
+    fs::write(place.path("scratch-key"), scratch.admin_key()).unwrap();
+    let drill = |url: &str| format!("[sources.app.drill]\ndeployment = \"{url}\"\nadmin_key_file = \"scratch-key\"\n");
+    place.configure(&drill(&place.convex.url()));
+    place.expect(0, &["backup", "app"]);
+    let (_, told) = place.expect(2, &["drill", "app"]);
+    assert!(told.contains("is backed up itself"), "{told}");
+    place.configure(&drill(&scratch.url()));
+    scratch.insert("orders", json(r#"{"n":1}"#));
+    let theirs = scratch.state().tables;
+    let refused = drilled(&place, 1, &[]);
+    assert_eq!(refused["verdict"], "not-held");
+    assert!(refused["problem"].as_str().unwrap().contains("`lifeboat_scratch`"), "{refused}");
+    assert_eq!(scratch.state().tables, theirs, "nothing was written into it");
+    scratch.insert("lifeboat_scratch", json("{}"));
+    for _ in 0..2 {
+        let held = drilled(&place, 0, &[]);
+        assert_eq!(
+            (&held["verdict"], &check(&held, "deployment")["end"]),
+            (&"passed".into(), &"passed".into()),
+            "{held}"
+        );
+        assert!(held["phases"].as_array().unwrap().iter().any(|phase| phase["phase"] == "start"), "{held}");
+    }
+    let mut there = scratch.state().tables;
+    assert_eq!(there.remove(&(String::new(), "lifeboat_scratch".to_owned())).unwrap().len(), 1, "it says so again");
+    assert_eq!(there, place.convex.state().tables);
+    // What is there afterwards is something else than what was stored.
+    let (imported, go) = (place.path("imported"), place.path("go"));
+    let line = format!("touch {}; until [ -e {} ]; do sleep 0.05; done", imported.display(), go.display());
+    let hurt = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !imported.exists() {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            scratch.insert("users", json("{}"));
+            fs::write(&go, "").unwrap();
+        });
+        drilled(&place, 13, &["--command-line", &line])
+    });
+    assert_eq!(check(&hurt, "deployment")["end"], "failed", "{hurt}");
 }
 
 #[test]

@@ -1,9 +1,12 @@
 //! `drill`: held, told, noted in the log; and what was noted, listed.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::restore_cluster::restore_command;
+use super::restore_convex::{heard, open};
 use crate::catalog::DrillRow;
 use crate::cli::Outcome;
 use crate::cli::args::{DrillArgs, DrillCommand};
@@ -14,6 +17,7 @@ use crate::cli::report::Failure;
 use crate::cli::telling::around_source;
 use crate::cli::time::read_time;
 use crate::cli::{drill_page, output};
+use crate::client::convex::{Deployment, parse_url};
 use crate::config::{DrillSection, Length};
 use crate::model::drill::{CheckEnd, DrillRecord, Verdict};
 use crate::model::{Moment, SnapshotId};
@@ -188,6 +192,8 @@ fn hold_one(
     let command = |cluster: &Cluster, way: &Way, note: &Path| {
         restore_command(context, cluster, way, false, Some(note)).map_err(|failure| failure.said())
     };
+    let stop = Arc::new(AtomicBool::new(false));
+    let deployment = scratch_deployment(context, source, &own, &stop)?;
     let options = DrillOptions {
         id,
         host: host_name(None),
@@ -200,18 +206,40 @@ fn hold_one(
         user: own.user.clone(),
         checks: checks(args, &own),
         canary: canary(context, source)?,
+        deployment: deployment.as_ref(),
         sabotage: args.sabotage,
         restore_command: &command,
         clock: &|| context.now(),
     };
-    let record = drill(repository, source, &options, progress, &mut |heard| {
-        progress.clear();
-        hear(context, source, &heard);
+    let record = heard(&stop, progress, || {
+        drill(repository, source, &options, progress, &mut |heard| {
+            progress.clear();
+            hear(context, source, &heard);
+        })
     });
     progress.clear();
     let record = record?;
     tell(context, &record)?;
     Ok(record)
+}
+
+/// The deployment for drills, where the configuration names one. Never the one that is backed up.
+fn scratch_deployment(
+    context: &Context,
+    source: &str,
+    own: &DrillSection,
+    stop: &Arc<AtomicBool>,
+) -> Result<Option<Deployment>, Failure> {
+    let Some(url) = &own.deployment else { return Ok(None) };
+    let place = |url: &str| parse_url(url).map_err(crate::ops::Error::from);
+    let is_backed_up = |other: &str| place(other).ok() == place(url).ok();
+    if context.config.sources.values().filter_map(|section| section.url.as_deref()).any(is_backed_up) {
+        return Err(Failure::usage(
+            format!("`deployment` under [sources.{source}.drill] is backed up itself: a drill replaces all its tables"),
+            "Name another one, that is there for drills alone.",
+        ));
+    }
+    Ok(Some(open(context, own.admin_key_file.as_deref(), url, Arc::clone(stop))?))
 }
 
 /// The canary to look for, where the configuration says that there is one.

@@ -1,8 +1,8 @@
 //! Drills of deployments: the documents of a moment, with the changes behind a snapshot laid over it, as they would go into a restore;
 //! every line read, every id and every file looked at.
 //!
-//! Invariants: nothing grows with the number of documents; a line is bounded. Not here: an import into a deployment, which `restore --into
-//! http://...` compares itself.
+//! Invariants: nothing grows with the number of documents; a line is bounded. Not here: the import into a deployment for
+//! drills (`import`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -75,6 +75,10 @@ pub(super) fn hold(
     let written = write_tree(repository, &restore, &into, held.progress)?;
     let size = |(path, _): &(PathBuf, blake3::Hash)| path.metadata().map_or(0, |meta| meta.len());
     held.record.restored_bytes = written.iter().map(size).sum();
+    let deployment = held.options.deployment;
+    if let Some(deployment) = deployment {
+        super::import::import(repository, &restore, deployment, &work, held)?;
+    }
     held.enter(Phase::Assert);
     if let Some(line) = &held.options.checks.command {
         held.check("command", |held| command(line, &into, held.options.checks.patience, held.progress))?;
@@ -84,6 +88,9 @@ pub(super) fn hold(
         held.check("stream", |_| Ok(stream(documents)))?;
     }
     look(held, &restore, &into, &written)?;
+    if let Some(deployment) = deployment {
+        super::import::compare(repository, &restore, deployment, &work, held)?;
+    }
     super::canary::look(held, slack_of_deployments(), |canary| find_canary(&canary.source, &into, &written))
 }
 

@@ -10,6 +10,7 @@ mod checks;
 mod cluster;
 mod deployment;
 mod dumps;
+mod import;
 mod scratch;
 mod tree;
 
@@ -18,12 +19,14 @@ use std::time::{Duration, Instant};
 
 pub use self::canary::Canary;
 pub use self::checks::Checks;
+pub use self::import::SCRATCH_TABLE;
 use self::scratch::Scratch;
 use super::cluster::{Cluster, Which, gather};
 use super::recover::{RecoverError, Server};
 use super::restore::find_snapshot;
 use super::{Error, Kind, chain};
 use crate::client;
+use crate::client::convex::Deployment;
 use crate::model::drill::{CheckEnd, DrillCheck, DrillRecord, Phase, PhaseTime, Verdict};
 use crate::model::{Moment, SnapshotId};
 use crate::plan::drill::{At, NoAim, verdict};
@@ -59,6 +62,8 @@ pub struct DrillOptions<'a> {
     pub checks: Checks,
     /// The canary that must be there.
     pub canary: Option<Canary>,
+    /// A deployment for drills alone, that a deployment is restored into too.
+    pub deployment: Option<&'a Deployment>,
     /// Damages a byte of what was laid down: the drill must fail.
     pub sabotage: bool,
     /// How a restored server fetches its log.
