@@ -327,7 +327,8 @@ fn of_deployment(
     if lost > 0 {
         say(format!("segments of its changes that are gone or damaged: {lost}"), "damaged");
     }
-    found.troubles.extend(cursor(&documents, sights, name, now));
+    // What was lost may be what was followed last.
+    found.troubles.extend(cursor(&documents, sights, name, now).filter(|_| lost == 0));
     Ok(())
 }
 
