@@ -34,6 +34,9 @@ impl Catalog {
         sights: &[Sight],
     ) -> Result<(), Error> {
         let before = self.sights(subject)?;
+        if sights.is_empty() && !before.iter().any(|old| replaces(&old.what)) {
+            return Ok(());
+        }
         self.write(|db| {
             let mut delete = db.prepare_cached("DELETE FROM sight WHERE subject = ?1 AND what = ?2")?;
             for old in before.iter().filter(|old| replaces(&old.what)) {

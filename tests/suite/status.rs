@@ -220,6 +220,9 @@ fn slots_that_nobody_reads_are_told_until_they_are_gone() {
     scene.cluster.stop();
     assert_eq!(kinds(&troubles(3, &["--live"])), ["live"]);
     assert!(troubles(3, &[])["troubles"][0]["words"].as_str().unwrap().starts_with("its server could not be asked: "));
+    scene.cluster.begin();
+    scene.expect(0, &["backup", "db"]);
+    assert_eq!(kinds(&troubles(0, &[])).len(), 0, "it was backed up since");
 }
 
 #[test]

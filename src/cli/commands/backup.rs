@@ -22,7 +22,7 @@ use crate::ops::Kind;
 use crate::ops::backup::{BackupOptions, BackupReport, backup};
 use crate::ops::bootstrap::{self, CONFIGURATION_MAX};
 use crate::ops::forget::abnormal_words;
-use crate::ops::live::glance_cluster;
+use crate::ops::live::{LiveReport, glance_cluster};
 use crate::plan::restore::show;
 use crate::progress::Progress;
 use crate::repository::{Repository, is_source_name};
@@ -153,9 +153,11 @@ fn back_up(
     let seconds = started.elapsed().as_secs_f64();
     let is_cluster = report.record.kind == "postgres";
     let missing = if is_cluster { wait_for_log(context, args, repository, &report)? } else { None };
-    // Its slots and its archiver, while it answers: what `status` tells of them is not older than the last backup.
-    if let Some(Ok(seen)) = cluster.map(|options| glance_cluster(repository, &options)) {
-        super::live::note(context, repository, &task.name, &Ok(seen), false);
+    // What a look found wrong with its server did not keep it from being backed up. Of a cluster its slots and its archiver, while it
+    // answers: what `status` tells of them is not older than the last backup.
+    let seen = cluster.map_or_else(|| Ok(LiveReport::default()), |options| glance_cluster(repository, &options));
+    if seen.is_ok() && missing.is_none() {
+        super::live::note(context, repository, &task.name, &seen, true);
     }
     tell(context, &report, seconds, missing)?;
     super::backup_volume::tell(context, &report.record)?;

@@ -53,7 +53,8 @@ pub fn note(
     };
     // Of a server that was not reached nothing else is known anew.
     let heard = found.is_ok();
-    let replaces = |what: &str| what == connection || (heard && (whole || sight::is_slot(what)));
+    let of_look = |what: &str| whole && what != sight::RETENTION;
+    let replaces = |what: &str| what == connection || (heard && (of_look(what) || sight::is_slot(what)));
     if let Err(e) = repository.catalog_mut().set_sights(name, replaces, &seen) {
         context.ui.warning(format!("`status` does not hear of it: {e}"));
     }
